@@ -27,6 +27,7 @@ mod secret;
 mod settings;
 mod show;
 mod tree;
+mod trouble;
 mod units;
 mod warnings;
 mod written;
