@@ -1,7 +1,9 @@
 //! Typed settings out of the tree, through serde, with every error knowing which node it came from.
 
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 use crate::tree::{Content, Key, Node, Resolved, Scalar, resolve_plain};
@@ -61,6 +63,11 @@ impl<'de> Deserializer<'de> for &'de Node {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Trouble> {
+        // Serde would take the items of a list for the fields in their order.
+        if let Content::List(_) = &self.content {
+            let trouble: Trouble = de::Error::invalid_type(Unexpected::Seq, &"a table");
+            return Err(trouble.at(&self.path));
+        }
         self.deserialize_map(visitor)
     }
 

@@ -26,6 +26,8 @@ mod schema;
 mod secret;
 mod settings;
 mod show;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod trouble;
 mod units;

@@ -125,7 +125,7 @@ fn deserialize(root: &mut Node, positions: &Positions, faults: &mut Vec<Fault>) 
         let gone = matches!(root.find(&path), Some(Node { content: Content::Gone, .. }));
         let follows = gone || (matches!(trouble.kind, Kind::Missing(_)) && root.has_gone(&path));
         if !follows {
-            faults.push(explain(trouble, &path, positions));
+            faults.push(explain(trouble, &path, root, positions));
         }
         let out = if gone { path.parent().unwrap_or_default() } else { path };
         match root.find_mut(&out) {
@@ -136,14 +136,17 @@ fn deserialize(root: &mut Node, positions: &Positions, faults: &mut Vec<Fault>) 
     None
 }
 
-fn explain(trouble: Trouble, path: &KeyPath, positions: &Positions) -> Fault {
+fn explain(trouble: Trouble, path: &KeyPath, root: &Node, positions: &Positions) -> Fault {
     match trouble.kind {
         Kind::Wrong(message) => positions.fault(path, message),
         Kind::Missing(field) => positions.fault_at_key(path, format!("`{field}` is missing here")),
         Kind::Unknown { what, name, known } => {
             let near = did_you_mean(&name, known);
             let secret = what == "word" && is_secret(path);
-            let message = if secret { format!("unknown {what}") } else { format!("unknown {what} `{name}`") };
+            let message = match secret {
+                true => format!("unknown {what}"),
+                false => format!("unknown {what} `{}`", root.as_written(path, &name)),
+            };
             let mut fault = match what {
                 "key" => positions.fault_at_key(path, message),
                 _ => positions.fault(path, message),

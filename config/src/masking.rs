@@ -51,8 +51,8 @@ impl MaskedLines {
     /// The line of `span` masked, the column of its start in that, and how many characters of it are meant.
     pub(crate) fn show(&self, span: Span) -> (String, usize, usize) {
         let (line, column) = span.start;
-        let Some(Line { text, masked }) = self.0.get(line - 1) else { return (String::new(), 1, 1) };
-        let end = if span.end.0 == line { span.end.1 - 1 } else { text.len() };
+        let Some(shown @ Line { text, masked }) = self.0.get(line - 1) else { return (String::new(), 1, 1) };
+        let end = if span.end.0 == line { shown.end_of(span.end.1 - 1) } else { text.len() };
         let mut shown = String::new();
         let mut caret = None;
         let mut until = None;
@@ -82,6 +82,14 @@ impl MaskedLines {
     }
 }
 
+impl Line {
+    /// The end of what ends before `end`: the parser counts the space behind a scalar in a flow as a part of it.
+    fn end_of(&self, end: usize) -> usize {
+        let end = end.min(self.text.len());
+        end - self.text[..end].iter().rev().take_while(|c| c.is_whitespace()).count()
+    }
+}
+
 /// Calls `with` for every scalar of the file and whether it is a secret: one that only refers to it, `${env:KEY}`, is
 /// not.
 fn each_scalar(node: &Node, with: &mut dyn FnMut(Span, bool)) {
@@ -106,7 +114,7 @@ fn mask_span(span: Span, lines: &mut [Line]) {
     for number in span.start.0..=span.end.0 {
         let Some(line) = lines.get_mut(number - 1) else { continue };
         let start = if number == span.start.0 { span.start.1 - 1 } else { 0 };
-        let end = if number == span.end.0 { (span.end.1 - 1).min(line.text.len()) } else { line.text.len() };
+        let end = if number == span.end.0 { line.end_of(span.end.1 - 1) } else { line.text.len() };
         if start < end {
             line.masked.push((start, end));
         }

@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, Config, Pool};
+use crate::meant::{Backend, Config, Pool, Target};
 use crate::positions::Positions;
 use crate::secret::is_secret_name;
 use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
@@ -74,8 +74,10 @@ impl Warnings<'_> {
     fn unused(&mut self, config: &Config, pool: &Pool) {
         let used = config.models.iter().flat_map(|model| &model.targets).any(|target| target.pool == pool.name)
             || config.other_paths == OtherPaths::Pool(pool.name.clone());
-        let models = KeyPath::root().key("models");
-        if !used && !config.models.is_empty() && !self.tree.has_gone(&models) {
+        // A model that names no known pool may mean this one.
+        let known = |target: &Target| config.pool(&target.pool).is_some();
+        let settled = config.models.iter().all(|model| !model.targets.is_empty() && model.targets.iter().all(known));
+        if !used && settled && !config.models.is_empty() && !self.tree.has_gone(&KeyPath::root().key("models")) {
             let message = format!("nothing is ever sent to the pool `{}`", pool.name);
             let fault = self.positions.fault_at_key(&pool.path, message).as_warning();
             self.faults.push(fault.with_help("name it in `models`, or take it out"));
