@@ -112,23 +112,39 @@ impl TraceContext {
     }
 
     /// The trace id as 32 hex digits.
-    pub fn trace_id(&self) -> impl fmt::Display {
-        Hex128(self.trace_id)
+    pub fn trace_id(&self) -> TraceId {
+        TraceId(hex_digits(self.trace_id))
     }
 
     /// The `traceparent` for the backend: the same trace, with our span as the parent.
     pub fn to_header(&self) -> HeaderValue {
-        let text = format!("00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span, self.flags);
-        HeaderValue::try_from(text).expect("hex and dashes are a header value")
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        text[3..35].copy_from_slice(&hex_digits::<32>(self.trace_id));
+        text[36..52].copy_from_slice(&hex_digits::<16>(self.span.into()));
+        text[53..].copy_from_slice(&hex_digits::<2>(self.flags.into()));
+        HeaderValue::from_bytes(&text).expect("hex and dashes are a header value")
     }
 }
 
-struct Hex128(u128);
+/// A trace id, spelled out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceId([u8; 32]);
 
-impl fmt::Display for Hex128 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+impl TraceId {
+    /// 32 lower-case hex digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
     }
+}
+
+/// The last `N` hex digits of a number.
+fn hex_digits<const N: usize>(mut number: u128) -> [u8; N] {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 0xf) as usize];
+        number >>= 4;
+    }
+    digits
 }
 
 /// Lower-case hex only, as the specification demands.
@@ -174,7 +190,7 @@ mod tests {
     fn a_valid_traceparent_is_continued_under_a_new_parent() {
         let trace = TraceContext::parse(VALID.as_bytes()).unwrap();
         assert!(trace.continued() && trace.sampled());
-        assert_eq!(trace.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(trace.trace_id().as_str(), "0af7651916cd43dd8448eb211c80319c");
         let header = trace.to_header();
         let header = header.to_str().unwrap();
         assert!(header.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && header.ends_with("-01"));

@@ -9,7 +9,7 @@ mod log;
 mod metrics;
 mod record;
 
-pub use ids::{RequestId, TraceContext};
+pub use ids::{RequestId, TraceContext, TraceId};
 pub use log::{Format, Log, LogGuard};
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, InFlight, Metrics, NO_POOL, OTHER_ROUTE, Series, documentation,
