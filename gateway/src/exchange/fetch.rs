@@ -6,6 +6,7 @@ use super::body::{Body, Reader};
 use super::fail::{Fault, Result, Wait};
 use super::{Route, Session, Trip, request};
 use crate::core::Core;
+use crate::telemetry::BackendFault;
 use crate::upstream::{Backend, Lease, Upstream};
 use pingora::ErrorType;
 use std::future::Future;
@@ -145,9 +146,11 @@ async fn attempt(
     let connected = wait(session, until, core.connector.connect(backend, fresh)).await;
     let mut upstream = match connected {
         Ok(Ok(upstream)) => upstream,
-        Ok(Err(error)) => return Err(unreachable(backend, began, &error.to_string())),
+        Ok(Err(error)) => return Err(unreachable(backend, began, BackendFault::Connect, &error.to_string())),
         Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
-        Err(_) if until.1 == Wait::FirstByte => return Err(unreachable(backend, began, "connecting took too long")),
+        Err(_) if until.1 == Wait::FirstByte => {
+            return Err(unreachable(backend, began, BackendFault::ConnectTimeout, "connecting took too long"));
+        }
         Err(fault) => return Err(Failed::Final(fault)),
     };
     backend.series.connected(upstream.reused);
@@ -165,9 +168,13 @@ async fn attempt(
         Ok(()) => Ok(begun(trip, backend, upstream)),
         Err(error) if upstream.reused && is_disconnect(&error) && trip.replayable => Err(Failed::Stale),
         Err(error) => {
-            backend.series.failed(crate::telemetry::Cause::UpstreamError);
             let log = format!("{}: {error}", backend.settings.name);
-            Err(Failed::Final(if is_disconnect(&error) { Fault::broken(log) } else { Fault::malformed(log) }))
+            let (counted, fault) = match is_disconnect(&error) {
+                true => (BackendFault::Broken, Fault::broken(log)),
+                false => (BackendFault::Malformed, Fault::malformed(log)),
+            };
+            backend.series.failed(counted);
+            Err(Failed::Final(fault))
         }
     }
 }
@@ -181,8 +188,8 @@ fn begun(trip: &mut Trip, backend: &Backend, upstream: Upstream) -> Upstream {
     upstream
 }
 
-fn unreachable(backend: &Backend, began: Instant, why: &str) -> Failed {
-    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str) -> Failed {
+    backend.series.failed(fault);
     if backend.health.failed(began) {
         backend.series.up.set(0);
         tracing::warn!(backend = &*backend.settings.name, reason = why, "backend is down");
@@ -212,7 +219,7 @@ async fn unsent(
     if upstream.reused && trip.replayable {
         return Err(Failed::Stale);
     }
-    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+    backend.series.failed(BackendFault::Broken);
     let fault = Fault::broken(format!("{}: while sending the request: {error}", backend.settings.name));
     Err(if trip.replayable { Failed::Next(fault) } else { Failed::Final(fault) })
 }

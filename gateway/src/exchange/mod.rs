@@ -103,7 +103,7 @@ pub async fn serve(core: &Core, session: &mut Session) {
         Ok(Ok(answered)) => answered,
         Ok(Err(fault)) => answer::fault(session, &mut trip, fault).await,
         Err(_) => {
-            core.metrics.panics.inc();
+            core.metrics.panics_total.inc();
             answer::fault(session, &mut trip, Fault::ours("a panic; see the log above").closing()).await
         }
     };

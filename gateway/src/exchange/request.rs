@@ -21,7 +21,7 @@ pub fn headers_for_all(trip: &Trip) -> HeaderMap {
     }
     let record = &trip.record;
     insert(&mut headers, "x-request-id", record.request_id.as_str());
-    insert(&mut headers, "traceparent", &record.trace.to_header());
+    headers.insert(HeaderName::from_static("traceparent"), record.trace.to_header());
     if let Some(id) = &record.correlation_id {
         insert(&mut headers, "x-correlation-id", id.as_str());
     }

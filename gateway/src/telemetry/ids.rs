@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
@@ -15,7 +16,7 @@ const LONGEST: usize = 128;
 
 /// The name of one request: the caller's, if it is 1-128 printable ASCII characters, else a UUIDv7.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RequestId(Box<str>);
+pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// A UUIDv7 of our own.
@@ -27,7 +28,7 @@ impl RequestId {
         random[8..].copy_from_slice(&random_bits().to_ne_bytes()[..2]);
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
-        Self(id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into())
+        Self(Arc::from(&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())))
     }
 
     /// What the caller sent, if it may be used: 1-128 printable ASCII characters, no blank at either end.
@@ -40,8 +41,18 @@ impl RequestId {
     }
 
     /// The caller's id if it may be used, else a new one.
-    pub fn from_caller_or_new(value: Option<&[u8]>) -> Self {
+    pub fn accept(value: Option<&[u8]>) -> Self {
         value.and_then(Self::from_caller).unwrap_or_else(Self::new)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same id, for whoever keeps it.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 
     /// As a header for the answer and for the backend.
@@ -97,8 +108,8 @@ impl TraceContext {
     }
 
     /// The caller's trace continued, or a new one. `continued` tells whether its `tracestate` still means anything.
-    pub fn parse_or_start(header: Option<&[u8]>) -> Self {
-        header.and_then(Self::parse).unwrap_or_else(Self::start)
+    pub fn accept(header: Option<&str>) -> Self {
+        header.and_then(|header| Self::parse(header.as_bytes())).unwrap_or_else(Self::start)
     }
 
     /// Whether the caller began this trace; if not, its `tracestate` must not be passed on.
@@ -213,7 +224,7 @@ mod tests {
             &upper,
         ] {
             assert_eq!(TraceContext::parse(bad.as_bytes()), None, "{bad}");
-            assert!(!TraceContext::parse_or_start(Some(bad.as_bytes())).continued());
+            assert!(!TraceContext::accept(Some(bad)).continued());
         }
     }
 
@@ -253,12 +264,12 @@ mod tests {
 
         #[test]
         fn a_callers_id_is_kept_if_it_is_printable(id in "[!-~]([ -~]{0,126}[!-~])?") {
-            prop_assert_eq!(&*RequestId::from_caller_or_new(Some(id.as_bytes())), &id);
+            prop_assert_eq!(&*RequestId::accept(Some(id.as_bytes())), &id);
         }
 
         #[test]
         fn a_callers_id_is_replaced_if_it_is_not(id in "([ -~]{129,200})|([ -~]{0,20}[^ -~][ -~]{0,20})|( .*)|(.* )") {
-            prop_assert_eq!(RequestId::from_caller_or_new(Some(id.as_bytes())).len(), 36);
+            prop_assert_eq!(RequestId::accept(Some(id.as_bytes())).len(), 36);
         }
 
         #[test]

@@ -2,9 +2,11 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
+use tidegate_plugins::Usage;
+
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};
-use crate::telemetry::record::{Cause, Usage};
+use crate::telemetry::record::Cause;
 
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<Vec<u8>>>);
