@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate_plugins::Usage;
+use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
 

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use tidegate_plugins::Usage;
+use tidegate_plugins::usage::Usage;
 
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tidegate_plugins::Usage;
+use tidegate_plugins::usage::Usage;
 
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};
