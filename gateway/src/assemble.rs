@@ -14,9 +14,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::{self as config, Config, Fault, KeyPath};
+use tidegate_config::{self as config, Config, Fault, KeyPath, Loaded, Positions};
 use tidegate_plugins::services::Files;
-use tidegate_plugins::{Filter, Registry, Services};
+use tidegate_plugins::{Registry, Services};
 
 /// What a configuration is assembled with.
 pub struct Parts<'a> {
@@ -28,15 +28,46 @@ pub struct Parts<'a> {
     pub previous: Option<&'a Snapshot>,
 }
 
-/// Faults that only building finds: unknown filters and balancers, settings that cannot be meant.
-pub fn check(config: &Config, registry: &Registry) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    build_filters(config, registry, &mut faults);
-    for pool in &config.pools {
-        balancer(pool, registry, &mut faults);
+/// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
+pub fn check(loaded: &Loaded) -> Vec<Fault> {
+    let (registry, mut faults) = (Registry::built_in(), Vec::new());
+    build_filters(&loaded.config, &registry, &mut faults);
+    for pool in &loaded.config.pools {
+        balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
     }
-    faults
+    for listen in &loaded.config.listen {
+        if let Some(tls) = &listen.tls
+            && let Err(reason) = crate::life::check_certificate(&tls.cert, &tls.key)
+        {
+            faults.push(Fault::error(listen.path.key("tls"), reason));
+        }
+    }
+    place(faults, &loaded.positions)
+}
+
+/// Gives faults the place in the file that they point at.
+pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
+    let placed = |fault: Fault| Fault { place: positions.fault(&fault.path, "").place, ..fault };
+    faults.into_iter().map(placed).collect()
+}
+
+/// The filters of a configuration, built.
+///
+/// # Errors
+/// All faults in their settings.
+pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let filters = build_filters(config, &Registry::built_in(), &mut faults);
+    if faults.is_empty() { Ok(filters) } else { Err(faults) }
+}
+
+/// The JSON Schema of a whole file, filters included.
+pub fn schema() -> serde_json::Value {
+    let registry = Registry::built_in();
+    let filters: Vec<_> =
+        registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
+    config::schema_with_filters(&filters)
 }
 
 /// Builds a snapshot.

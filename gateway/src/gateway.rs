@@ -115,7 +115,7 @@ impl Gateway {
 
     fn placed(&self, mut faults: Vec<config::Fault>) -> RunError {
         if let Some(positions) = &self.positions {
-            faults = faults.into_iter().map(|fault| positions.locate(fault)).collect();
+            faults = assemble::place(faults, positions);
         }
         RunError::Faults(Faults(faults))
     }

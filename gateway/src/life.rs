@@ -81,7 +81,7 @@ impl Life {
         let parts =
             Parts { registry: &self.registry, metrics: &self.core.metrics, previous: Some(&previous) };
         let snapshot = assemble::assemble(&loaded.config, &parts)
-            .map_err(|faults| Faults(faults.into_iter().map(|fault| loaded.positions.locate(fault)).collect()))?;
+            .map_err(|faults| Faults(assemble::place(faults, &loaded.positions)))?;
         let new = &loaded.config;
         if new.listen != self.config.listen || new.admin != self.config.admin {
             tracing::warn!("listeners, certificates and the admin token change only with a restart");

@@ -52,8 +52,8 @@ pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Tri
     };
     let parts: http::request::Parts = head.into();
     let (method, version, headers) = (parts.method, parts.version, parts.headers);
-    let id = RequestId::from_caller_or_new(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
-    let trace = TraceContext::parse_or_start(headers.get("traceparent").map(http::HeaderValue::as_bytes));
+    let id = RequestId::accept(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
+    let trace = TraceContext::accept(headers::text(&headers, "traceparent"));
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
     record.http = version;
     record.client = client;

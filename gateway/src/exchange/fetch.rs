@@ -153,7 +153,7 @@ async fn attempt(
         }
         Err(fault) => return Err(Failed::Final(fault)),
     };
-    if upstream.reused { backend.series.connections_reused.inc() } else { backend.series.connections_new.inc() }
+    backend.series.connected(upstream.reused);
     backend.series.attempts.inc();
     let headers = request::headers_for_all(trip);
     let head = request::head_for(backend, trip, headers, upstream.is_http2())
@@ -170,9 +170,12 @@ async fn attempt(
         Err(error) if upstream.reused && is_disconnect(&error) && trip.replayable => Err(Failed::Stale),
         Err(error) => {
             let log = format!("{}: {error}", backend.settings.name);
-            let broken = is_disconnect(&error);
-            backend.series.error(if broken { BackendFault::Broken } else { BackendFault::Malformed });
-            Err(Failed::Final(if broken { Fault::broken(log) } else { Fault::malformed(log) }))
+            let (counted, fault) = match is_disconnect(&error) {
+                true => (BackendFault::Broken, Fault::broken(log)),
+                false => (BackendFault::Malformed, Fault::malformed(log)),
+            };
+            backend.series.failed(counted);
+            Err(Failed::Final(fault))
         }
     }
 }
@@ -187,7 +190,7 @@ fn begun(trip: &mut Trip, backend: &Backend, upstream: Upstream) -> Upstream {
 }
 
 fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str) -> Failed {
-    backend.series.error(fault);
+    backend.series.failed(fault);
     if backend.health.failed(began) {
         backend.series.up.set(0);
         tracing::warn!(backend = &*backend.settings.name, reason = why, "backend is down");
@@ -217,7 +220,7 @@ async fn unsent(
     if upstream.reused && trip.replayable {
         return Err(Failed::Stale);
     }
-    backend.series.error(BackendFault::Broken);
+    backend.series.failed(BackendFault::Broken);
     let fault = Fault::broken(format!("{}: while sending the request: {error}", backend.settings.name));
     Err(if trip.replayable { Failed::Next(fault) } else { Failed::Final(fault) })
 }

@@ -122,9 +122,9 @@ async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Ans
     if let Some(reply) = admit::early(trip).await? {
         return answer::reply(session, trip, reply).await;
     }
-    match plan {
+    match &plan {
         Plan::Call => admit::read_call(session, trip).await?,
-        Plan::Form { boundary } => admit::read_form(session, trip, &boundary).await?,
+        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await?,
         Plan::Socket => admit::read_query(trip)?,
         Plan::Opaque => admit::stream_through(session, trip).await?,
         Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}

@@ -71,9 +71,14 @@ pub async fn error(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched
         500.. => Cause::UpstreamError,
         _ => Cause::Client,
     };
-    if status.is_server_error() || cause == Cause::UpstreamOverload {
-        let fault = if cause == Cause::UpstreamOverload { BackendFault::Overload } else { BackendFault::Status };
-        fetched.lease.backend().series.error(fault);
+    let counted = match status.as_u16() {
+        401 | 403 => Some(BackendFault::Auth),
+        429 | 503 | 529 => Some(BackendFault::Overload),
+        500.. => Some(BackendFault::Status),
+        _ => None,
+    };
+    if let Some(fault) = counted {
+        fetched.lease.backend().series.failed(fault);
     }
     let secret = fetched.lease.backend().settings.secret.clone();
     let told = match collected {

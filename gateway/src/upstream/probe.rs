@@ -28,7 +28,7 @@ const MODELS: &str = "/v1/models";
 /// Probes the backends of whatever configuration is current, until dropped. At most one probe a backend at a time.
 pub async fn run(core: &Core) {
     let connector = Arc::new(Connector::default());
-    let mut due: HashMap<*const Backend, (Weak<Backend>, Instant)> = HashMap::new();
+    let mut due: HashMap<usize, (Weak<Backend>, Instant)> = HashMap::new();
     let mut probes = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -41,7 +41,7 @@ pub async fn run(core: &Core) {
         let snapshot = core.snapshot.load_full();
         for backend in snapshot.pools.iter().flat_map(|pool| &pool.backends) {
             let now = Instant::now();
-            let known = due.entry(Arc::as_ptr(backend));
+            let known = due.entry(Arc::as_ptr(backend).addr());
             let (_, at) = known.or_insert_with(|| (Arc::downgrade(backend), now));
             if *at <= now {
                 // The next one counts from here: a probe is over well before, or has timed out.
@@ -78,7 +78,7 @@ async fn probe(connector: &Connector, backend: &Backend) {
                 Ok(answer) => format!("{} answered {}", settings.path, answer.status),
                 Err(reason) => reason,
             };
-            backend.series.error(BackendFault::Health);
+            backend.series.failed(BackendFault::Health);
             if backend.health.failed(begun) {
                 backend.series.up.set(0);
                 tracing::warn!(backend = &*backend.settings.name, reason, "backend is down");
