@@ -63,46 +63,58 @@ impl Composer {
                 Some(Ok((event, span))) => (event, convert(span)),
                 Some(Err(error)) => return Err(not_yaml(text, &error)),
             };
-            let done = match event {
-                Event::DocumentStart(_) => {
-                    documents += 1;
-                    if documents > 1 {
-                        let message = "a second document begins here; a configuration is one document";
-                        return Err(misread(Some(span), message));
-                    }
-                    None
+            if let Event::DocumentStart(_) = event {
+                documents += 1;
+                if documents > 1 {
+                    return Err(misread(Some(span), "a second document begins here; a configuration is one document"));
                 }
-                Event::Scalar(text, style, anchor, tag) => {
-                    let node = scalar(&text, style, tag.as_deref(), span);
-                    self.finish(node, anchor)?
-                }
-                Event::Alias(anchor) => {
-                    let Some(node) = self.anchors.get(&anchor).cloned() else {
-                        return Err(misread(Some(span), "this alias refers to something that is not finished"));
-                    };
-                    let (nodes, depth) = size(&node);
-                    if self.open.len() + depth > DEEPEST {
-                        return Err(too_deep(span));
-                    }
-                    self.nodes += nodes;
-                    self.finish(node, 0)?
-                }
-                Event::SequenceStart(anchor, _) => {
-                    self.open(Open::List { start: span, anchor, items: Vec::new() }, span)?;
-                    None
-                }
-                Event::MappingStart(anchor, _) => {
-                    self.open(
-                        Open::Table { start: span, anchor, entries: Vec::new(), seen: HashMap::new(), key: None },
-                        span,
-                    )?;
-                    None
-                }
-                Event::SequenceEnd | Event::MappingEnd => self.close(span)?,
-                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => None,
-            };
+            }
+            let done = self.event(event, span)?;
             root = root.or(done);
         }
+    }
+
+    /// Takes one step; what comes back is the whole document.
+    fn event(&mut self, event: Event<'_>, span: Span) -> Read<Option<Node>> {
+        match event {
+            Event::Scalar(_, _, _, Some(tag))
+            | Event::SequenceStart(_, Some(tag))
+            | Event::MappingStart(_, Some(tag))
+                if !tag.is_yaml_core_schema() =>
+            {
+                Err(misread(Some(span), format!("tags (`{}{}`) mean nothing here", tag.handle, tag.suffix)))
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let node = scalar(&text, style, tag.as_deref(), span);
+                self.finish(node, anchor)
+            }
+            Event::Alias(anchor) => self.alias(anchor, span),
+            Event::SequenceStart(anchor, _) => {
+                self.open(Open::List { start: span, anchor, items: Vec::new() }, span)?;
+                Ok(None)
+            }
+            Event::MappingStart(anchor, _) => {
+                let table = Open::Table { start: span, anchor, entries: Vec::new(), seen: HashMap::new(), key: None };
+                self.open(table, span)?;
+                Ok(None)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(span),
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {
+                Ok(None)
+            }
+        }
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) -> Read<Option<Node>> {
+        let Some(node) = self.anchors.get(&anchor).cloned() else {
+            return Err(misread(Some(span), "this alias refers to something that is not finished"));
+        };
+        let (nodes, depth) = size(&node);
+        if self.open.len() + depth > DEEPEST {
+            return Err(too_deep(span));
+        }
+        self.nodes += nodes;
+        self.finish(node, 0)
     }
 
     fn open(&mut self, open: Open, span: Span) -> Read<()> {

@@ -4,7 +4,7 @@
 //! read on its own for `key: value`, because a file that is not YAML has no tree and gets shown all the same.
 
 use crate::secret::{MASK, is_secret, is_secret_name};
-use crate::tree::{Content, Node, Origin, Span};
+use crate::tree::{Content, Node, Origin, Resolved, Span};
 
 /// Longer runs of letters and digits than this are masked where there is no tree to tell what they are.
 const LONGEST_WORD: usize = 24;
@@ -97,7 +97,9 @@ fn each_scalar(node: &Node, with: &mut dyn FnMut(Span, bool)) {
         (Content::Table(entries), _) => entries.iter().for_each(|(_, value)| each_scalar(value, with)),
         (Content::List(items), _) => items.iter().for_each(|item| each_scalar(item, with)),
         (Content::Scalar(scalar), Origin::File(span)) => {
-            with(*span, is_secret(&node.path) && !refers(scalar.written.as_ref().unwrap_or(&scalar.text)));
+            let says_nothing = scalar.resolve() == Resolved::Nothing;
+            let refers = refers(scalar.written.as_ref().unwrap_or(&scalar.text));
+            with(*span, is_secret(&node.path) && !refers && !says_nothing);
         }
         (Content::Scalar(_) | Content::Gone, _) => {}
     }

@@ -44,6 +44,9 @@ fn apply_one(root: &mut Node, segments: &[String], name: &str, value: &str) -> R
     if segments.iter().any(String::is_empty) {
         return Err(format!("{name} does not name a setting: put two underscores between its parts"));
     }
+    if value.trim().is_empty() {
+        return Err(format!("{name} is set to nothing: leave it out, or write null or \"\" if that is meant"));
+    }
     let (node, misread) = compose(value);
     if let Some(misread) = misread.into_iter().next() {
         return Err(format!("the value of {name} is {}; put it in quotes", misread.fault.message));

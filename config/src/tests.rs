@@ -5,6 +5,7 @@ mod faults;
 mod fuzz;
 mod outside;
 mod reference;
+mod schema;
 mod secrets;
 mod warnings;
 

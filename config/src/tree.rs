@@ -68,7 +68,12 @@ pub(crate) enum Resolved<'a> {
 
 impl Scalar {
     pub(crate) fn resolve(&self) -> Resolved<'_> {
-        if self.plain { resolve_plain(&self.text) } else { Resolved::Text(&self.text) }
+        match resolve_plain(&self.text) {
+            // A variable that is empty must not switch off what it was to set.
+            Resolved::Nothing if self.written.is_some() => Resolved::Text(&self.text),
+            resolved if self.plain => resolved,
+            _ => Resolved::Text(&self.text),
+        }
     }
 }
 

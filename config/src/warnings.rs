@@ -6,7 +6,7 @@ use crate::meant::{Backend, Config, Pool, Target};
 use crate::positions::Positions;
 use crate::secret::is_secret_name;
 use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
-use crate::tree::{Content, Node, Origin};
+use crate::tree::{Content, Node, Origin, Resolved};
 
 /// Everything in the file that its writer may want to know.
 pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> Vec<Fault> {
@@ -125,7 +125,7 @@ impl Warnings<'_> {
         let Some(Node { origin: Origin::File(_), content: Content::Scalar(scalar), .. }) = self.tree.find(path) else {
             return;
         };
-        if scalar.written.is_none() && !scalar.text.is_empty() {
+        if scalar.written.is_none() && scalar.resolve() != Resolved::Nothing {
             let help = "write `${env:NAME}` or `${file:PATH}` and keep the secret there";
             self.warn(path, "a secret stands in this file in plain text", help);
         }

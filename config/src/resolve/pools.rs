@@ -11,6 +11,18 @@ use crate::secret::is_secret_name;
 use crate::settings::{Auth, Health};
 use crate::written::{self, Probes, TextOr};
 
+/// Headers that the relay itself must write.
+const OURS: [HeaderName; 8] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::EXPECT,
+];
+
 impl Resolver<'_> {
     pub(super) fn pools(&mut self, mut pools: BTreeMap<String, written::Pool>) -> Vec<Pool> {
         let path = KeyPath::root().key("pools");
@@ -137,9 +149,10 @@ impl Resolver<'_> {
             }
         }
         let headers = self.headers(&path.key("headers"), backend.headers, backend.key.as_ref().map(|_| backend.auth));
+        let url = BackendUrl { address: self.rooted(backend.url.address), ..backend.url };
         Backend {
             name,
-            url: backend.url,
+            url,
             key: backend.key,
             auth: backend.auth,
             headers,
@@ -155,17 +168,6 @@ impl Resolver<'_> {
         headers: BTreeMap<String, String>,
         key_as: Option<Auth>,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        /// Headers that the relay itself must write.
-        const OURS: [HeaderName; 8] = [
-            header::HOST,
-            header::CONTENT_LENGTH,
-            header::TRANSFER_ENCODING,
-            header::CONNECTION,
-            header::UPGRADE,
-            header::TE,
-            header::TRAILER,
-            header::EXPECT,
-        ];
         let mut all = Vec::new();
         for (name, value) in headers {
             let path = path.key(&name);

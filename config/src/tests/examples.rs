@@ -15,15 +15,18 @@ fn path(file: &str) -> PathBuf {
 
 fn example(name: &str) -> Loaded {
     let text = fs::read_to_string(path("examples").join(name)).unwrap();
+    world().load(&text).unwrap_or_else(|faults| panic!("{name}: {faults}"))
+}
+
+fn world() -> World {
     let pem = "-----BEGIN CERTIFICATE-----";
-    let world = World::default()
+    World::default()
         .var("TLS_CERT", "cert.pem")
         .var("TLS_KEY", "key.pem")
         .var("BACKEND_CA", "ca.pem")
         .file("cert.pem", pem)
         .file("key.pem", "-----BEGIN PRIVATE KEY-----")
-        .file("ca.pem", pem);
-    world.load(&text).unwrap_or_else(|faults| panic!("{name}: {faults}"))
+        .file("ca.pem", pem)
 }
 
 fn config(name: &str) -> Config {
@@ -38,6 +41,16 @@ fn every_example_loads_without_a_warning() {
         assert!(loaded.warnings.is_empty(), "{file:?}: {:#?}", loaded.warnings);
     }
     assert!(files.len() >= 7);
+}
+
+#[test]
+fn what_is_shown_of_an_example_can_be_loaded_again_and_shows_the_same() {
+    for file in fs::read_dir(path("examples")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let shown = config(&name).masked_yaml();
+        let again = world().load(&shown).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        assert_eq!(again.config.masked_yaml(), shown, "{name}");
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn text_that_is_not_yaml_is_refused_at_its_line() {
     refused("pools: {}\n---\npools: {}\n", "second document", (2, 1));
     refused("pools: {{x}}\n", "put the value in quotes", (1, 9));
     refused("pools:\n  <<: {}\n", "merge keys", (2, 3));
+    refused("pools: !pool x\n", "tags (`!pool`) mean nothing here", (1, 14));
     refused("just words", "expected a table of settings", (1, 1));
     refused("", "there are no pools", (1, 1));
 }
@@ -192,7 +193,9 @@ fn a_filter_whose_settings_are_not_indented_is_refused_with_advice() {
 
 #[test]
 fn an_origin_that_no_browser_sends_is_refused() {
-    for origin in ["https://app.example.com/", "app.example.com", "https://*.example.com", "https://"] {
+    for origin in
+        ["https://app.example.com/", "app.example.com", "https://*.example.com", "https://", "https://a.com:443"]
+    {
         refused_beside_a_pool(&format!("cors: {{ origins: [\"{origin}\"] }}\n"), "not an origin", (1, 19));
     }
     refused_beside_a_pool("cors: { origins: [] }\n", "no origins", (1, 18));

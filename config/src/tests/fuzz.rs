@@ -114,7 +114,7 @@ fn part() -> impl Strategy<Value = String> {
         "&a ",
         "*a",
         "? ",
-        "!!str ",
+        "!!str ", "!x ",
         "|\n",
         ">-\n",
         "---\n",

@@ -1,7 +1,7 @@
 //! What comes from outside the file: references and overrides.
 
 use super::{POOL, World};
-use crate::{Address, Config, KeyPath};
+use crate::{Address, Config, KeyPath, Source, load};
 
 fn config(world: &World, text: &str) -> Config {
     world.load(text).unwrap_or_else(|faults| panic!("{faults}")).config
@@ -79,6 +79,31 @@ fn an_override_wins_over_a_reference_that_leads_nowhere() {
     let world = World::default().var("TIDEGATE_ADMIN__TOKEN", "a${b");
     let text = format!("{POOL}admin: {{ token: \"${{env:NOPE}}\" }}\n");
     assert_eq!(config(&world, &text).admin.token.unwrap().expose(), "a${b");
+}
+
+#[test]
+fn an_empty_variable_switches_nothing_off() {
+    let world = World::default().var("EMPTY", "").var("TILDE", "~");
+    for token in ["${env:EMPTY}", "\"${env:EMPTY}\""] {
+        let text = format!("{POOL}admin:\n  token: {token}\n");
+        assert!(message(&world, &text).contains("the token is empty"));
+    }
+    assert_eq!(config(&world, &format!("{POOL}admin:\n  token: ${{env:TILDE}}\n")).admin.token.unwrap().expose(), "~");
+    let world = World::default().var("TIDEGATE_ADMIN__TOKEN", " ");
+    assert!(message(&world, POOL).contains("set to nothing"));
+}
+
+#[test]
+fn paths_start_from_the_directory_of_the_file() {
+    let source = Source {
+        name: "/etc/tidegate/gateway.yaml".to_owned(),
+        text: "listen: unix:a.sock\npools: { a: { backends: [{ url: unix:b.sock, key: \"${file:k}\" }] } }\n"
+            .to_owned(),
+    };
+    let config = load(&source, &World::default().file("/etc/tidegate/k", "key")).unwrap().config;
+    assert_eq!(config.listen[0].address, Address::Unix("/etc/tidegate/a.sock".into()));
+    assert_eq!(config.pools[0].backends[0].url.address, Address::Unix("/etc/tidegate/b.sock".into()));
+    assert_eq!(config.pools[0].backends[0].key.as_ref().unwrap().expose(), "key");
 }
 
 #[test]
