@@ -106,7 +106,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 }
 
 impl Node {
-    fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         matches!(&self.content, Content::Scalar(scalar) if scalar.resolve() == Resolved::Nothing)
     }
 

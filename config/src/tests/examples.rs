@@ -44,6 +44,17 @@ fn every_example_loads_without_a_warning() {
 }
 
 #[test]
+fn every_file_in_the_guide_loads_without_a_warning() {
+    let guide = fs::read_to_string(path("../docs/guide-config.md")).unwrap();
+    let files: Vec<_> = guide.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    for file in &files {
+        let loaded = world().load(file).unwrap_or_else(|faults| panic!("{file}\n{faults}"));
+        assert!(loaded.warnings.is_empty(), "{file}\n{:#?}", loaded.warnings);
+    }
+    assert!(files.len() >= 4);
+}
+
+#[test]
 fn what_is_shown_of_an_example_can_be_loaded_again_and_shows_the_same() {
     for file in fs::read_dir(path("examples")).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();

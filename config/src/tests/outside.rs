@@ -54,6 +54,7 @@ fn any_setting_can_be_set_by_a_variable() {
         .var("TIDEGATE_ADMIN__TOKEN", "12345")
         .var("TIDEGATE_POOLS__LLAMA_3_1__BACKENDS__0", "http://127.0.0.1:2")
         .var("TIDEGATE_POOLS__LLAMA_3_1__BACKENDS__1__URL", "http://127.0.0.1:3")
+        .var("TIDEGATE_POOLS__LLAMA_3_1__HEALTH", "{ every: 8s }")
         .var("TIDEGATE_POOLS__LLAMA_3_1__HEALTH__EVERY", "7s")
         .var("TIDEGATE_LIMITS", "{ headers: 7 }");
     let text = "listen: [127.0.0.1:9]\nlimits: { headers: 8 }\n\
@@ -113,6 +114,7 @@ fn a_variable_that_sets_nothing_known_is_refused_by_name() {
         ("TIDEGATE_LIMITS__BODY", "1s", "such as 512"),
         ("TIDEGATE_POOLS__MAIN__BACKENDS__5", "http://a:1", "there is no item 5"),
         ("TIDEGATE_POOLS__MAIN__BACKENDS__X", "http://a:1", "not the number of a list item"),
+        ("TIDEGATE_POOLS__MAIN__BACKENDS__0__WEIGHT", "2", "set it as a whole"),
         ("TIDEGATE_LISTEN", "[a", "put it in quotes"),
         ("TIDEGATE_ADMIN____LISTEN", "x", "does not name a setting"),
     ] {
