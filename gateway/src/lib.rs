@@ -1,1 +1,3 @@
-//! x
+//! The Tidegate gateway.
+
+pub mod simulator;
