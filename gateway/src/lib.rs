@@ -1,3 +1,4 @@
-//! The Tidegate gateway.
-
+//! x
+pub mod admin;
 pub mod simulator;
+pub mod telemetry;
