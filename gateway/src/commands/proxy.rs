@@ -1,5 +1,7 @@
 //! `tidegate proxy --to URL...`: the gateway in front of servers that run already, without a file.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use tidegate_config::Address;
 
@@ -75,7 +77,9 @@ impl Proxy {
 
 /// Asks the servers for their models and reports those that do not answer. Fails if none does.
 pub(super) fn discover(urls: &[String], key: Option<&str>) -> Result<Vec<Discovered>, Failure> {
-    let urls: Vec<String> = urls.iter().map(|url| normal(url)).collect();
+    let mut urls: Vec<String> = urls.iter().map(|url| normal(url)).collect();
+    let mut seen = HashSet::new();
+    urls.retain(|url| seen.insert(url.clone()));
     let listed: Vec<_> = urls.iter().map(|url| serde_json::json!({"url": url, "key": key.map(literal)})).collect();
     let draft = serde_json::json!({"pools": {"main": {"backends": listed}}}).to_string();
     let mut config = load_text(&draft, "the server's URL")?.config;

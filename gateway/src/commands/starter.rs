@@ -173,7 +173,8 @@ pub(super) fn scalar(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::load_text;
+    use tidegate_config::{ProcessEnvironment, Source};
+
     use super::*;
 
     fn serving(url: &str, models: &[&str]) -> Discovered {
@@ -208,7 +209,7 @@ mod tests {
             let origin = "A test.";
             let (listen, admin) = ("127.0.0.1:8080", "127.0.0.1:9090");
             let starter = Starter { origin, listen, admin, backend_key, client_key: None, aliases };
-            let loaded = load_text(&starter.yaml(&backends), "starter").unwrap();
+            let loaded = tidegate_config::load(&source(&starter.yaml(&backends)), &ProcessEnvironment).unwrap();
             assert_eq!(loaded.warnings, []);
             let models: Vec<String> = loaded.config.models.iter().map(|model| model.pattern.to_string()).collect();
             assert_eq!(models[..6], ["llama-3.1-8b", "Qwen/Qwen3:8b", "yes", "a: {b}", "#c", "*"]);
@@ -216,6 +217,22 @@ mod tests {
             let key = loaded.config.pools[0].backends[0].key.as_ref().map(|key| key.expose());
             assert_eq!(key, backend_key.map(|_| "k${x}"));
         }
+    }
+
+    #[test]
+    fn a_key_that_clients_must_have_becomes_the_filter_that_asks_for_it() {
+        let (listen, admin) = ("127.0.0.1:8080", "127.0.0.1:9090");
+        let client_key = Some(("demo", "00ff"));
+        let starter = Starter { origin: "A test.", listen, admin, backend_key: None, client_key, aliases: &[] };
+        let text = starter.yaml(&[serving("http://127.0.0.1:1", &["m"])]);
+        let loaded = tidegate_config::load(&source(&text), &ProcessEnvironment).unwrap();
+        let [filter] = &loaded.config.filters[..] else { panic!("{text}") };
+        assert_eq!(filter.name, "api_key");
+        assert_eq!(filter.settings, serde_json::json!({"keys": [{"id": "demo", "hash": "00ff"}]}));
+    }
+
+    fn source(text: &str) -> Source {
+        Source { name: "starter".to_owned(), text: text.to_owned() }
     }
 
     #[test]
