@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use tidegate::explain::{Destination, Explanation, Question};
+use tidegate::explain::{Destination, Explanation, Identity, Question};
 use tidegate_config::write_duration;
 
 use super::say::{Paint, say};
@@ -68,6 +68,9 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
     if explanation.filters.is_empty() && explanation.refused.is_none() {
         rows.add("filters", "none");
     }
+    if let Some(caller) = &explanation.caller {
+        rows.add("caller", &identity(caller));
+    }
     if let Some(model) = &explanation.model {
         rows.add("model", &format!("{}: {}", paint.bold(&model.entry), model.why));
         rows.add(
@@ -84,6 +87,13 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
         None => {}
     }
     rows.text.trim_end().to_owned()
+}
+
+fn identity(caller: &Identity) -> String {
+    let told = [("key", &caller.key), ("user", &caller.user), ("team", &caller.team), ("org", &caller.org)];
+    let told = told.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
+    let models = caller.models.as_ref().map(|models| format!("may use {}", models.join(", ")));
+    told.chain(models).collect::<Vec<_>>().join(", ")
 }
 
 fn destination(rows: &mut Rows, target: &Destination, stream: bool) {

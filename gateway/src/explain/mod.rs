@@ -1,6 +1,7 @@
 //! What would become of a request, from the configuration alone: its route, the filters in order, the model's
 //! entry and why that one, and the backends that could answer. Nothing is asked of a backend.
 
+mod caller;
 #[cfg(test)]
 mod tests;
 
@@ -9,6 +10,8 @@ use tidegate_config::{Backend, Config, FilterEntry, Model, OtherPaths, Pattern, 
 use tidegate_plugins::call::Endpoint;
 
 use crate::models::Models;
+
+pub use caller::{Identity, identify};
 
 /// The request in question.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -28,6 +31,8 @@ pub struct Explanation {
     pub request: Question,
     /// What the path means.
     pub route: Route,
+    /// Who sends it; absent unless [`identify`] was asked.
+    pub caller: Option<Identity>,
     /// The filters it passes, first to last; their answer sides run last to first.
     pub filters: Vec<Step>,
     /// Which entry of `models` decides, and why; absent if it never comes to that.
@@ -128,6 +133,7 @@ pub fn explain(config: &Config, request: &Question) -> Explanation {
     let route = route(&request.path);
     let mut explanation = Explanation {
         request: request.clone(),
+        caller: None,
         filters: Vec::new(),
         model: None,
         targets: Vec::new(),

@@ -2,8 +2,12 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
+use http::StatusCode;
 use tidegate_config::{Environment, Source, load};
+use tidegate_plugins::filter::FilterError;
+use tidegate_plugins::{Caller, Exchange, Filter, Verdict};
 
 use super::*;
 
@@ -101,4 +105,51 @@ fn the_list_of_models_is_the_gateways_own() {
 fn a_request_without_a_model_gets_the_default() {
     let told = ask("/v1/chat/completions", None, &format!("{FILE}default_model: gpt-4o\n"));
     assert!(told.model.unwrap().why.contains("default_model"));
+}
+
+/// Knows one key, `good`, which may use `gpt*`.
+struct Door;
+
+#[async_trait::async_trait]
+impl Filter for Door {
+    fn needs_body(&self) -> bool {
+        false
+    }
+
+    async fn request(&self, exchange: &mut Exchange) -> Result<Verdict, FilterError> {
+        if exchange.headers().get("authorization").is_some_and(|key| key == "Bearer good") {
+            exchange.identify(Arc::new(Caller { user: Some("ann".into()), models: Some(vec!["gpt*".into()]), ..Caller::default() }));
+            return Ok(Verdict::Continue);
+        }
+        let refusal = tidegate_plugins::Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "Unknown key.");
+        Ok(Verdict::Answer(refusal.reply(exchange.endpoint(), "id")))
+    }
+}
+
+async fn ask_with(key: &str, model: &str) -> Explanation {
+    let mut told = ask("/v1/chat/completions", Some(model), FILE);
+    identify(&mut told, &[Arc::new(Door), Arc::new(Door)], key).await;
+    told
+}
+
+#[tokio::test]
+async fn a_key_is_judged_by_the_filters_themselves() {
+    let told = ask_with("good", "gpt-4o").await;
+    assert_eq!(told.caller.unwrap().user.as_deref(), Some("ann"));
+    assert_eq!((told.refused, told.targets.len(), told.filters.len()), (None, 1, 2));
+}
+
+#[tokio::test]
+async fn a_wrong_key_ends_at_the_filter_that_refuses_it() {
+    let told = ask_with("bad", "gpt-4o").await;
+    let refused = told.refused.unwrap();
+    assert_eq!((refused.status, refused.why.as_str()), (401, "one says: Unknown key."));
+    assert_eq!((told.targets.len(), told.filters.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_use_the_model_is_told_so() {
+    let told = ask_with("good", "qwen").await;
+    assert_eq!(told.refused.unwrap().status, 403);
+    assert!(told.targets.is_empty());
 }
