@@ -14,13 +14,20 @@
 
 pub mod balancer;
 pub mod balancers;
+pub mod call;
+pub mod events;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
+pub mod json;
+pub mod keys;
+pub mod multipart;
 pub mod registry;
 pub mod reply;
 pub mod services;
+pub mod splice;
 pub mod testing;
+pub mod usage;
 
 pub use balancer::{Balancer, Candidate};
 pub use exchange::{Caller, Exchange};

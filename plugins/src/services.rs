@@ -1,5 +1,6 @@
 //! What a filter may ask for when it is built.
 
+use serde_json::Value;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,11 +8,11 @@ use std::sync::Arc;
 /// Reads a file that settings name. A leaf does not touch the file system by itself, so that `check`, tests and
 /// embedders decide what a path means.
 pub trait Files: Send + Sync {
-    /// The file's text.
+    /// What the file says, whatever format it is written in.
     ///
     /// # Errors
-    /// What the file system says.
-    fn read(&self, path: &Path) -> io::Result<String>;
+    /// What the file system says, or where the file is malformed.
+    fn read(&self, path: &Path) -> io::Result<Value>;
 }
 
 /// Handed to each filter when it is built.
@@ -28,7 +29,7 @@ impl Services {
     pub fn none() -> Self {
         struct NoFiles;
         impl Files for NoFiles {
-            fn read(&self, _: &Path) -> io::Result<String> {
+            fn read(&self, _: &Path) -> io::Result<Value> {
                 Err(io::Error::from(io::ErrorKind::NotFound))
             }
         }
