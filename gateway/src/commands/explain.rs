@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use tidegate::explain::{Destination, Explanation, Identity, Question};
+use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
 use tidegate_config::write_duration;
 
 use super::say::{Paint, say};
@@ -37,7 +37,14 @@ impl Explain {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = file::load(&self.config)?.config;
         let question = Question { path: self.path, model: self.model, stream: self.stream };
-        let explanation = tidegate::explain::explain(&config, &question);
+        let mut explanation = tidegate::explain::explain(&config, &question);
+        if let Some(key) = &self.key {
+            // The file was checked when it was loaded: the filters can be built.
+            let filters = tidegate::assemble::filters(&config).unwrap_or_default();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
+            runtime.block_on(identify(&mut explanation, &filters, key));
+        }
         match self.format {
             Format::Human => say(&human(&explanation, Paint::on_stdout())),
             Format::Json => {
@@ -69,7 +76,7 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
         rows.add("filters", "none");
     }
     if let Some(caller) = &explanation.caller {
-        rows.add("caller", &identity(caller));
+        rows.add("caller", &whose(caller));
     }
     if let Some(model) = &explanation.model {
         rows.add("model", &format!("{}: {}", paint.bold(&model.entry), model.why));
@@ -89,7 +96,7 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
     rows.text.trim_end().to_owned()
 }
 
-fn identity(caller: &Identity) -> String {
+fn whose(caller: &Identity) -> String {
     let told = [("key", &caller.key), ("user", &caller.user), ("team", &caller.team), ("org", &caller.org)];
     let told = told.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
     let models = caller.models.as_ref().map(|models| format!("may use {}", models.join(", ")));

@@ -8,9 +8,10 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::exchange::{Exchange, RequestHead};
-use tidegate_plugins::{Caller, Filter, Verdict};
+use tidegate_plugins::{Caller, Verdict};
 
 use super::{Explanation, Refusal};
+use crate::snapshot::NamedFilter;
 
 /// Who sends the request, as a filter found out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,30 +32,38 @@ impl From<&Caller> for Identity {
     fn from(caller: &Caller) -> Self {
         let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
         let models = caller.models.as_ref().map(|models| models.iter().map(|model| model.to_string()).collect());
-        Self { key: text(&caller.key), user: text(&caller.user), team: text(&caller.team), org: text(&caller.org), models }
+        Self {
+            key: text(&caller.key),
+            user: text(&caller.user),
+            team: text(&caller.team),
+            org: text(&caller.org),
+            models,
+        }
     }
 }
 
 /// Asks the filters, in the order of the file, what they make of the key. Those behind the first that needs the body
 /// are not asked. `filters` are those of the configuration that was explained.
-pub async fn identify(explanation: &mut Explanation, filters: &[Arc<dyn Filter>], key: &str) {
+pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], key: &str) {
     if explanation.filters.is_empty() {
         return;
     }
     let mut exchange = exchange(&explanation.request.path, key);
-    for (at, filter) in filters.iter().enumerate().take_while(|(_, filter)| !filter.needs_body()) {
-        let refused = match filter.request(&mut exchange).await {
+    for (at, named) in filters.iter().enumerate().take_while(|(_, named)| !named.filter.needs_body()) {
+        let refused = match named.filter.request(&mut exchange).await {
             Ok(Verdict::Continue | Verdict::Follow(_)) => continue,
             Ok(Verdict::Answer(reply)) => (reply.status, message(&reply.body)),
             Err(fault) => (StatusCode::INTERNAL_SERVER_ERROR, fault.to_string()),
         };
-        let name = explanation.filters.get(at).map_or_else(String::new, |step| step.filter.clone());
+        // The model is only looked up behind the filters.
         explanation.filters.truncate(at + 1);
-        return refuse(explanation, refused.0, format!("{name} says: {}", refused.1));
+        explanation.model = None;
+        return refuse(explanation, refused.0, format!("{} says: {}", named.name, refused.1));
     }
     let Some(caller) = exchange.caller() else { return };
     explanation.caller = Some(Identity::from(&**caller));
-    match explanation.model.as_ref().map(|model| model.asked.clone()) {
+    let asked = explanation.model.as_ref().map(|model| &model.asked).or(explanation.request.model.as_ref()).cloned();
+    match asked {
         Some(model) if !caller.may_use(&model) => {
             refuse(explanation, StatusCode::FORBIDDEN, format!("this key may not use {model}"));
         }

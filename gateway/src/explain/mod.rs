@@ -255,8 +255,6 @@ fn total(weights: impl Iterator<Item = u32>) -> f64 {
 }
 
 fn unknown_path(path: &str) -> Refusal {
-    let near = Models::near(path, Endpoint::PATHS.iter().copied());
-    let hint = near.first().map_or_else(String::new, |near| format!("; did you mean {near}?"));
     let other = if path.starts_with("/v1/") { ", and other_paths is refuse" } else { "" };
-    Refusal { status: 404, why: format!("there is nothing at {path}{other}{hint}") }
+    Refusal { status: 404, why: format!("there is nothing at {path}{other}") }
 }

@@ -10,6 +10,7 @@ use tidegate_plugins::filter::FilterError;
 use tidegate_plugins::{Caller, Exchange, Filter, Verdict};
 
 use super::*;
+use crate::snapshot::NamedFilter;
 
 struct Nothing;
 
@@ -118,7 +119,11 @@ impl Filter for Door {
 
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict, FilterError> {
         if exchange.headers().get("authorization").is_some_and(|key| key == "Bearer good") {
-            exchange.identify(Arc::new(Caller { user: Some("ann".into()), models: Some(vec!["gpt*".into()]), ..Caller::default() }));
+            exchange.identify(Arc::new(Caller {
+                user: Some("ann".into()),
+                models: Some(vec!["gpt*".into()]),
+                ..Caller::default()
+            }));
             return Ok(Verdict::Continue);
         }
         let refusal = tidegate_plugins::Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", "Unknown key.");
@@ -128,7 +133,8 @@ impl Filter for Door {
 
 async fn ask_with(key: &str, model: &str) -> Explanation {
     let mut told = ask("/v1/chat/completions", Some(model), FILE);
-    identify(&mut told, &[Arc::new(Door), Arc::new(Door)], key).await;
+    let door = |name: &str| NamedFilter { name: name.into(), filter: Arc::new(Door) };
+    identify(&mut told, &[door("one"), door("two")], key).await;
     told
 }
 
@@ -145,6 +151,7 @@ async fn a_wrong_key_ends_at_the_filter_that_refuses_it() {
     let refused = told.refused.unwrap();
     assert_eq!((refused.status, refused.why.as_str()), (401, "one says: Unknown key."));
     assert_eq!((told.targets.len(), told.filters.len()), (0, 1));
+    assert!(told.model.is_none(), "it never came to the model");
 }
 
 #[tokio::test]
