@@ -16,7 +16,7 @@ use tidegate_plugins::{Refusal, Reply, Verdict};
 ///
 /// # Errors
 /// A filter's own fault.
-pub async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.early).await
 }
@@ -25,7 +25,7 @@ pub async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
 ///
 /// # Errors
 /// A filter's own fault.
-pub async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.late).await
 }
@@ -46,7 +46,7 @@ async fn ask(trip: &mut Trip, filters: &[crate::snapshot::NamedFilter]) -> Resul
 ///
 /// # Errors
 /// What is wrong with the body.
-pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let bytes = body::read_whole(session, trip).await?;
     let endpoint = trip.exchange.endpoint();
     let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| Fault::call(&fault))?;
@@ -61,7 +61,7 @@ pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
 ///
 /// # Errors
 /// What is wrong with the form.
-pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
+pub(super) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
     let model = body::read_form(session, trip, boundary).await?;
     ask_for(trip, model.map(Into::into), false)
 }
@@ -70,7 +70,7 @@ pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -
 ///
 /// # Errors
 /// If it is not there.
-pub fn read_query(trip: &mut Trip) -> Result<()> {
+pub(super) fn read_query(trip: &mut Trip) -> Result<()> {
     let query = trip.exchange.head().query.as_deref().unwrap_or_default();
     let mut models = query.split('&').filter_map(|pair| pair.strip_prefix("model="));
     let (model, second) = (models.next(), models.next());
@@ -85,7 +85,7 @@ pub fn read_query(trip: &mut Trip) -> Result<()> {
 ///
 /// # Errors
 /// If the client has left.
-pub async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
     if matches!(trip.body, Body::Unread) {
         if super::arrive::expects_continue(trip) {
             session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
@@ -131,7 +131,7 @@ fn only_model(trip: &Trip) -> Option<Arc<str>> {
 ///
 /// # Errors
 /// 403 if the caller may not use the model, 404 if nobody answers for it.
-pub fn route(trip: &mut Trip) -> Result<()> {
+pub(super) fn route(trip: &mut Trip) -> Result<()> {
     let snapshot = trip.snapshot.clone();
     let Some(name) = trip.exchange.model().cloned() else {
         let other = snapshot.other_paths.as_ref().ok_or_else(|| Fault::ours("no model and no pool for other paths"))?;
@@ -142,9 +142,7 @@ pub fn route(trip: &mut Trip) -> Result<()> {
     };
     if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
         let message = format!("This key may not use the model '{}'.", short(&name));
-        return Err(Fault::refused(
-            Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"),
-        ));
+        return Err(Fault::refused(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")));
     }
     let Some(model) = snapshot.models.resolve(&name) else {
         return Err(unknown_model(trip, &name));
@@ -192,4 +190,3 @@ fn unknown_model(trip: &Trip, name: &str) -> Fault {
     let message = format!("The model '{}' does not exist here.{hint}", short(name));
     Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model"))
 }
-

@@ -25,7 +25,12 @@ use tidegate_plugins::usage::Usage;
 /// # Errors
 /// What is wrong with the answer, or that the client has left. Where the client already has the head, the fault
 /// ends its stream.
-pub async fn relay(core: &Core, session: &mut Session, trip: &mut Trip, mut fetched: Fetched) -> Result<Answered> {
+pub(super) async fn relay(
+    core: &Core,
+    session: &mut Session,
+    trip: &mut Trip,
+    mut fetched: Fetched,
+) -> Result<Answered> {
     let mut head = head(&fetched)?;
     let answered = match kind(trip, &head)? {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
@@ -81,7 +86,13 @@ fn kind(trip: &Trip, head: &Head) -> Result<Kind> {
         _ => {}
     }
     let Some(call) = trip.exchange.call() else {
-        return Ok(if events { Kind::Stream } else if status >= 400 { Kind::Error } else { Kind::Opaque });
+        return Ok(if events {
+            Kind::Stream
+        } else if status >= 400 {
+            Kind::Error
+        } else {
+            Kind::Opaque
+        });
     };
     if status >= 400 {
         return Ok(Kind::Error);
@@ -99,7 +110,7 @@ fn kind(trip: &Trip, head: &Head) -> Result<Kind> {
 }
 
 /// The request's body is not needed any more once a backend answers: long streams must not hold long prompts.
-pub fn release_body(trip: &mut Trip) {
+pub(super) fn release_body(trip: &mut Trip) {
     trip.replayable = false;
     trip.exchange.replace_body(Bytes::new(), trip.exchange.call().cloned());
     trip.share.release();
@@ -109,7 +120,7 @@ pub fn release_body(trip: &mut Trip) {
 ///
 /// # Errors
 /// A filter's own fault, or that the client has left.
-pub async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> Result<()> {
+pub(super) async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> Result<()> {
     for follower in trip.followers.iter_mut().rev() {
         follower.head(&mut trip.exchange, head).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
@@ -123,7 +134,7 @@ pub async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> R
 ///
 /// # Errors
 /// A filter's own fault.
-pub fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
+pub(super) fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
     for follower in trip.followers.iter_mut().rev() {
         follower.chunk(&mut trip.exchange, data, last).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
@@ -134,7 +145,7 @@ pub fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
 ///
 /// # Errors
 /// That the client has left, or takes nothing.
-pub async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Result<()> {
+pub(super) async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Result<()> {
     if data.is_empty() {
         return Ok(());
     }
@@ -146,7 +157,7 @@ pub async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Resul
 ///
 /// # Errors
 /// That the client has left.
-pub async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let mut data = Bytes::new();
     follow(trip, &mut data, true)?;
     write(session, trip, data).await?;
@@ -304,7 +315,7 @@ fn outgoing(trip: &mut Trip, it: &Streaming, block: &mut Bytes) -> Result<()> {
 }
 
 /// Gives the answer the name that the client asked for, if the backend knows the model by another.
-pub fn renamer(trip: &Trip) -> Option<ModelRenamer> {
+pub(super) fn renamer(trip: &Trip) -> Option<ModelRenamer> {
     let route = trip.route.as_ref()?;
     let asked = trip.record.model_asked.as_deref()?;
     let served = trip.record.model_served.as_deref()?;
@@ -316,7 +327,12 @@ pub fn renamer(trip: &Trip) -> Option<ModelRenamer> {
 ///
 /// # Errors
 /// That it broke off (the client sees the transfer cut), or that the client has left.
-pub async fn opaque(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, held: Bytes) -> Result<Answered> {
+pub(super) async fn opaque(
+    session: &mut Session,
+    trip: &mut Trip,
+    fetched: &mut Fetched,
+    held: Bytes,
+) -> Result<Answered> {
     let idle = trip.route.as_ref().map_or(Duration::ZERO, |route| route.timeouts.idle);
     let mut next = Some(held);
     while let Some(mut data) = next.take() {
