@@ -79,7 +79,8 @@ impl Resolver<'_> {
             [] => "there are no pools in this file".to_owned(),
             _ => format!("the pools are {}", pools.join(", ")),
         });
-        self.fault(path, format!("there is no pool `{pool}`"), Some(help));
+        let message = format!("there is no pool `{}`", self.tree.as_written(path, pool));
+        self.fault(path, message, Some(help));
     }
 
     fn limits(&mut self, limits: &Limits) {

@@ -149,6 +149,15 @@ impl Node {
         }
     }
 
+    /// The text at `path` as the file has it, before references were replaced: what a message may show. `text` if the
+    /// file has it just so.
+    pub(crate) fn as_written<'a>(&'a self, path: &KeyPath, text: &'a str) -> &'a str {
+        match self.find(path).map(|node| &node.content) {
+            Some(Content::Scalar(Scalar { written: Some(written), .. })) => written,
+            _ => text,
+        }
+    }
+
     /// Whether a fault was found at `path` or somewhere inside it.
     pub(crate) fn has_gone(&self, path: &KeyPath) -> bool {
         self.find(path).is_some_and(Node::holds_gone)

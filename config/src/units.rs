@@ -91,8 +91,11 @@ fn scaled(number: &str, factor: u64) -> Option<u64> {
 /// The shortest way to write a duration: `5m`, not `300s`.
 pub fn write_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
-    let (unit, factor) =
-        DURATIONS.iter().rev().find(|(_, f)| millis > 0 && millis % u128::from(*f) == 0).unwrap_or(&("s", 1000));
+    let (unit, factor) = DURATIONS
+        .iter()
+        .rev()
+        .find(|(_, f)| millis > 0 && millis.is_multiple_of(u128::from(*f)))
+        .unwrap_or(&("s", 1000));
     format!("{}{unit}", millis / u128::from(*factor))
 }
 

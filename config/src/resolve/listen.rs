@@ -64,7 +64,9 @@ impl Resolver<'_> {
             let any_port = matches!(address, Address::Ip(ip) if ip.port() == 0);
             let first = all[..index].iter().find(|(_, other)| other == address);
             if let Some((first, _)) = first.filter(|_| !any_port) {
-                self.fault(path, format!("{address} is already listened on"), Some(format!("see `{first}`")));
+                // The admin listener may have its address from the defaults, and no line in the file.
+                let (here, there) = if self.tree.find(path).is_some() { (path, first) } else { (first, path) };
+                self.fault(here, format!("{address} is already listened on"), Some(format!("see `{there}`")));
             }
         }
     }
