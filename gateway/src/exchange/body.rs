@@ -189,7 +189,7 @@ pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: 
             return finder.finish().map_err(bad_form);
         };
         hold(trip, data.len())?;
-        finder.push(&data).map_err(bad_form)?;
+        finder.feed(&data).map_err(bad_form)?;
         held.push_back(data);
         if let Some(model) = finder.model() {
             let model = model.to_owned();

@@ -9,7 +9,7 @@ use http::StatusCode;
 use std::fmt::Display;
 use std::time::Duration;
 use tidegate_plugins::Refusal;
-use tidegate_plugins::call::{CallFault, FaultKind};
+use tidegate_plugins::call::CallFault;
 
 /// Why a request does not get an answer from a backend.
 #[derive(Debug)]
@@ -31,20 +31,6 @@ pub(crate) enum Fault {
 
 /// What the road returns.
 pub(super) type Result<T> = std::result::Result<T, Fault>;
-
-/// The machine-readable name of what is wrong with a body.
-fn code_of(kind: FaultKind) -> &'static str {
-    match kind {
-        FaultKind::Empty | FaultKind::Malformed | FaultKind::NotAnObject => "invalid_json",
-        FaultKind::Encoding => "invalid_encoding",
-        FaultKind::MissingModel => "missing_required_parameter",
-        FaultKind::Ambiguous => "ambiguous_parameter",
-        FaultKind::WrongType => "invalid_type",
-        FaultKind::TooDeep => "too_deep",
-        FaultKind::NulInKey => "invalid_key",
-        FaultKind::TooLarge => "request_too_large",
-    }
-}
 
 /// Which wait was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +69,7 @@ impl Fault {
 
     /// The body is not the JSON it should be.
     pub(crate) fn call(fault: &CallFault) -> Self {
-        let refusal = Refusal::new(StatusCode::BAD_REQUEST, code_of(fault.kind), fault.to_string());
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, fault.code(), fault.to_string());
         Self::refused(refusal.param(fault.param))
     }
 

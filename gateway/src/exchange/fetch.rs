@@ -281,7 +281,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream)
             trip.body = Body::Streamed { held: std::collections::VecDeque::new(), more: true };
             trip.replayable = false;
             if let Some(form) = &mut trip.form {
-                form.push(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
+                form.feed(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
             }
             upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
         }

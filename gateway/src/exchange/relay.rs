@@ -18,7 +18,6 @@ use tidegate_plugins::Head;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
 use tidegate_plugins::splice::ModelRenamer;
-use tidegate_plugins::usage::Usage;
 
 /// Passes the answer on.
 ///
@@ -189,9 +188,10 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
     trip.record.stream = true;
     trip.streaming = true;
     release_body(trip);
+    let choices = trip.exchange.call().and_then(|call| call.n).unwrap_or(1);
     let mut streaming = Streaming {
         cutter: EventCutter::new(trip.snapshot.limits.event),
-        watch: StreamWatch::new(trip.exchange.endpoint(), trip.exchange.call().and_then(|call| call.n).unwrap_or(1)),
+        watch: StreamWatch::new(trip.exchange.endpoint()).with_choices(choices),
         renamer: renamer(trip),
         head: Some(head),
         last_event: Instant::now(),
@@ -200,7 +200,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
     if matches!(outcome, Err(Fault::ClientGone)) && trip.followers.iter().any(|follower| follower.outlives_client()) {
         outcome = alone(trip, fetched, &mut streaming).await.and(Err(Fault::ClientGone));
     }
-    trip.record.usage = Some(streaming.watch.usage()).filter(|usage| *usage != Usage::default());
+    trip.record.usage = streaming.watch.usage();
     outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
     // An error event under a 200 is passed on as it came; it is the backend's fault all the same.
@@ -279,8 +279,8 @@ fn step(
         .push(chunk)
         .map_err(|_| Fault::malformed(format!("an event of more than {} bytes", trip.snapshot.limits.event)))?;
     let Some(mut block) = block else { return Ok((None, Flow::Open)) };
-    let seen = it.watch.block(&block);
-    if seen.news {
+    let seen = it.watch.see(&block);
+    if seen.has_event {
         it.last_event = now;
         trip.record.first_token.get_or_insert(now);
     }
@@ -293,10 +293,9 @@ fn step(
 
 /// The backend has ended the stream: whole, or not.
 fn ended(trip: &mut Trip, it: &mut Streaming) -> Result<(Option<Bytes>, Flow)> {
-    let cutter = std::mem::replace(&mut it.cutter, EventCutter::new(0));
-    let mut rest = cutter.finish().unwrap_or_default();
+    let mut rest = it.cutter.finish().unwrap_or_default();
     if !rest.is_empty() {
-        it.watch.block(&rest);
+        it.watch.see(&rest);
     }
     if !it.watch.complete() {
         return Err(Fault::broken("the stream ended without saying that it was complete"));

@@ -47,7 +47,7 @@ pub(super) async fn relay(
         return Err(Fault::malformed("the answer is not the JSON that this endpoint gives"));
     }
     trip.record.first_token = Some(Instant::now());
-    trip.record.usage = Usage::read(&answer);
+    trip.record.usage = Usage::from_answer(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok(Answered::ok(head.status))
