@@ -5,6 +5,7 @@
 //! healthy. Model lists and health checks (`GET /v1/models`, `/health`) never consume a script meant for a
 //! request: they are kept apart as probes.
 
+mod h2;
 mod script;
 mod seen;
 mod serve;
@@ -20,7 +21,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-pub(crate) use script::{Gate, Script};
+pub(crate) use h2::{H2Backend, Part, Reply, headers_of};
+pub(crate) use script::{Gate, Script, chat, finish, token};
 pub(crate) use seen::Seen;
 
 type Handler = Box<dyn Fn(&Seen) -> Script + Send + Sync>;

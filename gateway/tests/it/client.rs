@@ -1,5 +1,6 @@
 //! A client that sends what it is told, byte for byte, and says what came back and when.
 
+mod h2;
 mod request;
 
 use std::net::SocketAddr;
@@ -13,13 +14,14 @@ use tokio::time::timeout;
 
 use crate::wire::{BodyReader, Framing, Headers, Io, Wire, parse_head};
 
-pub(crate) use request::Request;
+pub(crate) use h2::{H2Connection, send_all, whole};
+pub(crate) use request::{Request, chat_body};
 
 /// Longer than anything a test waits for: a hang fails here and says so.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How an answer ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum End {
     /// As its framing says.
     Whole,
@@ -203,6 +205,12 @@ impl Connection {
     /// The next chunk of the body; `None` at its proper end.
     pub(crate) async fn piece(&mut self) -> std::io::Result<Option<Bytes>> {
         timeout(PATIENCE, self.body.next(&mut self.wire)).await.expect("the next piece of the body hangs")
+    }
+
+    /// Reads the head of an answer and the first piece of its body.
+    pub(crate) async fn piece_after_head(&mut self) -> Bytes {
+        assert_eq!(self.head().await.status, 200);
+        self.piece().await.unwrap().expect("the body ended before it began")
     }
 
     /// Raw bytes, for what comes after a 101.

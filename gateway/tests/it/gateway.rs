@@ -3,7 +3,6 @@
 mod log;
 mod metrics;
 
-use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -251,11 +250,4 @@ pub(crate) fn command(arguments: &[&str]) -> Output {
 /// The same with something on its standard input closed and an environment of its own.
 pub(crate) fn command_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(BINARY).args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap()
-}
-
-/// Reads all of a pipe.
-pub(crate) fn read_all(mut pipe: impl Read) -> String {
-    let mut text = String::new();
-    drop(pipe.read_to_string(&mut text));
-    text
 }

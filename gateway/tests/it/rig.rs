@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Gate, OnAccept, Script};
+use crate::backend::{Backend, Gate, H2Backend, OnAccept, Part, Reply, Script};
 use crate::certs::Certs;
-use crate::client::{Connection, End, Request};
+use crate::client::{Connection, End, H2Connection, Request};
 
 const SHORT: Duration = Duration::from_millis(20);
 
@@ -97,4 +97,28 @@ async fn the_same_works_in_tls_and_on_a_unix_socket() {
     let backend = Backend::start_unix(&path);
     assert_eq!(Connection::open_unix(&path).await.exchange(&Request::get("/v1/models")).await.status, 200);
     assert_eq!(backend.probe(0).await.target, "/v1/models");
+}
+
+#[tokio::test]
+async fn http2_carries_large_bodies_streams_and_trailers() {
+    let certs = Certs::new();
+    let stream = |seen: &crate::backend::Seen| {
+        let parts = vec![Part::Data("data: 1\n\n".into()), Part::Pause(SHORT), Part::Trailer("x-checksum", "7")];
+        seen.target.ends_with("completions").then_some(Reply { status: 200, content_type: "text/event-stream", parts })
+    };
+    for tls in [None, Some(&certs)] {
+        let backend = H2Backend::start(tls, stream).await;
+        let address =
+            std::net::SocketAddr::from(([127, 0, 0, 1], backend.url().rsplit(':').next().unwrap().parse().unwrap()));
+        let connection = match tls {
+            None => H2Connection::open(address).await,
+            Some(certs) => H2Connection::open_tls(address, certs).await,
+        };
+        let body = vec![b'x'; 3 << 20];
+        let answer = connection.exchange(&Request::post("/v1/embeddings", body.clone())).await;
+        assert_eq!(answer.json()["hash"], blake3::hash(&body).to_hex().to_string());
+        let answer = connection.exchange(&Request::stream("m")).await;
+        assert_eq!((answer.text(), answer.trailers.get("x-checksum")), ("data: 1\n\n", Some("7")));
+        assert_eq!((backend.seen().len(), backend.connections()), (2, 1));
+    }
 }

@@ -9,8 +9,6 @@ use crate::wire::Headers;
 
 /// A request, byte for byte, and when its sender went away.
 pub(crate) struct Seen {
-    /// Which of the backend's connections it came on, from 1.
-    pub(crate) connection: usize,
     pub(crate) method: String,
     pub(crate) target: String,
     /// The head as it lay on the wire, blank line included; empty over HTTP/2.
@@ -20,17 +18,15 @@ pub(crate) struct Seen {
     pub(crate) trailers: Headers,
     /// False when the peer left before the body's end.
     pub(crate) complete: bool,
-    pub(crate) at: Instant,
     gone: watch::Sender<Option<Instant>>,
 }
 
 impl Seen {
-    pub(crate) fn new(connection: usize, first_line: &str, head: Bytes, headers: Headers) -> Self {
+    pub(crate) fn new(first_line: &str, head: Bytes, headers: Headers) -> Self {
         let mut words = first_line.split(' ');
         let method = words.next().unwrap_or_default().to_owned();
         let target = words.next().unwrap_or_default().to_owned();
         Self {
-            connection,
             method,
             target,
             head,
@@ -38,7 +34,6 @@ impl Seen {
             body: Bytes::new(),
             trailers: Headers::default(),
             complete: false,
-            at: Instant::now(),
             gone: watch::Sender::new(None),
         }
     }

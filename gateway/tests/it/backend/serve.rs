@@ -63,7 +63,7 @@ enum Next {
 }
 
 async fn connection(io: impl Io + 'static, state: Arc<State>) {
-    let number = state.connections.fetch_add(1, SeqCst) + 1;
+    state.connections.fetch_add(1, SeqCst);
     let _open = Counted::new(&state, |state| &state.open);
     let accept = state.accepts.lock().unwrap().pop_front().unwrap_or(OnAccept::Serve);
     match accept {
@@ -77,7 +77,7 @@ async fn connection(io: impl Io + 'static, state: Arc<State>) {
             let mut wire = Wire::new(io);
             let mut next = Next::Request;
             while let Next::Request = next {
-                next = exchange(&mut wire, number, &state).await.unwrap_or(Next::Close);
+                next = exchange(&mut wire, &state).await.unwrap_or(Next::Close);
             }
             if let Next::Reset = next {
                 wire.reset();
@@ -87,13 +87,13 @@ async fn connection(io: impl Io + 'static, state: Arc<State>) {
 }
 
 /// One request and what the script makes of it.
-async fn exchange(wire: &mut Wire, number: usize, state: &Arc<State>) -> io::Result<Next> {
+async fn exchange(wire: &mut Wire, state: &Arc<State>) -> io::Result<Next> {
     let Some(head) = wire.head().await? else {
         return Ok(Next::Close);
     };
     let (first_line, headers) = parse_head(&head);
     let framing = Framing::of(&headers, Framing::Empty);
-    let mut seen = Seen::new(number, &first_line, head, headers);
+    let mut seen = Seen::new(&first_line, head, headers);
     let early = state.is_next_at_head();
     if !early {
         let read = read_body(&mut seen, framing, wire).await;
