@@ -1,1 +1,37 @@
-//! x
+//! What a filter is, in one page.
+//!
+//! A **filter** ([`filter::Filter`]) is built once from its settings and shared by all requests. It sees an
+//! [`exchange::Exchange`] (one request and what is known about it) and answers with a [`filter::Verdict`]: go on,
+//! *follow* this request with an object that sees the answer, or answer it yourself. The objects left behind,
+//! last first, are the answer side. A **balancer** ([`balancer::Balancer`]) picks one of the backends that could
+//! take a request.
+//!
+//! This crate is a leaf: it knows neither Pingora nor the file format nor the environment. A filter of your own
+//! depends on it alone and is handed to the gateway in your own `main`; docs/guide-filter.md walks through one.
+//!
+//! The bytes of a request and its answer are read by [`call`], [`events`], [`usage`] and [`multipart`], and changed
+//! only by [`splice`], which leaves every other byte alone.
+
+pub mod balancer;
+pub mod balancers;
+pub mod call;
+pub mod events;
+pub mod exchange;
+pub mod filter;
+pub mod filters;
+pub mod json;
+pub mod keys;
+pub mod multipart;
+pub mod registry;
+pub mod reply;
+pub mod services;
+pub mod splice;
+pub mod testing;
+pub mod usage;
+
+pub use balancer::{Balancer, Candidate};
+pub use exchange::{Caller, Exchange};
+pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
+pub use registry::Registry;
+pub use reply::{Refusal, Reply};
+pub use services::Services;

@@ -1,0 +1,38 @@
+//! What the file may refer to outside itself: environment variables and other files.
+//!
+//! `load` asks an [`Environment`] instead of the process, so that tests (and `tidegate check` for another machine)
+//! can say what is there.
+
+use std::io;
+use std::path::Path;
+
+/// The world around the file.
+pub trait Environment {
+    /// The value of one variable; `None` if it is not set.
+    fn var(&self, name: &str) -> Option<String>;
+    /// All variables, for the `TIDEGATE_*` overrides.
+    fn vars(&self) -> Vec<(String, String)>;
+    /// The text of a file: a `${file:...}`, a certificate, a key.
+    fn read_file(&self, path: &Path) -> io::Result<String>;
+}
+
+/// The variables and files of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn vars(&self) -> Vec<(String, String)> {
+        // A variable that is not text cannot be a setting; `std::env::vars` would panic on it.
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+}

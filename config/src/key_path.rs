@@ -1,0 +1,110 @@
+//! Where in the file a setting stands: `pools.llama.backends[0].url`.
+//!
+//! Every node of the file, every fault and every setting that someone else judges later (a filter's settings, a
+//! certificate that will not load) carries one, so that whoever finds the fault can point at the line.
+
+use std::fmt;
+
+/// One step down into the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Step {
+    /// Into the value of this key.
+    Key(String),
+    /// Into this item of a list, counted from 0.
+    Item(usize),
+}
+
+/// The path of a setting from the top of the file; empty for the file as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyPath(Vec<Step>);
+
+impl KeyPath {
+    /// The file as a whole.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// The path of the value under `key`.
+    #[must_use]
+    pub fn key(&self, key: impl Into<String>) -> Self {
+        self.with(Step::Key(key.into()))
+    }
+
+    /// The path of item `index`, counted from 0.
+    #[must_use]
+    pub fn item(&self, index: usize) -> Self {
+        self.with(Step::Item(index))
+    }
+
+    /// The path one step further down.
+    #[must_use]
+    pub fn with(&self, step: Step) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Self(steps)
+    }
+
+    /// The path of what holds this setting; `None` for the file as a whole.
+    pub fn parent(&self) -> Option<Self> {
+        let (_, rest) = self.0.split_last()?;
+        Some(Self(rest.to_vec()))
+    }
+
+    /// The steps from the top.
+    pub fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    /// The nearest key: `token` for `admin.token`, `backends` for `pools.a.backends[3]`.
+    pub fn last_key(&self) -> Option<&str> {
+        self.0.iter().rev().find_map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Item(_) => None,
+        })
+    }
+
+    /// Whether this setting is `other` or stands inside it.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.0.starts_with(&other.0)
+    }
+}
+
+/// `pools.llama.backends[0].url`; a key with a dot or a bracket in it is quoted: `models."llama-3.1-8b".pool`.
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Item(item) => write!(f, "[{item}]")?,
+                Step::Key(key) => {
+                    if index > 0 {
+                        f.write_str(".")?;
+                    }
+                    let plain = !key.is_empty()
+                        && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '*' | '/' | '$'));
+                    if plain { f.write_str(key)? } else { write!(f, "{key:?}")? }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_reads_as_people_write_it() {
+        let path = KeyPath::root().key("models").key("llama-3.1-8b").key("split").item(1).key("pool");
+        assert_eq!(path.to_string(), "models.\"llama-3.1-8b\".split[1].pool");
+        assert_eq!(KeyPath::root().to_string(), "");
+    }
+
+    #[test]
+    fn a_path_knows_what_it_is_inside_of() {
+        let pool = KeyPath::root().key("pools").key("a");
+        assert!(pool.key("backends").item(0).is_within(&pool));
+        assert!(!KeyPath::root().key("pools").key("ab").is_within(&pool));
+        assert_eq!(pool.key("backends").item(0).last_key(), Some("backends"));
+    }
+}

@@ -1,0 +1,192 @@
+//! From the file as written to the file as meant: names looked up, short forms spelled out, other files seen to exist.
+//!
+//! Each step reports what is wrong and goes on with what is left, so that all faults come out at once. A fault that
+//! only follows from one already reported (an empty pool whose backend was misspelt) is not reported again.
+
+mod listen;
+mod models;
+mod pools;
+
+use std::path::{Path, PathBuf};
+
+use crate::environment::Environment;
+use crate::fault::Fault;
+use crate::key_path::KeyPath;
+use crate::meant::{Config, FilterEntry};
+use crate::near::did_you_mean;
+use crate::positions::Positions;
+use crate::settings::{Limits, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::tree::{Content, Node};
+use crate::written::{File, TextOr};
+
+/// What resolving needs to know, and where its faults go.
+pub(crate) struct Resolver<'a> {
+    pub(crate) tree: &'a Node,
+    pub(crate) positions: &'a Positions,
+    pub(crate) environment: &'a dyn Environment,
+    pub(crate) directory: &'a Path,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Resolver<'_> {
+    pub(crate) fn config(&mut self, file: File) -> Config {
+        let root = KeyPath::root();
+        self.limits(&file.limits);
+        self.timeouts(&root.key("timeouts"), &file.timeouts);
+        let config = Config {
+            listen: self.listeners(file.listen),
+            admin: self.admin(file.admin),
+            log: file.log,
+            timeouts: file.timeouts,
+            limits: file.limits,
+            cors: file.cors.and_then(|cors| self.cors(cors)),
+            answer_headers: file.answer_headers,
+            drain: file.drain,
+            filters: self.filters(file.filters),
+            models: self.models(file.models),
+            default_model: file.default_model,
+            pools: self.pools(file.pools),
+            other_paths: file.other_paths,
+            directory: self.directory.to_owned(),
+        };
+        if let OtherPaths::Pool(pool) = &config.other_paths {
+            self.known_pool(&root.key("other_paths").key("pool"), pool);
+        }
+        self.default_model(&config);
+        self.same_address(&config);
+        config
+    }
+
+    pub(crate) fn fault(&mut self, path: &KeyPath, message: impl Into<String>, help: Option<String>) {
+        let mut fault = self.positions.fault(path, message);
+        fault.help = help;
+        self.faults.push(fault);
+    }
+
+    pub(crate) fn fault_at_key(&mut self, path: &KeyPath, message: impl Into<String>, help: Option<String>) {
+        let mut fault = self.positions.fault_at_key(path, message);
+        fault.help = help;
+        self.faults.push(fault);
+    }
+
+    /// Reports a pool that is not in the file; one that is there with faults of its own is known.
+    fn known_pool(&mut self, path: &KeyPath, pool: &str) {
+        let pools = self.tree.keys(&KeyPath::root().key("pools"));
+        if pools.contains(&pool) {
+            return;
+        }
+        let help = did_you_mean(pool, &pools).unwrap_or_else(|| match pools[..] {
+            [] => "there are no pools in this file".to_owned(),
+            _ => format!("the pools are {}", pools.join(", ")),
+        });
+        self.fault(path, format!("there is no pool `{pool}`"), Some(help));
+    }
+
+    fn limits(&mut self, limits: &Limits) {
+        let numbers = [
+            ("body", limits.body),
+            ("bodies_in_flight", limits.bodies_in_flight),
+            ("head", limits.head),
+            ("headers", limits.headers),
+            ("connections", limits.connections),
+            ("streams_per_connection", limits.streams_per_connection as usize),
+            ("event", limits.event),
+            ("answer", limits.answer),
+        ];
+        let times = [
+            ("head_timeout", limits.head_timeout),
+            ("body_timeout", limits.body_timeout),
+            ("write_timeout", limits.write_timeout),
+            ("keep_alive", limits.keep_alive),
+        ];
+        let zero = numbers.iter().filter(|(_, number)| *number == 0).map(|(name, _)| *name);
+        let zero = zero.chain(times.iter().filter(|(_, time)| time.is_zero()).map(|(name, _)| *name));
+        let path = KeyPath::root().key("limits");
+        for name in zero {
+            self.fault(&path.key(name), format!("`{name}` cannot be 0: nothing would get through"), None);
+        }
+        if limits.bodies_in_flight < limits.body {
+            let message = "`bodies_in_flight` is less than `body`: the largest body could never be taken";
+            self.fault(&path.key("bodies_in_flight"), message, None);
+        }
+    }
+
+    fn timeouts(&mut self, path: &KeyPath, timeouts: &Timeouts) {
+        let Timeouts { connect, first_byte, first_token, idle, total } = *timeouts;
+        let all = TimeoutOverrides {
+            connect: Some(connect),
+            first_byte: Some(first_byte),
+            first_token: Some(first_token),
+            idle: Some(idle),
+            total: Some(total),
+        };
+        self.timeout_overrides(path, &all);
+    }
+
+    pub(crate) fn timeout_overrides(&mut self, path: &KeyPath, timeouts: &TimeoutOverrides) {
+        let TimeoutOverrides { connect, first_byte, first_token, idle, total } = timeouts;
+        let all = [
+            ("connect", connect),
+            ("first_byte", first_byte),
+            ("first_token", first_token),
+            ("idle", idle),
+            ("total", total),
+        ];
+        for (name, timeout) in all {
+            if timeout.is_some_and(|timeout| timeout.is_zero()) {
+                self.fault(&path.key(name), "a timeout cannot be 0: every request would fail", None);
+            }
+        }
+    }
+
+    fn filters(&mut self, filters: Vec<TextOr<crate::written::OneFilter>>) -> Vec<FilterEntry> {
+        let path = KeyPath::root().key("filters");
+        let mut entries = Vec::new();
+        for (item, filter) in self.items(&path).into_iter().zip(filters) {
+            let map = match filter {
+                TextOr::Text(name) => {
+                    entries.push(FilterEntry { name, settings: empty(), path: item });
+                    continue;
+                }
+                TextOr::Table(map) => map.0,
+            };
+            if map.len() != 1 {
+                let help = "indent the settings further than the name: `- name: { setting: value }`".to_owned();
+                self.fault(&item, "a filter is a table with one key, its name", Some(help));
+                continue;
+            }
+            entries.extend(map.into_iter().map(|(name, settings)| {
+                let settings = if settings.is_null() { empty() } else { settings };
+                FilterEntry { path: item.key(&name), name, settings }
+            }));
+        }
+        entries
+    }
+
+    /// The paths of the items of a list that are still there, in order: those the deserializer saw.
+    pub(crate) fn items(&self, path: &KeyPath) -> Vec<KeyPath> {
+        match self.tree.find(path).map(|node| &node.content) {
+            Some(Content::List(items)) => {
+                items.iter().filter(|item| !matches!(item.content, Content::Gone)).map(|i| i.path.clone()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The path of another file, from the directory of this one; reports it if it cannot be read.
+    pub(crate) fn readable(&mut self, path: &KeyPath, file: &Path, holds: &str) -> PathBuf {
+        let file = self.directory.join(file);
+        match self.environment.read_file(&file) {
+            Ok(text) if !text.contains("-----BEGIN ") => {
+                self.fault(path, format!("this file has no {holds} in PEM form"), None);
+            }
+            Ok(_) => {}
+            Err(error) => self.fault(path, format!("cannot read {}: {error}", file.display()), None),
+        }
+        file
+    }
+}
+
+fn empty() -> serde_json::Value {
+    serde_json::Value::Object(serde_json::Map::new())
+}

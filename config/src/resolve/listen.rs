@@ -1,0 +1,112 @@
+//! The listeners, and which browser apps may call.
+
+use http::{HeaderName, Uri};
+
+use super::Resolver;
+use crate::address::Address;
+use crate::key_path::KeyPath;
+use crate::meant::{Admin, AllowedHeaders, Config, Cors, Listen, ListenTls, Origins};
+use crate::written::{self, Listeners, TextOr};
+
+impl Resolver<'_> {
+    pub(super) fn listeners(&mut self, listeners: Listeners) -> Vec<Listen> {
+        let path = KeyPath::root().key("listen");
+        let mut paths = self.items(&path);
+        if paths.is_empty() {
+            paths = vec![path.clone()];
+        }
+        let mut all = Vec::new();
+        for (path, written) in paths.into_iter().zip(listeners.0) {
+            let listen = match written {
+                TextOr::Table(listen) => listen,
+                TextOr::Text(text) => match Address::parse(&text) {
+                    Ok(address) => written::Listen { address, tls: None },
+                    Err(message) => {
+                        self.fault(&path, message, None);
+                        continue;
+                    }
+                },
+            };
+            let tls = listen.tls.map(|tls| {
+                let path = path.key("tls");
+                ListenTls {
+                    cert: self.readable(&path.key("cert"), &tls.cert, "certificate"),
+                    key: self.readable(&path.key("key"), &tls.key, "private key"),
+                }
+            });
+            all.push(Listen { address: listen.address, tls, path });
+        }
+        if all.is_empty() && self.faults.iter().all(|fault| !fault.path.is_within(&path)) && !self.tree.has_gone(&path)
+        {
+            self.fault(&path, "`listen` is an empty list: nobody could connect", None);
+        }
+        all
+    }
+
+    pub(super) fn admin(&mut self, admin: written::Admin) -> Admin {
+        let path = KeyPath::root().key("admin");
+        if admin.token.is_none() && !admin.listen.is_loopback() && !self.tree.has_gone(&path) {
+            let help = "set `admin.token`, or listen on 127.0.0.1".to_owned();
+            self.fault(&path.key("listen"), "the admin listener is open to others without a token", Some(help));
+        }
+        if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
+            self.fault(&path.key("token"), "the token is empty", None);
+        }
+        Admin { listen: admin.listen, token: admin.token }
+    }
+
+    /// Reports addresses that are given twice; port 0 means another port each time.
+    pub(super) fn same_address(&mut self, config: &Config) {
+        let admin = (KeyPath::root().key("admin").key("listen"), &config.admin.listen);
+        let all: Vec<(KeyPath, &Address)> =
+            config.listen.iter().map(|listen| (listen.path.clone(), &listen.address)).chain([admin]).collect();
+        for (index, (path, address)) in all.iter().enumerate() {
+            let any_port = matches!(address, Address::Ip(ip) if ip.port() == 0);
+            let first = all[..index].iter().find(|(_, other)| other == address);
+            if let Some((first, _)) = first.filter(|_| !any_port) {
+                self.fault(path, format!("{address} is already listened on"), Some(format!("see `{first}`")));
+            }
+        }
+    }
+
+    pub(super) fn cors(&mut self, cors: written::Cors) -> Option<Cors> {
+        let path = KeyPath::root().key("cors");
+        let faults = self.faults.len();
+        if cors.origins.is_empty() && !self.tree.has_gone(&path) {
+            self.fault(&path.key("origins"), "no origins: leave `cors` out to allow none", None);
+        }
+        let origins = match cors.origins.iter().any(|origin| origin == "*") {
+            true => Origins::Any,
+            false => {
+                for (path, origin) in self.items(&path.key("origins")).iter().zip(&cors.origins) {
+                    if !is_origin(origin) {
+                        let help =
+                            "write it as browsers do: `https://app.example.com`, with nothing behind the host and port";
+                        self.fault(path, "this is not an origin", Some(help.to_owned()));
+                    }
+                }
+                Origins::These(cors.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect())
+            }
+        };
+        let mut names = Vec::new();
+        for (path, name) in self.items(&path.key("headers")).iter().zip(&cors.headers) {
+            match name.parse::<HeaderName>() {
+                Ok(name) => names.push(name),
+                Err(_) => self.fault(path, "this is not the name of a header", None),
+            }
+        }
+        let asked = cors.headers.iter().any(|name| name == "*");
+        let headers = if asked { AllowedHeaders::Asked } else { AllowedHeaders::These(names) };
+        (faults == self.faults.len()).then_some(Cors { origins, headers, max_age: cors.max_age })
+    }
+}
+
+fn is_origin(origin: &str) -> bool {
+    let Some((scheme, rest)) = origin.split_once("://") else { return origin == "null" };
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+    is_scheme
+        && !rest.is_empty()
+        && !rest.contains(['/', '?', '#', '@', '*'])
+        && format!("http://{rest}").parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
+}

@@ -1,0 +1,235 @@
+//! The pools and their backends.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::Resolver;
+use crate::key_path::KeyPath;
+use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
+use crate::secret::is_secret_name;
+use crate::settings::{Auth, Health};
+use crate::written::{self, TextOr};
+
+impl Resolver<'_> {
+    pub(super) fn pools(&mut self, mut pools: BTreeMap<String, written::Pool>) -> Vec<Pool> {
+        let path = KeyPath::root().key("pools");
+        let names: Vec<String> = self.tree.keys(&path).into_iter().map(str::to_owned).collect();
+        if names.is_empty() && !self.tree.has_gone(&path) {
+            let help = "add `pools: { NAME: { backends: [http://HOST:PORT] } }`".to_owned();
+            self.fault(&path, "there are no pools, so nobody could answer", Some(help));
+        }
+        // The map forgot the order of the file; the tree did not.
+        names.into_iter().filter_map(|name| pools.remove(&name).map(|pool| self.pool(&path, name, pool))).collect()
+    }
+
+    fn pool(&mut self, pools: &KeyPath, name: String, pool: written::Pool) -> Pool {
+        let path = pools.key(&name);
+        self.label(&path, &name, "pool");
+        self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
+        let health = self.health(&path.key("health"), pool.health);
+        let tls = self.backend_tls(&path.key("tls"), pool.tls);
+        let backends = self.backends(&path.key("backends"), pool.backends);
+        for backend in &backends {
+            self.reachable(backend, &tls, pool.http2, &path);
+        }
+        Pool {
+            name,
+            balance: pool.balance,
+            timeouts: pool.timeouts,
+            health,
+            tls,
+            http2: pool.http2,
+            idle_connections: pool.idle_connections,
+            retries: pool.retries,
+            backends,
+            path,
+        }
+    }
+
+    fn health(&mut self, path: &KeyPath, health: TextOr<Health>) -> Option<Health> {
+        let health = match health {
+            TextOr::Text(word) if word == "off" => return None,
+            TextOr::Text(_) => {
+                let help = "write `off`, or a table such as `{ every: 10s, path: /health }`".to_owned();
+                self.fault(path, "unknown word", Some(help));
+                return None;
+            }
+            TextOr::Table(health) => health,
+        };
+        for (name, zero) in [
+            ("every", health.every.is_zero()),
+            ("timeout", health.timeout.is_zero()),
+            ("down_after", health.down_after == 0),
+            ("up_after", health.up_after == 0),
+        ] {
+            if zero {
+                self.fault(
+                    &path.key(name),
+                    format!("`{name}` cannot be 0"),
+                    Some("write `health: off` for no probes".into()),
+                );
+            }
+        }
+        if !health.path.starts_with('/') || health.path.parse::<http::uri::PathAndQuery>().is_err() {
+            self.fault(&path.key("path"), "this is not a path", Some("a path begins with `/`".to_owned()));
+        }
+        Some(health)
+    }
+
+    fn backend_tls(&mut self, path: &KeyPath, tls: written::BackendTls) -> BackendTls {
+        let ca = tls.ca.map(|ca| self.readable(&path.key("ca"), &ca, "certificate"));
+        if tls.server_name.as_deref().is_some_and(|name| !crate::address::is_host_name(name)) {
+            self.fault(&path.key("server_name"), "this is not a host's name", None);
+        }
+        BackendTls { ca, server_name: tls.server_name, verify: tls.verify }
+    }
+
+    fn backends(&mut self, path: &KeyPath, backends: Vec<TextOr<written::Backend>>) -> Vec<Backend> {
+        let mut all: Vec<Backend> = Vec::new();
+        let mut refused = false;
+        for (path, backend) in self.items(path).into_iter().zip(backends) {
+            let backend = match backend {
+                TextOr::Table(backend) => backend,
+                TextOr::Text(url) => match BackendUrl::parse(&url) {
+                    Ok(url) => bare(url),
+                    Err(message) => {
+                        self.fault(&path, message, None);
+                        refused = true;
+                        continue;
+                    }
+                },
+            };
+            let backend = self.backend(path, backend);
+            if let Some(first) = all.iter().find(|other| other.name == backend.name) {
+                let help = match first.url == backend.url {
+                    true => "to give it more requests, set its `weight`",
+                    false => "give one of them another `name`",
+                };
+                let message = format!("the backend `{}` is already in this pool", backend.name);
+                self.fault(&backend.path, message, Some(help.to_owned()));
+            }
+            all.push(backend);
+        }
+        if refused || self.tree.has_gone(path) {
+            return all;
+        }
+        if all.is_empty() {
+            let help = "add `backends: [http://HOST:PORT]`".to_owned();
+            self.fault(path, "the pool has no backends", Some(help));
+        } else if all.iter().all(|backend| backend.weight == 0) {
+            self.fault(path, "all weights are 0: no backend would get a request", None);
+        }
+        all
+    }
+
+    fn backend(&mut self, path: KeyPath, backend: written::Backend) -> Backend {
+        let name = backend.name.unwrap_or_else(|| match &backend.url.address {
+            crate::Address::Unix(_) => backend.url.to_string(),
+            _ => backend.url.address.to_string(),
+        });
+        self.label(&path.key("name"), &name, "backend");
+        self.weight(&path.key("weight"), backend.weight);
+        if backend.max_in_flight == Some(0) {
+            let help = "leave it out for no bound, or set `weight: 0`".to_owned();
+            self.fault(&path.key("max_in_flight"), "a backend that takes no request at all", Some(help));
+        }
+        if let Some(key) = &backend.key {
+            let wrong = match key.expose() {
+                "" => Some("the key is empty"),
+                key if HeaderValue::from_str(key).is_err() => Some("the key has characters that no header can hold"),
+                _ => None,
+            };
+            if let Some(wrong) = wrong {
+                self.fault(&path.key("key"), wrong, None);
+            }
+        }
+        let headers = self.headers(&path.key("headers"), backend.headers, backend.key.as_ref().map(|_| backend.auth));
+        Backend {
+            name,
+            url: backend.url,
+            key: backend.key,
+            auth: backend.auth,
+            headers,
+            weight: backend.weight,
+            max_in_flight: backend.max_in_flight,
+            path,
+        }
+    }
+
+    fn headers(
+        &mut self,
+        path: &KeyPath,
+        headers: BTreeMap<String, String>,
+        key_as: Option<Auth>,
+    ) -> Vec<(HeaderName, HeaderValue)> {
+        /// Headers that the relay itself must write.
+        const OURS: [HeaderName; 8] = [
+            header::HOST,
+            header::CONTENT_LENGTH,
+            header::TRANSFER_ENCODING,
+            header::CONNECTION,
+            header::UPGRADE,
+            header::TE,
+            header::TRAILER,
+            header::EXPECT,
+        ];
+        let mut all = Vec::new();
+        for (name, value) in headers {
+            let path = path.key(&name);
+            let Ok(name) = name.parse::<HeaderName>() else {
+                self.fault_at_key(&path, "this is not the name of a header", None);
+                continue;
+            };
+            let Ok(mut value) = HeaderValue::from_str(&value) else {
+                self.fault(&path, "the value has characters that no header can hold", None);
+                continue;
+            };
+            let by_key = match key_as {
+                Some(Auth::Bearer) => name == header::AUTHORIZATION,
+                Some(Auth::XApiKey) => name == "x-api-key",
+                None => false,
+            };
+            if OURS.contains(&name) {
+                self.fault_at_key(&path, format!("`{name}` is set by the gateway itself"), None);
+            } else if by_key {
+                self.fault_at_key(&path, format!("`{name}` is already set by `key`"), None);
+            }
+            value.set_sensitive(is_secret_name(name.as_str()));
+            all.push((name, value));
+        }
+        all
+    }
+
+    /// Reports combinations that could not work, or would silently not be secure.
+    fn reachable(&mut self, backend: &Backend, tls: &BackendTls, http2: bool, pool: &KeyPath) {
+        let at = match self.tree.find(&backend.path.key("url")) {
+            Some(node) => node.path.clone(),
+            None => backend.path.clone(),
+        };
+        if backend.url.tls && backend.url.is_ip() && tls.verify && tls.server_name.is_none() {
+            let help = format!("set `{pool}.tls.server_name` to the name in the certificate, or use the host's name");
+            self.fault(&at, "the certificate of an IP address cannot be verified without a name", Some(help));
+        }
+        if http2 && matches!(backend.url.address, crate::Address::Unix(_)) {
+            self.fault(
+                &at,
+                "HTTP/2 to a Unix socket is not supported",
+                Some("put it into a pool without `http2`".into()),
+            );
+        }
+    }
+
+    /// Names become labels of metrics and values of headers.
+    fn label(&mut self, path: &KeyPath, name: &str, what: &str) {
+        if name.is_empty() || name.len() > 128 || !name.bytes().all(|b| b.is_ascii_graphic()) {
+            let message = format!("the name of a {what} is 1 to 128 visible ASCII characters");
+            self.fault_at_key(path, message, None);
+        }
+    }
+}
+
+fn bare(url: BackendUrl) -> written::Backend {
+    let headers = BTreeMap::new();
+    written::Backend { url, key: None, auth: Auth::Bearer, headers, weight: 1, max_in_flight: None, name: None }
+}

@@ -1,0 +1,63 @@
+//! The JSON Schema (2020-12) of the file, from the as-written types: what editors complete and check with.
+
+use serde_json::{Value, json};
+
+use crate::written::File;
+
+/// The schema of the file; filters are only known to be one-key tables.
+pub fn schema() -> Value {
+    schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>().to_value()
+}
+
+/// The schema of the file with the settings of these filters (name and schema) spelled out.
+pub fn schema_with_filters(filters: &[(&str, Value)]) -> Value {
+    let mut schema = schema();
+    let names: Vec<&str> = filters.iter().map(|(name, _)| *name).collect();
+    let mut one_of = vec![json!({ "type": "string", "enum": names })];
+    for (name, settings) in filters {
+        let mut settings = settings.clone();
+        let description = settings.get("description").cloned();
+        adopt_definitions(&mut schema, name, &mut settings);
+        let mut entry = json!({
+            "type": "object",
+            "properties": { *name: settings },
+            "required": [name],
+            "additionalProperties": false,
+        });
+        if let Some(description) = description {
+            entry["description"] = description;
+        }
+        one_of.push(entry);
+    }
+    schema["properties"]["filters"]["items"] = json!({ "oneOf": one_of });
+    schema
+}
+
+/// Moves a filter's own definitions beside the file's, under names that cannot collide.
+fn adopt_definitions(schema: &mut Value, filter: &str, settings: &mut Value) {
+    if let Some(object) = settings.as_object_mut() {
+        object.remove("$schema");
+        if let Some(Value::Object(definitions)) = object.remove("$defs") {
+            for (name, mut definition) in definitions {
+                rename_references(&mut definition, filter);
+                schema["$defs"][format!("{filter}.{name}")] = definition;
+            }
+        }
+    }
+    rename_references(settings, filter);
+}
+
+fn rename_references(value: &mut Value, filter: &str) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::String(reference)) = object.get_mut("$ref")
+                && let Some(name) = reference.strip_prefix("#/$defs/")
+            {
+                *reference = format!("#/$defs/{filter}.{name}");
+            }
+            object.values_mut().for_each(|value| rename_references(value, filter));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| rename_references(item, filter)),
+        _ => {}
+    }
+}

@@ -1,0 +1,92 @@
+//! Values that must never be printed, and the names that give them away.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What stands in the place of a secret wherever one would be shown.
+pub const MASK: &str = "***";
+
+/// A credential. It can be used, and cannot be printed by accident: `Debug`, `Display` and `Serialize` show `***`.
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` as a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The credential itself. Each caller of this is a place where a secret leaves: keep them few.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(MASK)
+    }
+}
+
+/// Whether a setting or header of this name holds a secret: `key`, `keys`, `api_key`, `X-Api-Key`, `token`, `hash`,
+/// `password`, `authorization` ... Names that merely end alike (`monkey`), and files that hold a secret
+/// (`keys_file`), do not.
+pub fn is_secret_name(name: &str) -> bool {
+    const WORDS: [&str; 14] = [
+        "key",
+        "keys",
+        "apikey",
+        "token",
+        "tokens",
+        "hash",
+        "hashes",
+        "password",
+        "passphrase",
+        "secret",
+        "secrets",
+        "pepper",
+        "authorization",
+        "cookie",
+    ];
+    let name = name.to_ascii_lowercase();
+    name.rsplit(['_', '-', '.', ' ']).next().is_some_and(|word| WORDS.contains(&word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_cannot_be_printed() {
+        let secret = Secret::new("sk-live");
+        let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).unwrap());
+        assert_eq!(shown, "*** *** \"***\"");
+        assert_eq!(secret.expose(), "sk-live");
+    }
+
+    #[test]
+    fn names_of_secrets_are_known() {
+        for name in ["key", "token", "hash", "X-Api-Key", "Authorization", "client_secret", "keys"] {
+            assert!(is_secret_name(name), "{name}");
+        }
+        for name in ["monkey", "keys_file", "max_tokens_per_day", "cert", "url"] {
+            assert!(!is_secret_name(name), "{name}");
+        }
+    }
+}

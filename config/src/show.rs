@@ -1,0 +1,53 @@
+//! How the parts of a [`Config`](crate::Config) are shown that serde would show badly, or should not show at all.
+
+use http::{HeaderName, HeaderValue};
+use serde::ser::{SerializeMap, SerializeSeq, Serializer};
+use serde_json::Value;
+
+use crate::meant::{AllowedHeaders, FilterEntry, Model, Pool};
+use crate::secret::{MASK, is_secret_name};
+
+pub(crate) fn models<S: Serializer>(models: &[Model], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(models.iter().map(|model| (model.pattern.to_string(), model)))
+}
+
+pub(crate) fn pools<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pools.iter().map(|pool| (&pool.name, pool)))
+}
+
+pub(crate) fn filters<S: Serializer>(filters: &[FilterEntry], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(filters.len()))?;
+    for filter in filters {
+        let mut settings = filter.settings.clone();
+        mask(&mut settings, false);
+        list.serialize_element(&std::collections::BTreeMap::from([(&filter.name, settings)]))?;
+    }
+    list.end()
+}
+
+pub(crate) fn allowed_headers<S: Serializer>(headers: &AllowedHeaders, serializer: S) -> Result<S::Ok, S::Error> {
+    match headers {
+        AllowedHeaders::Asked => serializer.collect_seq(["*"]),
+        AllowedHeaders::These(names) => serializer.collect_seq(names.iter().map(HeaderName::as_str)),
+    }
+}
+
+/// Header values as text; those marked sensitive when they were read as `***`.
+pub(crate) fn headers<S: Serializer>(headers: &[(HeaderName, HeaderValue)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(headers.len()))?;
+    for (name, value) in headers {
+        let shown = if value.is_sensitive() { MASK } else { value.to_str().unwrap_or(MASK) };
+        map.serialize_entry(name.as_str(), shown)?;
+    }
+    map.end()
+}
+
+/// Masks every text and number that stands under a secret's name, also in lists.
+fn mask(value: &mut Value, secret: bool) {
+    match value {
+        Value::Object(map) => map.iter_mut().for_each(|(name, value)| mask(value, is_secret_name(name))),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, secret)),
+        Value::String(_) | Value::Number(_) if secret => *value = MASK.into(),
+        _ => {}
+    }
+}

@@ -1,0 +1,359 @@
+//! The file as it is written: one strict type a table, from which the schema and the deserializer both come.
+//!
+//! What can be judged on its own is parsed right here into its meaning (addresses, URLs, durations, header names), so
+//! that a fault is found at the value itself; what depends on other parts of the file is left to `resolve`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::address::Address;
+use crate::meant::BackendUrl;
+use crate::secret::Secret;
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::units::{self, DurationText};
+
+/// A Tidegate configuration: what clients may ask for, and which servers answer.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Tidegate configuration")]
+pub(crate) struct File {
+    /// Where clients connect: an address, or a list of addresses and tables with `address` and `tls`.
+    pub(crate) listen: Listeners,
+    /// The listener for operators: `/livez`, `/readyz`, `/metrics`, `/admin`.
+    pub(crate) admin: Admin,
+    /// What is logged and how.
+    pub(crate) log: Log,
+    /// What one client, or all together, may take of the gateway itself.
+    pub(crate) limits: Limits,
+    /// How long each part of an exchange with a backend may take; a pool and a model may each override any of them.
+    pub(crate) timeouts: Timeouts,
+    /// Which browser apps may call. Absent: none.
+    pub(crate) cors: Option<Cors>,
+    /// Whether answers carry `x-tidegate-backend`, `x-tidegate-attempts` and `x-tidegate-overhead-ms`.
+    pub(crate) answer_headers: bool,
+    /// What happens on SIGTERM.
+    pub(crate) drain: Drain,
+    /// What becomes of a `/v1/*` path that the gateway does not know.
+    pub(crate) other_paths: OtherPaths,
+    /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
+    /// a table with the name as its one key and the settings as its value.
+    pub(crate) filters: Vec<TextOr<OneFilter>>,
+    /// What clients ask for, and who answers: a name, or the beginning of names with `*` behind it; the exact name is
+    /// tried first, then the longest beginning. Absent: everything goes to the only pool.
+    pub(crate) models: BTreeMap<String, Model>,
+    /// The model that a request without one gets. Absent: such a request is refused (400).
+    pub(crate) default_model: Option<String>,
+    /// Groups of backends that can stand in for each other, by name.
+    #[schemars(required, extend("minProperties" = 1))]
+    pub(crate) pools: BTreeMap<String, Pool>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        let listen = Address::Ip(([127, 0, 0, 1], 8080).into());
+        Self {
+            listen: Listeners(vec![TextOr::Table(Listen { address: listen, tls: None })]),
+            admin: Admin::default(),
+            log: Log::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            cors: None,
+            answer_headers: true,
+            drain: Drain::default(),
+            other_paths: OtherPaths::default(),
+            filters: Vec::new(),
+            models: BTreeMap::new(),
+            default_model: None,
+            pools: BTreeMap::new(),
+        }
+    }
+}
+
+/// One or several addresses.
+pub(crate) struct Listeners(pub(crate) Vec<TextOr<Listen>>);
+
+/// An address with what belongs to it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listen {
+    /// Where: `IP:PORT`, `HOST:PORT` or `unix:PATH`.
+    pub(crate) address: Address,
+    /// TLS with this certificate. Absent: plain HTTP.
+    pub(crate) tls: Option<ListenTls>,
+}
+
+/// A certificate and its key.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListenTls {
+    /// The certificate chain in PEM; relative to the directory of this file.
+    pub(crate) cert: PathBuf,
+    /// Its private key in PEM; relative to the directory of this file.
+    pub(crate) key: PathBuf,
+}
+
+/// The listener for operators.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Admin {
+    /// Where: `IP:PORT`, `HOST:PORT` or `unix:PATH`.
+    pub(crate) listen: Address,
+    /// What a caller must send as `Authorization: Bearer`; required if `listen` is not loopback.
+    pub(crate) token: Option<Secret>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: Address::Ip(([127, 0, 0, 1], 9090).into()), token: None }
+    }
+}
+
+/// Which browser apps may call.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cors {
+    /// Whose pages may call, as browsers spell it: `https://app.example.com`; `"*"` for everybody's.
+    #[schemars(length(min = 1))]
+    pub(crate) origins: Vec<String>,
+    /// Which request headers they may send; `"*"` for whatever the browser asks for.
+    #[serde(default = "any_header")]
+    pub(crate) headers: Vec<String>,
+    /// How long a browser may remember the answer.
+    #[serde(default = "one_hour", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub(crate) max_age: Duration,
+}
+
+fn any_header() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+fn one_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
+/// A filter's name as the one key, its settings as the value.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub(crate) struct OneFilter(pub(crate) BTreeMap<String, serde_json::Value>);
+
+/// Who answers for a model: one pool, or several by weight.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Model {
+    /// The pool that answers.
+    pub(crate) pool: Option<String>,
+    /// The model's name in that pool. Absent: the name the client asked for.
+    #[serde(rename = "as")]
+    pub(crate) as_model: Option<String>,
+    /// Several pools by weight, instead of `pool`.
+    pub(crate) split: Option<Vec<Share>>,
+    /// Whether the answer names the model the client asked for, rather than the one that answered.
+    pub(crate) keep_name: bool,
+    /// Over those of the pool, which go over those of the file.
+    pub(crate) timeouts: TimeoutOverrides,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { pool: None, as_model: None, split: None, keep_name: true, timeouts: TimeoutOverrides::default() }
+    }
+}
+
+/// One pool's share of a model's requests.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Share {
+    /// The pool that answers.
+    pub(crate) pool: String,
+    /// The model's name in that pool. Absent: the name the client asked for.
+    #[serde(rename = "as")]
+    pub(crate) as_model: Option<String>,
+    /// The share, relative to the other weights; 0 for none.
+    #[serde(default = "one")]
+    pub(crate) weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Backends that can stand in for each other.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Pool {
+    /// How a backend is picked: the name of a balancer, `round_robin` or `least_busy`.
+    pub(crate) balance: String,
+    /// Over those of the file.
+    pub(crate) timeouts: TimeoutOverrides,
+    /// How the pool finds out which backends can take requests, or `off`.
+    pub(crate) health: TextOr<Health>,
+    /// How TLS to the backends is verified.
+    pub(crate) tls: BackendTls,
+    /// HTTP/2 to the backends: with prior knowledge on `http://`, by ALPN on `https://`.
+    pub(crate) http2: bool,
+    /// How long an idle connection to a backend is kept: less than the backend keeps it (uvicorn: 5s).
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub(crate) idle_connections: Duration,
+    /// How many other backends are tried after a refused or failed connection.
+    pub(crate) retries: u32,
+    /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
+    #[schemars(required, length(min = 1))]
+    pub(crate) backends: Vec<TextOr<Backend>>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            balance: "round_robin".to_owned(),
+            timeouts: TimeoutOverrides::default(),
+            health: TextOr::Table(Health::default()),
+            tls: BackendTls::default(),
+            http2: false,
+            idle_connections: Duration::from_secs(4),
+            retries: 2,
+            backends: Vec::new(),
+        }
+    }
+}
+
+/// How TLS to a pool's backends is verified.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BackendTls {
+    /// Trust these certificate authorities (PEM, relative to the directory of this file) instead of the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// The name the certificate must be for. Absent: the host of the URL.
+    pub(crate) server_name: Option<String>,
+    /// Whether the certificate is verified at all.
+    pub(crate) verify: bool,
+}
+
+impl Default for BackendTls {
+    fn default() -> Self {
+        Self { ca: None, server_name: None, verify: true }
+    }
+}
+
+/// One server of a pool.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Backend {
+    /// Where it is: `http://HOST:PORT`, `https://HOST/BASE`, or `unix:PATH`; paths of requests go behind it.
+    pub(crate) url: BackendUrl,
+    /// Its own key, sent with every request and probe.
+    pub(crate) key: Option<Secret>,
+    /// How it wants its key.
+    #[serde(default)]
+    pub(crate) auth: Auth,
+    /// Headers set on every request to it, over what the client sent.
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, String>,
+    /// Its share of the requests, relative to the others' in the pool; 0 for none.
+    #[serde(default = "one")]
+    pub(crate) weight: u32,
+    /// The most requests at once. Absent: no bound.
+    #[schemars(range(min = 1))]
+    pub(crate) max_in_flight: Option<u32>,
+    /// Its name in logs, metrics and answer headers. Absent: host and port of its URL.
+    pub(crate) name: Option<String>,
+}
+
+/// A short form, or the table that says everything.
+pub(crate) enum TextOr<T> {
+    Text(String),
+    Table(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrTable(PhantomData))
+    }
+}
+
+struct TextOrTable<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
+    type Value = TextOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a table")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<TextOr<T>, E> {
+        Ok(TextOr::Text(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TextOr<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Table)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for TextOr<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("TextOr{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [{ "type": "string" }, generator.subschema_for::<T>()] })
+    }
+}
+
+impl<'de> Deserialize<'de> for Listeners {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListenersVisitor)
+    }
+}
+
+struct ListenersVisitor;
+
+impl<'de> Visitor<'de> for ListenersVisitor {
+    type Value = Listeners;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address, or a list of addresses")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Listeners, E> {
+        Ok(Listeners(vec![TextOr::Text(text.to_owned())]))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listeners, A::Error> {
+        let listen = Listen::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Listeners(vec![TextOr::Table(listen)]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Listeners, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(Listeners(all))
+    }
+}
+
+impl JsonSchema for Listeners {
+    fn schema_name() -> Cow<'static, str> {
+        "Listeners".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = generator.subschema_for::<TextOr<Listen>>();
+        schemars::json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+    }
+}

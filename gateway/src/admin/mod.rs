@@ -1,0 +1,118 @@
+//! The admin listener: whether the process lives, is ready and how it is, on a port of its own.
+//!
+//! It shares nothing with the listeners for clients, so that probes and scrapers get through when those are full. What
+//! it accepts is bounded too: connections, the size of a head and the time it may take, the life of a connection.
+
+mod routes;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// How long accepting pauses after it failed, most likely for lack of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the admin listener shows of the gateway.
+pub trait House: Send + Sync + 'static {
+    /// Whether requests should be sent here; the reason if not (draining, a pool without a backend).
+    fn ready(&self) -> Result<(), String>;
+    /// Pools and backends as they are.
+    fn health(&self) -> serde_json::Value;
+    /// All metrics, in Prometheus' text format.
+    fn metrics(&self) -> String;
+}
+
+/// What the listener takes at most.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Connections at a time; more wait to be accepted.
+    connections: usize,
+    /// Bytes of a request head.
+    head_size: usize,
+    /// How long a head may take, and an idle connection waits for one.
+    head_timeout: Duration,
+    /// How long a connection lives, busy or not: nobody holds one by reading slowly.
+    life: Duration,
+    /// How long open requests may take once life, or the listener, is over.
+    last_request: Duration,
+}
+
+const BOUNDS: Bounds = Bounds {
+    connections: 256,
+    head_size: 16 << 10,
+    head_timeout: Duration::from_secs(10),
+    life: Duration::from_secs(120),
+    last_request: Duration::from_secs(1),
+};
+
+/// Answers on `listener` until `shutdown`; open requests then have a second. With a token, all but `/livez` and
+/// `/readyz` need it as `Authorization: Bearer`.
+pub async fn serve(
+    listener: TcpListener,
+    house: Arc<dyn House>,
+    token: Option<Box<str>>,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_within(BOUNDS, listener, routes::router(house, token), shutdown).await;
+}
+
+async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+    let (stop, stopped) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            stream = accept(&listener), if connections.len() < bounds.connections => {
+                connections.spawn(connection(bounds, stream, router.clone(), stopped.clone()));
+            }
+        }
+    }
+    drop(listener);
+    drop(stop);
+    // Whoever is not done by then is cut off when the set is dropped.
+    let _ = timeout(bounds.last_request, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(fault) => {
+                tracing::warn!(%fault, "the admin listener could not accept a connection");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(bounds: Bounds, stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+    let mut served = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(bounds.head_timeout)
+            .max_buf_size(bounds.head_size)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    );
+    tokio::select! {
+        // Faults here are the other side's: a slow head, a broken connection. It has been told what can be told.
+        _ = served.as_mut() => return,
+        _ = stopped.changed() => {}
+        () = sleep(bounds.life) => {}
+    }
+    served.as_mut().graceful_shutdown();
+    let _ = timeout(bounds.last_request, served).await;
+}
+
+#[cfg(test)]
+mod tests;

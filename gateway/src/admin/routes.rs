@@ -1,0 +1,98 @@
+//! What the admin listener answers to which path, and to whom.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+
+use super::House;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
+
+/// What probes ask for, and have no token for.
+const OPEN: [&str; 2] = ["/livez", "/readyz"];
+
+type Token = Option<Arc<str>>;
+
+pub(super) fn router(house: Arc<dyn House>, token: Option<Box<str>>) -> Router {
+    let token: Token = token.map(Arc::from);
+    Router::new()
+        .route("/livez", get(async || answer(StatusCode::OK, TEXT, "alive\n")))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(async |State(house): State<Arc<dyn House>>| health(&*house)))
+        .route("/metrics", get(async |State(house): State<Arc<dyn House>>| metrics(&*house)))
+        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD"))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "the paths are /livez, /readyz, /healthz and /metrics"))
+        .layer(from_fn_with_state(token, authorize))
+        .layer(from_fn(never_cached))
+        .with_state(house)
+}
+
+async fn ready(State(house): State<Arc<dyn House>>) -> Response {
+    match house.ready() {
+        Ok(()) => answer(StatusCode::OK, TEXT, "ready\n"),
+        Err(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
+    }
+}
+
+fn health(house: &dyn House) -> Response {
+    answer(StatusCode::OK, JSON, house.health().to_string())
+}
+
+fn metrics(house: &dyn House) -> Response {
+    answer(StatusCode::OK, METRICS, house.metrics())
+}
+
+/// Lets through what is open to all, and who has the token.
+async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
+    let open = OPEN.contains(&request.uri().path());
+    match token {
+        Some(token) if !open && !bears(request.headers(), &token) => {
+            let mut refusal = problem(StatusCode::UNAUTHORIZED, "the admin token is missing or wrong");
+            refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            refusal
+        }
+        _ => next.run(request).await,
+    }
+}
+
+fn bears(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+    match given.split_at_checked(7) {
+        Some((scheme, given)) => scheme.eq_ignore_ascii_case(b"bearer ") && same(given.trim_ascii(), token.as_bytes()),
+        None => false,
+    }
+}
+
+/// Compares in a time that tells nothing but the length.
+fn same(given: &[u8], token: &[u8]) -> bool {
+    let difference = given.iter().zip(token).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
+    given.len() == token.len() && difference == 0
+}
+
+async fn never_cached(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response {
+    (status, [(CONTENT_TYPE, kind)], body.into()).into_response()
+}
+
+/// RFC 9457.
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+    answer(status, PROBLEM, body.to_string())
+}

@@ -1,0 +1,188 @@
+//! The filters are asked, in the order of the file, and the request's model becomes a route.
+
+use super::arrive::short;
+use super::body::{self, Body};
+use super::fail::{Fault, Result};
+use super::{Route, Session, Trip, headers};
+use crate::models::Models;
+use http::StatusCode;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tidegate_plugins::call::{Call, CallFault, Key};
+use tidegate_plugins::{Refusal, Reply, Verdict};
+
+/// Asks the filters that do not need the body.
+///
+/// # Errors
+/// A filter's own fault.
+pub async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
+    let snapshot = trip.snapshot.clone();
+    ask(trip, &snapshot.early).await
+}
+
+/// Asks the other filters.
+///
+/// # Errors
+/// A filter's own fault.
+pub async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
+    let snapshot = trip.snapshot.clone();
+    ask(trip, &snapshot.late).await
+}
+
+async fn ask(trip: &mut Trip, filters: &[crate::snapshot::NamedFilter]) -> Result<Option<Reply>> {
+    for named in filters {
+        let verdict = named.filter.request(&mut trip.exchange).await;
+        match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
+            Verdict::Continue => {}
+            Verdict::Follow(follower) => trip.followers.push(follower),
+            Verdict::Answer(reply) => return Ok(Some(reply)),
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the body as a call, and the model from it.
+///
+/// # Errors
+/// What is wrong with the body.
+pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
+    let bytes = body::read_whole(session, trip).await?;
+    let endpoint = trip.exchange.endpoint();
+    let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| Fault::call(&fault))?;
+    let model: Option<Arc<str>> = call.model(&bytes).map(|model| model.as_ref().into());
+    trip.record.stream = call.stream;
+    trip.exchange.replace_body(bytes, Some(call));
+    let optional = !trip.exchange.endpoint().needs_model();
+    ask_for(trip, model, optional)
+}
+
+/// Reads a form up to its model.
+///
+/// # Errors
+/// What is wrong with the form.
+pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
+    let model = body::read_form(session, trip, boundary).await?;
+    ask_for(trip, model.map(Into::into), false)
+}
+
+/// Takes the model from the query, as the realtime API has it.
+///
+/// # Errors
+/// If it is not there.
+pub fn read_query(trip: &mut Trip) -> Result<()> {
+    let query = trip.exchange.head().query.as_deref().unwrap_or_default();
+    let mut models = query.split('&').filter_map(|pair| pair.strip_prefix("model="));
+    let (model, second) = (models.next(), models.next());
+    if second.is_some() {
+        return Err(Fault::bad("duplicate_field", "The query names more than one model."));
+    }
+    let model = model.map(|model| percent_encoding::percent_decode_str(model).decode_utf8_lossy().into());
+    ask_for(trip, model, false)
+}
+
+/// Leaves the body to be streamed as it comes.
+///
+/// # Errors
+/// If the client has left.
+pub async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
+    if matches!(trip.body, Body::Unread) {
+        if super::arrive::expects_continue(trip) {
+            session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
+        }
+        trip.body = Body::Streamed { held: VecDeque::new(), more: true };
+    }
+    Ok(())
+}
+
+fn ask_for(trip: &mut Trip, model: Option<Arc<str>>, optional: bool) -> Result<()> {
+    let model = model.or_else(|| trip.snapshot.models.default.clone());
+    match model {
+        Some(model) => {
+            trip.record.model_asked = Some(short(&model).into());
+            trip.exchange.send_to(model);
+            Ok(())
+        }
+        // Endpoints such as /tokenize name no model where a server has only one: so may ours.
+        None if optional => match only_model(trip) {
+            Some(model) => {
+                trip.exchange.send_to(model);
+                Ok(())
+            }
+            None => Err(Fault::call(&CallFault::missing_model())),
+        },
+        None => Err(Fault::call(&CallFault::missing_model())),
+    }
+}
+
+/// The name to route by when a request names none and there is but one route.
+fn only_model(trip: &Trip) -> Option<Arc<str>> {
+    let mut models = trip.snapshot.models.iter();
+    let (only, more) = (models.next()?, models.next());
+    more.is_none().then(|| only.name.clone())
+}
+
+/// Finds who answers.
+///
+/// # Errors
+/// 403 if the caller may not use the model, 404 if nobody answers for it.
+pub fn route(trip: &mut Trip) -> Result<()> {
+    let snapshot = trip.snapshot.clone();
+    let Some(name) = trip.exchange.model().cloned() else {
+        let other = snapshot.other_paths.as_ref().ok_or_else(|| Fault::ours("no model and no pool for other paths"))?;
+        let (pool, series) = (other.pool.clone(), other.series.clone());
+        let timeouts = pool.timeouts;
+        trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts });
+        return Ok(());
+    };
+    if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
+        let message = format!("This key may not use the model '{}'.", short(&name));
+        return Err(Fault::refused(
+            Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"),
+        ));
+    }
+    let Some(model) = snapshot.models.resolve(&name) else {
+        return Err(unknown_model(trip, &name));
+    };
+    let route = Route::of_model(model, model.target());
+    rename(trip, &route);
+    trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
+    trip.route = Some(route);
+    Ok(())
+}
+
+/// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.
+fn rename(trip: &mut Trip, route: &Route) {
+    let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
+    let served = route.send_as.as_ref().unwrap_or(model);
+    let body = trip.exchange.body();
+    if call.span(Key::Model).is_none() && !trip.exchange.endpoint().needs_model() {
+        return;
+    }
+    if call.model(body).is_some_and(|named| named == **served) {
+        return;
+    }
+    let renamed = tidegate_plugins::splice::set_model(call, body, served);
+    let stream = call.stream;
+    // What was read once stays true: only the model's value, and what stands behind it, has moved.
+    let call = Call::read(&renamed, trip.exchange.endpoint()).ok();
+    debug_assert!(call.as_ref().is_some_and(|call| call.stream == stream));
+    trip.exchange.replace_body(renamed, call);
+}
+
+/// 404 with the names it may have meant, among those the caller may use.
+fn unknown_model(trip: &Trip, name: &str) -> Fault {
+    let may_use = |known: &&str| trip.exchange.caller().is_none_or(|caller| caller.may_use(known));
+    let known = trip.snapshot.models.iter().map(|model| &*model.name).filter(may_use);
+    let near = Models::near(name, known);
+    let hint = match near.is_empty() {
+        true => " GET /v1/models lists what there is.".to_owned(),
+        false => format!(" Did you mean '{}'?", near.join("', '")),
+    };
+    let message = format!("The model '{}' does not exist here.{hint}", short(name));
+    Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model"))
+}
+
+/// Whether the client asked for a browser's answer: see [`super::cors`].
+pub fn origin(trip: &Trip) -> Option<&str> {
+    headers::text(trip.exchange.headers(), "origin")
+}

@@ -1,0 +1,246 @@
+//! What the gateway says itself, and the head of everything that is said.
+
+use super::body::{self, Body};
+use super::fail::{Fault, Result};
+use super::{Session, Trip, cors, relay};
+use crate::core::Core;
+use crate::telemetry::Cause;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use pingora::http::ResponseHeader;
+use std::time::Duration;
+use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::{Head, Refusal, Reply};
+
+/// How a request was answered.
+pub struct Answered {
+    /// The status the client got; 499 if it did not wait for one.
+    pub status: u16,
+    /// Who is to blame, if it is not what was asked for.
+    pub cause: Cause,
+    /// For the log.
+    pub log: Option<String>,
+}
+
+impl Answered {
+    /// As it should be.
+    pub fn ok(status: StatusCode) -> Self {
+        Self { status: status.as_u16(), cause: Cause::None, log: None }
+    }
+
+    /// Not as it should be.
+    pub fn failed(status: StatusCode, cause: Cause, log: impl Into<String>) -> Self {
+        Self { status: status.as_u16(), cause, log: Some(log.into()) }
+    }
+}
+
+/// Unread request bytes up to which a refused request's body is read, so that the connection can be used again.
+const DRAIN: u64 = 256 << 10;
+
+/// How long that may take.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Sends an answer that a filter or the gateway gives.
+///
+/// # Errors
+/// That the client has left.
+pub async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Result<Answered> {
+    settle_body(session, trip).await;
+    let mut head = Head { status: reply.status, headers: reply.headers };
+    if reply.status != StatusCode::NO_CONTENT {
+        head.headers.insert(header::CONTENT_LENGTH, super::headers::number(reply.body.len() as u64));
+    }
+    relay::start(session, trip, &mut head).await?;
+    let mut body = reply.body;
+    relay::follow(trip, &mut body, false)?;
+    if trip.exchange.head().method != Method::HEAD {
+        relay::write(session, trip, body).await?;
+    }
+    relay::end(session, trip).await?;
+    let cause = match head.status.as_u16() {
+        401 | 403 => Cause::Auth,
+        429 => Cause::Limit,
+        400..=499 => Cause::Validation,
+        500.. => Cause::Gateway,
+        _ => Cause::None,
+    };
+    Ok(Answered { status: head.status.as_u16(), cause, log: None })
+}
+
+/// Turns a fault into an answer: with its status if the client has no head yet, as the last event of its stream if it
+/// has, and by cutting the transfer where nothing else can tell it.
+pub async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answered {
+    let Fault::Told { refusal, cause, log, close } = fault else {
+        session.shutdown().await;
+        return Answered { status: 499, cause: Cause::ClientGone, log: None };
+    };
+    let log = Some(log.unwrap_or_else(|| refusal.message.clone()));
+    if trip.head_sent {
+        let told = trip.streaming && tell_in_stream(session, trip, &refusal).await.is_ok();
+        if !told {
+            session.set_keepalive(None);
+            session.shutdown().await;
+        }
+        let status = trip.record.upstream_status.unwrap_or(200);
+        return Answered { status, cause, log };
+    }
+    if close {
+        session.set_keepalive(None);
+    }
+    let status = refusal.status.as_u16();
+    let answer = refusal.reply(trip.exchange.endpoint(), trip.exchange.id());
+    match reply(session, trip, answer).await {
+        Ok(_) => {
+            if close {
+                linger(session).await;
+            }
+            Answered { status, cause, log }
+        }
+        Err(_) => {
+            session.shutdown().await;
+            Answered { status: 499, cause: Cause::ClientGone, log }
+        }
+    }
+}
+
+async fn tell_in_stream(session: &mut Session, trip: &mut Trip, refusal: &Refusal) -> Result<()> {
+    let event = refusal.event(trip.exchange.endpoint(), trip.exchange.id());
+    relay::write(session, trip, event).await?;
+    session.finish_body().await.map_err(|_| Fault::ClientGone)
+}
+
+/// Reads what is left of a body that nobody wants, if that is little; else the connection ends with the answer.
+async fn settle_body(session: &mut Session, trip: &Trip) {
+    if matches!(trip.body, Body::None | Body::Whole) || session.is_body_done() {
+        return;
+    }
+    let waits = super::arrive::expects_continue(trip) && matches!(trip.body, Body::Unread);
+    let small = body::declared_length(trip.exchange.headers()).is_some_and(|length| length <= DRAIN);
+    let drained = small
+        && trip.keep_alive
+        && !waits
+        && pingora::time::timeout(DRAIN_TIME, session.drain_request_body()).await.is_ok_and(|drained| drained.is_ok());
+    if !drained {
+        session.set_keepalive(None);
+    }
+}
+
+/// Closing a socket with unread bytes resets it, and the reset can overtake the answer. So a client that is still
+/// sending is listened to for a moment, without keeping what it says.
+async fn linger(session: &mut Session) {
+    let discard = async {
+        let mut left = LINGER;
+        while let Ok(Some(data)) = session.read_request_body().await {
+            left = left.saturating_sub(data.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = pingora::time::timeout(DRAIN_TIME, discard).await;
+}
+
+/// Bytes listened to before hanging up: enough for what is under way.
+const LINGER: usize = 4 << 20;
+
+/// Sends the head of an answer, with the ids and the headers that say why.
+///
+/// # Errors
+/// That the client has left.
+pub async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> Result<()> {
+    let mut headers = head.headers.clone();
+    identify(trip, &mut headers);
+    let bodyless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let framed = headers.contains_key(header::CONTENT_LENGTH) || bodyless;
+    if !framed && trip.record.http == Version::HTTP_11 {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    session.set_write_timeout(Some(trip.snapshot.limits.write_timeout));
+    trip.head_sent = true;
+    let head = response(head.status, headers);
+    session.write_response_header(head).await.map_err(|_| Fault::ClientGone)
+}
+
+/// A head as Pingora writes it.
+pub fn response(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    (parts.status, parts.headers, parts.version) = (status, headers, Version::HTTP_11);
+    Box::new(parts.into())
+}
+
+/// Adds who this is, who answered, and what it cost.
+pub fn identify(trip: &mut Trip, headers: &mut HeaderMap) {
+    let waited = trip.receiving + trip.record.upstream_time;
+    trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
+    let record = &trip.record;
+    insert(headers, "x-request-id", record.request_id.as_str());
+    if let Some(id) = &record.correlation_id {
+        insert(headers, "x-correlation-id", id.as_str());
+    }
+    if matches!(trip.exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
+        insert(headers, "request-id", record.request_id.as_str());
+    }
+    if trip.snapshot.answer_headers {
+        if let Some(backend) = &record.backend {
+            insert(headers, "x-tidegate-backend", backend);
+            headers.insert(HeaderName::from_static("x-tidegate-attempts"), HeaderValue::from(record.attempts));
+        }
+        let millis = record.overhead.as_secs_f64() * 1000.0;
+        insert(headers, "x-tidegate-overhead-ms", &format!("{millis:.3}"));
+    }
+    if let Some(cors) = &trip.snapshot.cors
+        && trip.exchange.head().method != Method::OPTIONS
+    {
+        cors::expose(cors, trip.exchange.headers(), headers);
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// `/v1/models`, or one of them.
+///
+/// # Errors
+/// 404 if there is no such model, or not for this caller.
+pub async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) -> Result<Answered> {
+    let caller = trip.exchange.caller().cloned();
+    let may_use = |model: &str| caller.as_ref().is_none_or(|caller| caller.may_use(model));
+    let catalogue = crate::catalogue::list(&trip.snapshot);
+    let body = match id {
+        None => {
+            let data: Vec<_> = catalogue.into_iter().filter(|(id, _)| may_use(id)).map(|(_, model)| model).collect();
+            serde_json::json!({ "object": "list", "data": data })
+        }
+        Some(id) => {
+            let found = catalogue.into_iter().find(|(known, _)| *known == id && may_use(known));
+            found.map(|(_, model)| model).ok_or_else(|| {
+                let message = format!("The model '{}' does not exist here.", super::arrive::short(&id));
+                let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message);
+                Fault::refused(refusal.param("model"))
+            })?
+        }
+    };
+    reply(session, trip, Reply::json(StatusCode::OK, body.to_string())).await
+}
+
+/// Answers a request whose head could not be read, and ends its connection.
+pub async fn unreadable_head(core: &Core, session: &mut Session, status: StatusCode, message: &str) {
+    session.set_keepalive(None);
+    let refusal = Refusal::new(status, "bad_request", message);
+    let id = crate::telemetry::RequestId::new();
+    let reply = refusal.reply(Endpoint::Other, id.as_str());
+    let mut headers = reply.headers;
+    headers.insert(header::CONTENT_LENGTH, super::headers::number(reply.body.len() as u64));
+    insert(&mut headers, "x-request-id", id.as_str());
+    let sent = session.write_response_header(response(reply.status, headers)).await;
+    if sent.is_ok() && session.write_response_body(reply.body, true).await.is_ok() {
+        let _ = session.finish_body().await;
+    }
+    core.log.unreadable(id.as_str(), session.client_addr().map(ToString::to_string).as_deref(), message);
+    // See `linger`: what else the client sends must not reset the answer away.
+    session.shutdown().await;
+}
+

@@ -1,0 +1,208 @@
+//! A request arrives: its head is judged, its ids are settled, and it becomes clear which road it takes.
+
+use super::body::{self, Body};
+use super::fail::{Fault, Result};
+use super::headers;
+use super::{Session, Trip};
+use crate::core::Core;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Record, RequestId, TraceContext};
+use http::header::{self, HeaderName};
+use http::{Method, StatusCode, Version};
+use pingora::http::RequestHeader;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::exchange::RequestHead;
+use tidegate_plugins::{Exchange, Refusal, Reply};
+
+/// Which road a request takes.
+pub enum Plan {
+    /// It is answered here and now, whoever asks.
+    Reply(Reply),
+    /// `/v1/models`.
+    Models,
+    /// `/v1/models/{id}`.
+    Model(String),
+    /// A JSON body that says where it goes.
+    Call,
+    /// A multipart body, streamed; its `model` part says where it goes.
+    Form {
+        /// What separates its parts.
+        boundary: String,
+    },
+    /// A WebSocket; the query says where it goes.
+    Socket,
+    /// Anything else under `/v1/`, streamed to the pool that the file names.
+    Opaque,
+}
+
+/// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
+pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
+    // The body's framing is read from the head when the body is first asked about: ask before the head goes.
+    let has_body = !session.is_body_done();
+    let keep_alive = session.get_keepalive().is_some();
+    let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
+    let upgrade = session.is_upgrade_req();
+    let stub = stub(session.req_header());
+    let head = match upgrade {
+        // Pingora looks at the head again when the 101 goes out.
+        true => session.req_header().clone(),
+        false => std::mem::replace(session.req_header_mut(), stub),
+    };
+    let parts: http::request::Parts = head.into();
+    let (method, version, headers) = (parts.method, parts.version, parts.headers);
+    let id = RequestId::accept(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
+    let trace = TraceContext::accept(headers::text(&headers, "traceparent"));
+    let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
+    record.http = version;
+    record.client = client;
+    record.correlation_id =
+        headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
+    let endpoint = Endpoint::from_path(parts.uri.path());
+    record.endpoint = endpoint.map_or("none", Endpoint::as_str);
+    record.operation = endpoint.map_or("other", Endpoint::gen_ai_operation);
+    let (path, query) = (parts.uri.path().into(), parts.uri.query().map(Into::into));
+    let request = RequestHead { method, path, query, headers };
+    let exchange = Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.shared(), client);
+    Trip {
+        share: core.bodies.share(),
+        body: if has_body { Body::Unread } else { Body::None },
+        snapshot,
+        exchange,
+        record,
+        known: endpoint.is_some(),
+        keep_alive,
+        upgrade,
+        followers: Vec::new(),
+        route: None,
+        replayable: true,
+        streaming: false,
+        head_sent: false,
+        receiving: Duration::ZERO,
+    }
+}
+
+/// Stands in for the head while the exchange has it. Pingora still asks for method and version when it answers.
+fn stub(head: &RequestHeader) -> RequestHeader {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = head.method.clone();
+    parts.version = head.version;
+    parts.into()
+}
+
+/// Judges the head and says which road the request takes.
+///
+/// # Errors
+/// What the head alone makes impossible: path, method, size, encoding.
+pub fn plan(trip: &Trip) -> Result<Plan> {
+    let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
+    check_path(&head.path)?;
+    if head.method == Method::OPTIONS {
+        return Ok(Plan::Reply(options(trip)));
+    }
+    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+        return Err(method_not_allowed("GET, HEAD, POST, OPTIONS", &head.method));
+    }
+    check_body(trip)?;
+    if let Some(rest) = head.path.strip_prefix("/v1/models") {
+        let id = rest.strip_prefix('/').filter(|id| !id.is_empty());
+        if rest.is_empty() || id.is_some() {
+            if !matches!(head.method, Method::GET | Method::HEAD) {
+                return Err(method_not_allowed("GET, HEAD, OPTIONS", &head.method));
+            }
+            return Ok(id.map_or(Plan::Models, |id| Plan::Model(unescape(id))));
+        }
+    }
+    if trip.upgrade && trip.known {
+        let websocket = headers::has_token(&head.headers, &header::UPGRADE, "websocket");
+        return if websocket { Ok(Plan::Socket) } else { Err(Fault::bad("bad_upgrade", "Only WebSocket upgrades are known here.")) };
+    }
+    match trip.exchange.endpoint() {
+        Endpoint::Other if trip.known && snapshot.other_paths.is_some() => Ok(Plan::Opaque),
+        Endpoint::Other => Err(unknown_path(&head.path)),
+        _ if head.method != Method::POST => Err(method_not_allowed("POST, OPTIONS", &head.method)),
+        Endpoint::Audio | Endpoint::Images if headers::media_type(&head.headers).starts_with("multipart/") => {
+            let content_type = headers::text(&head.headers, "content-type").unwrap_or_default();
+            let boundary = tidegate_plugins::multipart::boundary_of(content_type)
+                .ok_or_else(|| Fault::bad("bad_multipart", "The multipart content-type names no usable boundary."))?;
+            Ok(Plan::Form { boundary })
+        }
+        _ => Ok(Plan::Call),
+    }
+}
+
+/// A path that a backend could read as another one is refused, so that what was routed is what is asked for.
+fn check_path(path: &str) -> Result<()> {
+    let lower = path.to_ascii_lowercase();
+    let dotted = lower.replace("%2e", ".");
+    let traverses = dotted.split('/').any(|segment| segment == "." || segment == "..");
+    if traverses || lower.contains("%2f") && !lower.starts_with("/v1/models/") || lower.contains("%00") || path.contains('\\') {
+        return Err(Fault::bad("bad_path", "The path has segments that different servers read differently."));
+    }
+    Ok(())
+}
+
+/// What the head says about the body.
+fn check_body(trip: &Trip) -> Result<()> {
+    let (headers, limits) = (&trip.exchange.head().headers, &trip.snapshot.limits);
+    if let Some(declared) = body::declared_length(headers)
+        && declared > limits.body as u64
+    {
+        return Err(body::too_large(limits.body).closing());
+    }
+    if headers.get(header::EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        let refusal = Refusal::new(StatusCode::EXPECTATION_FAILED, "bad_expect", "Only 100-continue can be expected here.");
+        return Err(Fault::refused(refusal).closing());
+    }
+    body::check_encoding(headers, limits)
+}
+
+/// The answer to OPTIONS: to a browser's preflight what the file allows, to anybody else the methods.
+fn options(trip: &Trip) -> Reply {
+    let reply = Reply::empty(StatusCode::NO_CONTENT);
+    let headers = trip.exchange.headers();
+    let preflight = headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    match &trip.snapshot.cors {
+        Some(cors) if preflight => super::cors::preflight(cors, headers, reply),
+        _ => reply.header(header::ALLOW, "GET, HEAD, POST, OPTIONS"),
+    }
+}
+
+fn method_not_allowed(allow: &'static str, method: &Method) -> Fault {
+    let message = format!("{} is not possible here; use {allow}.", short(method.as_str()));
+    Fault::refused(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).allow(allow))
+}
+
+fn unknown_path(path: &str) -> Fault {
+    let near = crate::models::Models::near(path, Endpoint::PATHS.iter().copied());
+    let hint = near.first().map_or_else(String::new, |near| format!(" Did you mean {near}?"));
+    let message = format!("There is no {} here.{hint}", short(path));
+    Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "unknown_url", message))
+}
+
+/// What a client sent, short enough to be said back to it.
+pub fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(128)]
+}
+
+fn unescape(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// Whether the client waits for leave to send its body (RFC 9110 section 10.1.1).
+pub fn expects_continue(trip: &Trip) -> bool {
+    trip.record.http >= Version::HTTP_11 && trip.exchange.headers().contains_key(header::EXPECT)
+}
+
+/// How long this client waits for an answer, as the SDKs tell in seconds.
+pub fn client_patience(trip: &Trip) -> Option<Duration> {
+    const NAMES: [HeaderName; 2] =
+        [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
+    NAMES
+        .iter()
+        .filter_map(|name| headers::text(trip.exchange.headers(), name.as_str())?.trim().parse::<f64>().ok())
+        .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
+        .map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
+        .min()
+}

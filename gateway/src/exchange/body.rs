@@ -1,0 +1,251 @@
+//! Reading a request's body: whole where it must be understood, streamed where it need not be, always bounded in
+//! size, memory and time.
+
+use super::fail::{Fault, Result};
+use super::{Session, Trip, arrive, headers};
+use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use http::header::{self, HeaderMap};
+use http::StatusCode;
+use std::collections::VecDeque;
+use std::io::Read;
+use std::time::{Duration, Instant};
+use tidegate_config::{CompressedBodies, Limits};
+use tidegate_plugins::Refusal;
+use tidegate_plugins::multipart::{ModelFinder, Progress};
+
+/// What there is of a request's body.
+pub enum Body {
+    /// It has none.
+    None,
+    /// It has one that nobody has looked at.
+    Unread,
+    /// It has been read, and is in the exchange.
+    Whole,
+    /// These pieces have been read; `more` says whether others follow.
+    Streamed {
+        /// What was read while looking for the model.
+        held: VecDeque<Bytes>,
+        /// Whether the client has more to send.
+        more: bool,
+    },
+}
+
+/// Capacity taken at once for a body, whatever length it declares: a lie costs the liar's bytes, not ours.
+const FIRST_CAPACITY: usize = 256 << 10;
+
+/// Above this, parsing and unpacking make room for other requests on this thread.
+const LARGE: usize = 1 << 20;
+
+/// The declared length, if it is a number.
+pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers::text(headers, "content-length")?.trim().parse().ok()
+}
+
+/// 413.
+pub fn too_large(limit: usize) -> Fault {
+    let message = format!("The request body is larger than the {limit} bytes this gateway accepts.");
+    Fault::refused(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
+}
+
+/// Refuses encodings that we do not read: filters and router must see what the backend sees.
+///
+/// # Errors
+/// 415.
+pub fn check_encoding(headers: &HeaderMap, limits: &Limits) -> Result<()> {
+    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
+    let gzip = encoding.as_bytes().eq_ignore_ascii_case(b"gzip");
+    match limits.compressed_bodies {
+        _ if encoding.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(()),
+        CompressedBodies::Unpacked(_) if gzip => Ok(()),
+        CompressedBodies::Unpacked(_) => Err(unsupported("Request bodies may be sent plain or with gzip.")),
+        CompressedBodies::Refuse => Err(unsupported("Compressed request bodies are not accepted; send it plain.")),
+    }
+}
+
+fn unsupported(message: &str) -> Fault {
+    Fault::refused(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message))
+}
+
+/// Reads the next piece, within the limits on size, rate and time.
+pub struct Reader {
+    began: Instant,
+    received: usize,
+}
+
+impl Reader {
+    /// Begins to read: tells a client that waits for it to go on.
+    ///
+    /// # Errors
+    /// If the client has left.
+    pub async fn begin(session: &mut Session, trip: &Trip) -> Result<Self> {
+        if arrive::expects_continue(trip) {
+            session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
+        }
+        Ok(Self { began: Instant::now(), received: 0 })
+    }
+
+    /// Goes on with a body of which a part has been read.
+    pub fn resume(trip: &Trip) -> Self {
+        Self { began: Instant::now(), received: usize::try_from(trip.record.request_bytes).unwrap_or(usize::MAX) }
+    }
+
+    /// The next piece; none at the end.
+    ///
+    /// # Errors
+    /// Too large, too slow, badly framed, or the client has left.
+    pub async fn next(&mut self, session: &mut Session, trip: &mut Trip) -> Result<Option<Bytes>> {
+        let limits = &trip.snapshot.limits;
+        let read = pingora::time::timeout(self.patience(limits), session.read_request_body()).await;
+        let data = match read {
+            Err(_) => return Err(too_slow().closing()),
+            Ok(Err(error)) => return Err(unreadable(&error)),
+            Ok(Ok(None)) => {
+                trip.receiving += self.began.elapsed();
+                // Pingora gives up keep-alive when a 100 goes out before the body has come.
+                if trip.keep_alive {
+                    session.set_keepalive(Some(limits.keep_alive.as_secs().max(1)));
+                }
+                return Ok(None);
+            }
+            Ok(Ok(Some(data))) => data,
+        };
+        self.received += data.len();
+        trip.record.request_bytes += data.len() as u64;
+        if self.received > limits.body {
+            return Err(too_large(limits.body).closing());
+        }
+        Ok(Some(data))
+    }
+
+    /// How long the next piece may take: until the whole body is late, or slower than the slowest allowed.
+    fn patience(&self, limits: &Limits) -> Duration {
+        let elapsed = self.began.elapsed();
+        let total = limits.body_timeout.saturating_sub(elapsed);
+        if limits.body_rate == 0 {
+            return total;
+        }
+        let earned = Duration::from_secs_f64((self.received + limits.body_rate) as f64 / limits.body_rate as f64);
+        total.min(earned.max(limits.body_grace).saturating_sub(elapsed))
+    }
+}
+
+fn too_slow() -> Fault {
+    let message = "The request body came too slowly. Send it again over a better connection.";
+    Fault::refused(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message))
+}
+
+fn unreadable(error: &pingora::Error) -> Fault {
+    use pingora::ErrorType;
+    match error.etype() {
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::H2Error => Fault::ClientGone,
+        ErrorType::ReadTimedout => too_slow().closing(),
+        _ => Fault::bad("bad_framing", "The request body is badly framed.").closing(),
+    }
+}
+
+/// Reads the whole body into the exchange.
+///
+/// # Errors
+/// As [`Reader::next`]; 503 when the memory for bodies is spent.
+pub async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes> {
+    if matches!(trip.body, Body::None) {
+        return Ok(Bytes::new());
+    }
+    let mut reader = Reader::begin(session, trip).await?;
+    let declared = declared_length(trip.exchange.headers()).and_then(|length| usize::try_from(length).ok());
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(data) = reader.next(session, trip).await? {
+        hold(trip, data.len())?;
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.reserve(declared.unwrap_or(0).clamp(first.len() + data.len(), FIRST_CAPACITY.max(first.len() + data.len())));
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        }
+        rest.extend_from_slice(&data);
+    }
+    trip.body = Body::Whole;
+    let body = if rest.is_empty() { first } else { rest.freeze() };
+    unpack(trip, body)
+}
+
+/// Reads a multipart body until its `model` part is known, and holds what it has read.
+///
+/// # Errors
+/// As [`Reader::next`]; 400 if the form is malformed or names two models.
+pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<Option<String>> {
+    let mut finder = ModelFinder::new(boundary);
+    let mut held = VecDeque::new();
+    let mut reader = Reader::begin(session, trip).await?;
+    loop {
+        let Some(data) = reader.next(session, trip).await? else {
+            trip.body = Body::Streamed { held, more: false };
+            return match finder.finish() {
+                Progress::Found(model) => Ok(Some(model)),
+                Progress::Absent | Progress::NotYet => Ok(None),
+                Progress::Duplicate => Err(two_models()),
+                Progress::Malformed => Err(malformed_form()),
+            };
+        };
+        hold(trip, data.len())?;
+        let progress = finder.feed(&data);
+        held.push_back(data);
+        match progress {
+            Progress::NotYet => {}
+            Progress::Found(model) => {
+                trip.body = Body::Streamed { held, more: !session.is_body_done() };
+                return Ok(Some(model));
+            }
+            Progress::Absent => {
+                trip.body = Body::Streamed { held, more: !session.is_body_done() };
+                return Ok(None);
+            }
+            Progress::Duplicate => return Err(two_models()),
+            Progress::Malformed => return Err(malformed_form()),
+        }
+    }
+}
+
+fn two_models() -> Fault {
+    Fault::bad("duplicate_field", "The form has more than one 'model'.").closing()
+}
+
+fn malformed_form() -> Fault {
+    Fault::bad("bad_multipart", "The multipart body is malformed.").closing()
+}
+
+fn hold(trip: &mut Trip, bytes: usize) -> Result<()> {
+    if trip.share.grow(bytes, trip.snapshot.limits.bodies_in_flight) {
+        return Ok(());
+    }
+    Err(Fault::overloaded("The gateway holds as many request bodies as it has memory for. Try again shortly.").closing())
+}
+
+/// Unpacks a compressed body, within its own limit: a small body must not become a large one.
+fn unpack(trip: &mut Trip, body: Bytes) -> Result<Bytes> {
+    let limit = match trip.snapshot.limits.compressed_bodies {
+        CompressedBodies::Unpacked(limit) if trip.exchange.headers().contains_key(header::CONTENT_ENCODING) => limit,
+        _ => return Ok(body),
+    };
+    let budget = trip.snapshot.limits.bodies_in_flight;
+    let mut unpacked = Vec::new();
+    let mut decoder = MultiGzDecoder::new(&body[..]).take(limit as u64 + 1);
+    large(LARGE, || decoder.read_to_end(&mut unpacked))
+        .map_err(|_| Fault::bad("bad_encoding", "The body is not the gzip that its content-encoding says."))?;
+    if unpacked.len() > limit {
+        return Err(too_large(limit));
+    }
+    if !trip.share.grow(unpacked.len(), budget) {
+        return Err(Fault::overloaded("The gateway has no memory to unpack this body now. Try again shortly."));
+    }
+    Ok(unpacked.into())
+}
+
+/// Runs `work` on `bytes` of data; if that is much, other requests move to other threads meanwhile.
+pub fn large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes < LARGE { work() } else { tokio::task::block_in_place(work) }
+}

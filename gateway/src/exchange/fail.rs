@@ -1,0 +1,151 @@
+//! The only place where a fault becomes an answer.
+//!
+//! A fault says who is to blame (its [`Cause`], for the error budget) and carries two messages: one for the caller,
+//! in its [`Refusal`], and one for the log, which may name addresses.
+
+use crate::telemetry::Cause;
+use crate::upstream::NoBackend;
+use http::StatusCode;
+use std::fmt::Display;
+use std::time::Duration;
+use tidegate_plugins::Refusal;
+use tidegate_plugins::call::CallFault;
+
+/// Why a request does not get an answer from a backend.
+#[derive(Debug)]
+pub enum Fault {
+    /// The client left; nobody is there to be answered.
+    ClientGone,
+    /// The caller is told; `log` says what it is not told.
+    Told {
+        /// What the caller is told.
+        refusal: Box<Refusal>,
+        /// Who is to blame.
+        cause: Cause,
+        /// For the log.
+        log: Option<String>,
+        /// Whether what is left of the request makes the connection unusable.
+        close: bool,
+    },
+}
+
+/// What the road returns.
+pub type Result<T> = std::result::Result<T, Fault>;
+
+/// Which wait was too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// For the answer's head.
+    FirstByte,
+    /// For the first event of a stream.
+    FirstToken,
+    /// For the next event, or the next piece of an answer.
+    Idle,
+    /// For all of it.
+    Total,
+    /// What the client itself said it would wait.
+    Client,
+}
+
+impl Fault {
+    fn told(refusal: Refusal, cause: Cause, log: Option<String>) -> Self {
+        Self::Told { refusal: Box::new(refusal), cause, log, close: false }
+    }
+
+    /// The caller asked for something it cannot have.
+    pub fn refused(refusal: Refusal) -> Self {
+        let cause = match refusal.status.as_u16() {
+            429 => Cause::Limit,
+            401 | 403 => Cause::Client,
+            _ => Cause::Validation,
+        };
+        Self::told(refusal, cause, None)
+    }
+
+    /// The request is malformed; `code` and `message` are for the caller.
+    pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
+        Self::refused(Refusal::new(StatusCode::BAD_REQUEST, code, message))
+    }
+
+    /// The body is not the JSON it should be.
+    pub fn call(fault: &CallFault) -> Self {
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, fault.code(), fault.to_string());
+        Self::refused(refusal.param(fault.param))
+    }
+
+    /// A fault of ours: the caller learns nothing but its id.
+    pub fn ours(log: impl Display) -> Self {
+        let refusal = Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "The gateway failed to handle this request. Give its operator the request id.",
+        );
+        Self::told(refusal, Cause::Gateway, Some(log.to_string()))
+    }
+
+    /// The gateway has no room for this request now.
+    pub fn overloaded(message: &str) -> Self {
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+        Self::told(refusal.retry_after(Duration::from_secs(1)), Cause::Gateway, None)
+    }
+
+    /// No backend takes the request.
+    pub fn no_backend(why: NoBackend, model: &str) -> Self {
+        let (code, message, wait) = match why {
+            NoBackend::Down(wait) => {
+                ("no_healthy_backend", format!("No backend that answers for '{model}' is up. Try again later."), wait)
+            }
+            NoBackend::Busy | NoBackend::Tried => (
+                "overloaded",
+                format!("Every backend that answers for '{model}' is busy. Try again shortly."),
+                Duration::from_secs(1),
+            ),
+        };
+        let cause = if why == NoBackend::Busy { Cause::UpstreamOverload } else { Cause::UpstreamError };
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
+        Self::told(refusal.retry_after(wait), cause, None)
+    }
+
+    /// The backend could not be connected to, or broke off, or sent what is no answer.
+    pub fn upstream(code: &'static str, message: &str, log: impl Display) -> Self {
+        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, code, message);
+        Self::told(refusal, Cause::UpstreamError, Some(log.to_string()))
+    }
+
+    /// The backend could not be connected to.
+    pub fn unreachable(log: impl Display) -> Self {
+        Self::upstream("upstream_unreachable", "The backend could not be reached. Try again.", log)
+    }
+
+    /// The backend broke off.
+    pub fn broken(log: impl Display) -> Self {
+        Self::upstream("upstream_error", "The backend broke off before its answer was complete. Try again.", log)
+    }
+
+    /// The backend answered, but not in its protocol.
+    pub fn malformed(log: impl Display) -> Self {
+        Self::upstream("upstream_malformed", "The backend's answer could not be understood.", log)
+    }
+
+    /// The backend took too long.
+    pub fn timed_out(wait: Wait) -> Self {
+        let (code, what) = match wait {
+            Wait::FirstByte => ("upstream_timeout", "did not begin to answer in time"),
+            Wait::FirstToken => ("first_token_timeout", "did not send its first token in time"),
+            Wait::Idle => ("idle_timeout", "stopped sending in the middle of its answer"),
+            Wait::Total => ("total_timeout", "did not finish its answer in the time a request may take"),
+            Wait::Client => ("client_deadline", "did not answer within the time this client waits"),
+        };
+        let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, code, format!("The backend {what}."));
+        Self::told(refusal, Cause::UpstreamTimeout, None)
+    }
+
+    /// Marks the connection as unusable after the answer.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        if let Self::Told { close, .. } = &mut self {
+            *close = true;
+        }
+        self
+    }
+}

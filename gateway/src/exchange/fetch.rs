@@ -1,0 +1,283 @@
+//! From a route to the head of an answer: a place at a backend, a connection, the request, and the head that comes
+//! back. What fails before a backend can have run the request moves on to the next one; the client does not notice.
+
+use super::arrive::client_patience;
+use super::body::{Body, Reader};
+use super::fail::{Fault, Result, Wait};
+use super::{Route, Session, Trip, request};
+use crate::core::Core;
+use crate::upstream::{Backend, Lease, Upstream};
+use pingora::ErrorType;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A backend that has begun to answer.
+pub struct Fetched {
+    /// The connection; the answer's head has been read.
+    pub upstream: Upstream,
+    /// The place at the backend.
+    pub lease: Lease,
+    /// When this has to be over.
+    pub deadline: Deadline,
+}
+
+/// Until when a request may wait, whatever for.
+#[derive(Clone, Copy)]
+pub struct Deadline {
+    total: Instant,
+    client: Option<Instant>,
+}
+
+impl Deadline {
+    fn new(trip: &Trip, route: &Route) -> Self {
+        let started = trip.record.started;
+        let client = client_patience(trip).map(|patience| started + patience);
+        Self { total: started + route.timeouts.total, client }
+    }
+
+    /// When everything has to be over.
+    pub fn total(&self) -> Instant {
+        self.total
+    }
+
+    /// The earliest of `limit` from `since` and the deadlines of the whole, and which of them it is. The client's own
+    /// patience is for the first byte, and for the whole where it gets nothing before.
+    pub fn until(&self, wait: Wait, since: Instant, limit: Duration, client_waits: bool) -> (Instant, Wait) {
+        let mut earliest = (since + limit, wait);
+        if self.total < earliest.0 {
+            earliest = (self.total, Wait::Total);
+        }
+        match self.client.filter(|_| client_waits) {
+            Some(client) if client < earliest.0 => (client, Wait::Client),
+            _ => earliest,
+        }
+    }
+}
+
+/// Waits for `future`, but not beyond `until`, and not for a client that has left.
+///
+/// # Errors
+/// Which of the two it was.
+pub async fn wait<T>(session: &mut Session, until: (Instant, Wait), future: impl Future<Output = T>) -> Result<T> {
+    let patience = until.0.saturating_duration_since(Instant::now());
+    tokio::select! {
+        // The backend first: what it has sent is passed on even to a client that is about to leave.
+        biased;
+        outcome = pingora::time::timeout(patience, future) => outcome.map_err(|_| Fault::timed_out(until.1)),
+        () = gone(session) => Err(Fault::ClientGone),
+    }
+}
+
+/// Returns when the client has left. Its side is watched, so that this is noticed while the backend is silent.
+async fn gone(session: &mut Session) {
+    // Anything that this returns with, an error included, means that nobody waits for the answer any more; bytes of
+    // a next request do not end it, since pipelining is on.
+    let _ = session.read_body_or_idle(true).await;
+}
+
+/// How one attempt ended, if without an answer.
+enum Failed {
+    /// The request was not run there: another backend may have it.
+    Next(Fault),
+    /// The connection was an old one, and dead: the same backend on a new connection.
+    Stale,
+    /// The request may have been run, or nobody else can run it.
+    Final(Fault),
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self::Final(fault)
+    }
+}
+
+/// Gets the head of an answer.
+///
+/// # Errors
+/// Why there is none.
+pub async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Fetched> {
+    let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
+    let deadline = Deadline::new(trip, &route);
+    let mut tried: Vec<Arc<Backend>> = Vec::new();
+    let mut failure = None;
+    loop {
+        let lease = match route.pool.lease(&trip.exchange, &tried) {
+            Ok(lease) => lease,
+            Err(why) => {
+                let model = trip.exchange.model().map_or("this path", |model| &**model);
+                return Err(failure.unwrap_or_else(|| Fault::no_backend(why, model)));
+            }
+        };
+        let backend = lease.backend().clone();
+        trip.record.attempts += 1;
+        trip.record.backend = Some(backend.settings.name.clone());
+        let began = Instant::now();
+        let mut outcome = attempt(core, session, trip, &backend, &route, deadline, false).await;
+        if matches!(outcome, Err(Failed::Stale)) {
+            outcome = attempt(core, session, trip, &backend, &route, deadline, true).await;
+        }
+        trip.record.upstream_time += began.elapsed();
+        match outcome {
+            Ok(upstream) => return Ok(Fetched { upstream, lease, deadline }),
+            Err(Failed::Next(fault)) if tried.len() < route.pool.retries as usize => {
+                failure = Some(fault);
+                tried.push(backend);
+            }
+            Err(Failed::Next(fault) | Failed::Final(fault)) => return Err(fault),
+            Err(Failed::Stale) => return Err(Fault::broken("a new connection was called stale")),
+        }
+    }
+}
+
+/// One request to one backend.
+async fn attempt(
+    core: &Core,
+    session: &mut Session,
+    trip: &mut Trip,
+    backend: &Arc<Backend>,
+    route: &Route,
+    deadline: Deadline,
+    fresh: bool,
+) -> std::result::Result<Upstream, Failed> {
+    let began = Instant::now();
+    let until = deadline.until(Wait::FirstByte, began, route.timeouts.connect, true);
+    let connected = wait(session, until, core.connector.connect(backend, fresh)).await;
+    let mut upstream = match connected {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(error)) => return Err(unreachable(backend, began, &error.to_string())),
+        Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
+        Err(_) if until.1 == Wait::FirstByte => return Err(unreachable(backend, began, "connecting took too long")),
+        Err(fault) => return Err(Failed::Final(fault)),
+    };
+    backend.series.connected(upstream.reused);
+    let headers = request::headers_for_all(trip);
+    let head = request::head_for(backend, trip, headers, upstream.is_http2())
+        .map_err(|error| Failed::Final(Fault::ours(format!("request head for {}: {error}", backend.settings.name))))?;
+    let sent = send(session, trip, &mut upstream, head, deadline, route).await;
+    trip.record.sent = Some(Instant::now());
+    if let Err(failed) = sent {
+        let upstream = unsent(session, trip, backend, upstream, failed).await?;
+        return Ok(begun(trip, backend, upstream));
+    }
+    let until = deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, true);
+    match wait(session, until, upstream.read_head()).await? {
+        Ok(()) => Ok(begun(trip, backend, upstream)),
+        Err(error) if upstream.reused && is_disconnect(&error) && trip.replayable => Err(Failed::Stale),
+        Err(error) => {
+            backend.series.failed(crate::telemetry::Cause::UpstreamError);
+            let log = format!("{}: {error}", backend.settings.name);
+            Err(Failed::Final(if is_disconnect(&error) { Fault::broken(log) } else { Fault::malformed(log) }))
+        }
+    }
+}
+
+/// The backend has begun to answer.
+fn begun(trip: &mut Trip, backend: &Backend, upstream: Upstream) -> Upstream {
+    let now = Instant::now();
+    backend.health.alive(now);
+    trip.record.head = Some(now);
+    trip.record.upstream_status = upstream.head().map(|head| head.status.as_u16());
+    upstream
+}
+
+fn unreachable(backend: &Backend, began: Instant, why: &str) -> Failed {
+    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+    if backend.health.failed(began) {
+        backend.series.up.set(0);
+        tracing::warn!(backend = &*backend.settings.name, reason = why, "backend is down");
+    }
+    Failed::Next(Fault::unreachable(format!("{}: {why}", backend.settings.name)))
+}
+
+/// The request could not be sent whole. A backend that refuses early (413, 429) answers and closes: its answer counts.
+/// Otherwise it cannot have run what it has not got, so another may.
+async fn unsent(
+    session: &mut Session,
+    trip: &Trip,
+    backend: &Backend,
+    mut upstream: Upstream,
+    failed: Unsent,
+) -> std::result::Result<Upstream, Failed> {
+    let error = match failed {
+        Unsent::Ours(fault) => return Err(Failed::Final(fault)),
+        Unsent::Backend(error) => error,
+    };
+    let until = (Instant::now() + EARLY_ANSWER, Wait::FirstByte);
+    match wait(session, until, upstream.read_head()).await {
+        Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
+        Ok(Ok(())) => return Ok(upstream),
+        _ => {}
+    }
+    if upstream.reused && trip.replayable {
+        return Err(Failed::Stale);
+    }
+    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+    let fault = Fault::broken(format!("{}: while sending the request: {error}", backend.settings.name));
+    Err(if trip.replayable { Failed::Next(fault) } else { Failed::Final(fault) })
+}
+
+/// How long an answer is waited for from a backend that has stopped reading.
+const EARLY_ANSWER: Duration = Duration::from_millis(200);
+
+enum Unsent {
+    /// The client's side, or a deadline.
+    Ours(Fault),
+    /// The backend's side.
+    Backend(Box<pingora::Error>),
+}
+
+/// Sends head and body.
+async fn send(
+    session: &mut Session,
+    trip: &mut Trip,
+    upstream: &mut Upstream,
+    head: Box<pingora::http::RequestHeader>,
+    deadline: Deadline,
+    route: &Route,
+) -> std::result::Result<(), Unsent> {
+    let until = deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, true);
+    if let Body::Streamed { .. } = trip.body {
+        upstream.send_head(head).await.map_err(Unsent::Backend)?;
+        return stream(session, trip, upstream).await;
+    }
+    let body = trip.exchange.body().clone();
+    let sending = async {
+        upstream.send_head(head).await?;
+        if !body.is_empty() {
+            upstream.send_body(body, true).await?;
+        }
+        upstream.send_end().await
+    };
+    match wait(session, until, sending).await {
+        Ok(sent) => sent.map_err(Unsent::Backend),
+        Err(fault) => Err(Unsent::Ours(fault)),
+    }
+}
+
+/// Sends what is held, then what the client sends, as it comes.
+async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream) -> std::result::Result<(), Unsent> {
+    let Body::Streamed { held, more } = &trip.body else { return Ok(()) };
+    let more = *more;
+    for data in held.clone() {
+        upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
+    }
+    if more {
+        let mut reader = Reader::resume(trip);
+        while let Some(data) = reader.next(session, trip).await.map_err(Unsent::Ours)? {
+            // From here on the body cannot be sent a second time.
+            trip.body = Body::Streamed { held: std::collections::VecDeque::new(), more: true };
+            trip.replayable = false;
+            upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
+        }
+    }
+    upstream.send_end().await.map_err(Unsent::Backend)
+}
+
+/// Whether the connection ended, rather than carried nonsense.
+fn is_disconnect(error: &pingora::Error) -> bool {
+    matches!(
+        error.etype(),
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error
+    )
+}

@@ -1,0 +1,33 @@
+//! The end of a request: followers are told, and what became of it is counted and logged.
+
+use super::answer::Answered;
+use super::Trip;
+use crate::core::Core;
+use crate::telemetry::{Cause, bounded};
+use std::time::Instant;
+
+/// Longest error text in a log line, in bytes.
+const ERROR_LIMIT: usize = 512;
+
+/// Tells the followers, last first, then the metrics, then the log.
+pub fn finish(core: &Core, mut trip: Trip, answered: Answered) {
+    let record = &mut trip.record;
+    record.ended = Instant::now();
+    record.status = answered.status;
+    record.cause = answered.cause;
+    record.error = answered.log.map(|error| bounded(&error, ERROR_LIMIT));
+    if let Some(caller) = trip.exchange.caller() {
+        record.user.clone_from(&caller.user);
+        record.team.clone_from(&caller.team);
+        record.org.clone_from(&caller.org);
+        record.key_id.clone_from(&caller.key);
+    }
+    while let Some(follower) = trip.followers.pop() {
+        follower.end(&trip.exchange);
+    }
+    let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
+    core.metrics.observe(series, &trip.record);
+    let (route, pool) = trip.route.as_ref().map_or(("none", "none"), |route| (route.name(), &*route.pool.name));
+    core.log.request(&trip.record, route, pool);
+    debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
+}

@@ -1,0 +1,139 @@
+//! The life of a request, in the order it happens: [`arrive`], [`admit`], [`fetch`], [`relay`]; [`fail`] turns what
+//! goes wrong into an answer, [`answer`] writes what the gateway says itself, [`finish`] settles and reports.
+
+mod admit;
+mod answer;
+mod arrive;
+pub mod body;
+pub mod budget;
+mod cors;
+mod fail;
+mod fetch;
+mod finish;
+mod headers;
+mod relay;
+mod request;
+mod socket;
+mod whole;
+
+use crate::core::Core;
+use crate::models::{Model, Target};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Record, Series};
+use crate::upstream::Pool;
+use answer::Answered;
+use arrive::Plan;
+use body::Body;
+use budget::Share;
+use fail::{Fault, Result};
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_config::Timeouts;
+use tidegate_plugins::{Exchange, ResponseFilter};
+
+pub use answer::unreadable_head;
+
+/// A client's request on its connection, as Pingora reads it.
+pub type Session = pingora::protocols::http::ServerSession;
+
+/// One request and everything it holds on its way.
+pub struct Trip {
+    snapshot: Arc<Snapshot>,
+    exchange: Exchange,
+    record: Record,
+    body: Body,
+    share: Share,
+    /// Whether the path is one of an API.
+    known: bool,
+    /// Whether the client would use the connection again.
+    keep_alive: bool,
+    /// Whether the client asks for another protocol.
+    upgrade: bool,
+    followers: Vec<Box<dyn ResponseFilter>>,
+    route: Option<Route>,
+    /// Whether the body could be sent once more.
+    replayable: bool,
+    /// Whether the answer is an event stream, so that a fault can be told in it.
+    streaming: bool,
+    /// Whether the client has the head of an answer.
+    head_sent: bool,
+    /// Time spent waiting for the client to send.
+    receiving: Duration,
+}
+
+/// Where a request goes.
+#[derive(Clone)]
+struct Route {
+    model: Option<Arc<Model>>,
+    pool: Arc<Pool>,
+    series: Arc<Series>,
+    /// The model's name there, if another than the client asked for.
+    send_as: Option<Arc<str>>,
+    timeouts: Timeouts,
+}
+
+impl Route {
+    fn of_model(model: &Arc<Model>, target: &Target) -> Self {
+        Self {
+            model: Some(model.clone()),
+            pool: target.pool.clone(),
+            series: target.series.clone(),
+            send_as: target.send_as.clone(),
+            timeouts: target.timeouts,
+        }
+    }
+
+    /// Its name in metrics and logs.
+    fn name(&self) -> &str {
+        self.model.as_ref().map_or("other_paths", |model| &model.name)
+    }
+}
+
+/// Answers the request that `session` has read the head of. When this returns, the answer is complete, or the
+/// session is not to be used again.
+pub async fn serve(core: &Core, session: &mut Session) {
+    let mut trip = arrive::begin(core, core.snapshot.load_full(), session);
+    if core.is_draining() {
+        session.set_keepalive(None);
+    }
+    let road = AssertUnwindSafe(road(core, session, &mut trip)).catch_unwind().await;
+    let answered = match road {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(fault)) => answer::fault(session, &mut trip, fault).await,
+        Err(_) => {
+            core.metrics.panics.inc();
+            answer::fault(session, &mut trip, Fault::ours("a panic; see the log above").closing()).await
+        }
+    };
+    finish::finish(core, trip, answered);
+}
+
+/// The road of one request, from its head to the last byte of its answer.
+async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Answered> {
+    let plan = arrive::plan(trip)?;
+    if let Plan::Reply(reply) = plan {
+        return answer::reply(session, trip, reply).await;
+    }
+    if let Some(reply) = admit::early(trip).await? {
+        return answer::reply(session, trip, reply).await;
+    }
+    match plan {
+        Plan::Call => admit::read_call(session, trip).await?,
+        Plan::Form { boundary } => admit::read_form(session, trip, &boundary).await?,
+        Plan::Socket => admit::read_query(trip)?,
+        Plan::Opaque => admit::stream_through(session, trip).await?,
+        Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}
+    }
+    if let Some(reply) = admit::late(trip).await? {
+        return answer::reply(session, trip, reply).await;
+    }
+    match plan {
+        Plan::Models => return answer::models(session, trip, None).await,
+        Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
+        _ => admit::route(trip)?,
+    }
+    let fetched = fetch::fetch(core, session, trip).await?;
+    relay::relay(core, session, trip, fetched).await
+}

@@ -1,0 +1,94 @@
+//! The head of the request to a backend.
+
+use super::body::{self, Body};
+use super::{Trip, headers};
+use crate::upstream::Backend;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri, Version};
+use pingora::http::RequestHeader;
+
+/// The headers that every attempt sends: the client's, less what ends here, plus ids.
+pub fn headers_for_all(trip: &Trip) -> HeaderMap {
+    let client = trip.exchange.headers();
+    let mut headers = client.clone();
+    headers::strip_request(&mut headers);
+    // The answer must be readable here, so it must not come compressed. Opaque answers are nobody's to read.
+    if trip.exchange.model().is_some() {
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if matches!(trip.body, Body::Whole) {
+            headers.remove(header::CONTENT_ENCODING);
+        }
+    }
+    let record = &trip.record;
+    insert(&mut headers, "x-request-id", record.request_id.as_str());
+    insert(&mut headers, "traceparent", &record.trace.to_header());
+    if let Some(id) = &record.correlation_id {
+        insert(&mut headers, "x-correlation-id", id.as_str());
+    }
+    frame(trip, &mut headers);
+    headers
+}
+
+/// Says how long the body is: our own framing, whatever the client's was.
+fn frame(trip: &Trip, headers: &mut HeaderMap) {
+    match &trip.body {
+        Body::None | Body::Unread => {
+            if trip.exchange.head().method == Method::POST {
+                headers.insert(header::CONTENT_LENGTH, headers::number(0_u32));
+            }
+        }
+        Body::Whole => {
+            headers.insert(header::CONTENT_LENGTH, headers::number(trip.exchange.body().len() as u64));
+        }
+        Body::Streamed { held, more: false } => {
+            let length: usize = held.iter().map(bytes::Bytes::len).sum();
+            headers.insert(header::CONTENT_LENGTH, headers::number(length as u64));
+        }
+        Body::Streamed { more: true, .. } => match body::declared_length(trip.exchange.headers()) {
+            Some(length) => {
+                headers.insert(header::CONTENT_LENGTH, headers::number(length));
+            }
+            None => {
+                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        },
+    }
+}
+
+/// The head for one backend: its authority, its base path, its credential.
+///
+/// # Errors
+/// If the path cannot be a URI at this backend.
+pub fn head_for(
+    backend: &Backend,
+    trip: &Trip,
+    mut headers: HeaderMap,
+    http2: bool,
+) -> Result<Box<RequestHeader>, http::Error> {
+    let (settings, head) = (&backend.settings, trip.exchange.head());
+    let query = head.query.as_deref().map_or_else(String::new, |query| format!("?{query}"));
+    let target = format!("{}{}{query}", settings.base_path, head.path);
+    for (name, value) in &settings.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = head.method.clone();
+    if http2 {
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
+        parts.version = Version::HTTP_2;
+        parts.uri = Uri::builder().scheme(scheme).authority(&*settings.authority).path_and_query(target).build()?;
+        headers.remove(header::TRANSFER_ENCODING);
+    } else {
+        parts.version = Version::HTTP_11;
+        parts.uri = target.parse()?;
+        headers.insert(header::HOST, HeaderValue::from_str(&settings.authority)?);
+    }
+    parts.headers = headers;
+    Ok(Box::new(parts.into()))
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}

@@ -1,0 +1,172 @@
+//! Answers that are held before the client sees them: JSON that must be JSON, and errors that must be told in the
+//! caller's protocol without what is none of the caller's business.
+
+use super::answer::Answered;
+use super::fail::{Fault, Result, Wait};
+use super::fetch::{Fetched, wait};
+use super::{Session, Trip, body, headers, relay};
+use crate::telemetry::Cause;
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderName};
+use memchr::memmem;
+use serde::de::IgnoredAny;
+use std::time::Instant;
+use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::usage::Usage;
+use tidegate_plugins::{Head, Refusal};
+
+/// The largest error that is read; what is beyond cannot be meant for an SDK.
+const MAX_ERROR: usize = 1 << 20;
+
+/// The longest wait that a backend can make a client believe in, in seconds.
+const MAX_RETRY_AFTER: u64 = 3600;
+
+/// Holds a JSON answer, checks it, names it as the client does, and sends it.
+///
+/// # Errors
+/// That it is no such answer, or broke off; the client has seen nothing of it.
+pub async fn relay(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, mut head: Head) -> Result<Answered> {
+    let limit = trip.snapshot.limits.answer;
+    let answer = match collect(session, trip, fetched, limit).await? {
+        Collected::Whole(answer) => answer,
+        // Larger than may be held: it passes unread, as it comes.
+        Collected::More(held) => {
+            relay::release_body(trip);
+            relay::start(session, trip, &mut head).await?;
+            return relay::opaque(session, trip, fetched, held).await;
+        }
+    };
+    relay::release_body(trip);
+    let endpoint = trip.exchange.endpoint();
+    if !body::large(answer.len(), || is_answer(&answer, endpoint)) {
+        return Err(Fault::malformed("the answer is not the JSON that this endpoint gives"));
+    }
+    trip.record.first_token = Some(Instant::now());
+    trip.record.usage = Usage::from_answer(&answer);
+    let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
+    send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
+    Ok(Answered::ok(head.status))
+}
+
+/// Sends an answer whose length is known.
+async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answer: Bytes) -> Result<()> {
+    head.headers.insert(header::CONTENT_LENGTH, headers::number(answer.len() as u64));
+    relay::start(session, trip, head).await?;
+    relay::follow(trip, &mut answer, false)?;
+    relay::write(session, trip, answer).await?;
+    relay::end(session, trip).await
+}
+
+/// Passes a backend's error on if it is one an SDK understands, else says the same in our words.
+///
+/// # Errors
+/// That the connection broke, or the client has left.
+pub async fn error(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, mut head: Head) -> Result<Answered> {
+    let collected = collect(session, trip, fetched, MAX_ERROR).await?;
+    relay::release_body(trip);
+    let status = head.status;
+    bound_retry_after(&mut head);
+    let cause = match status.as_u16() {
+        429 | 503 | 529 => Cause::UpstreamOverload,
+        500.. => Cause::UpstreamError,
+        _ => Cause::Client,
+    };
+    if status.is_server_error() || cause == Cause::UpstreamOverload {
+        fetched.lease.backend().series.failed(cause);
+    }
+    let secret = fetched.lease.backend().settings.secret.clone();
+    let told = match collected {
+        Collected::Whole(body) if is_tellable(&body, secret.as_deref()) => Some(body),
+        _ => None,
+    };
+    let body = told.unwrap_or_else(|| {
+        let (code, message) = match cause {
+            Cause::UpstreamOverload => ("upstream_overloaded", "The backend is overloaded. Try again shortly."),
+            Cause::UpstreamError => ("upstream_error", "The backend failed to answer this request."),
+            _ => ("upstream_rejected", "The backend rejected this request without saying why."),
+        };
+        let reply = Refusal::new(status, code, message).reply(trip.exchange.endpoint(), trip.exchange.id());
+        head.headers.extend(reply.headers);
+        reply.body
+    });
+    head.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    send(session, trip, &mut head, body).await?;
+    Ok(Answered::failed(status, cause, format!("the backend answered {status}")))
+}
+
+enum Collected {
+    Whole(Bytes),
+    More(Bytes),
+}
+
+/// Reads the answer, up to `limit`.
+async fn collect(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, limit: usize) -> Result<Collected> {
+    let began = Instant::now();
+    let idle = trip.route.as_ref().map(|route| route.timeouts.idle).unwrap_or_default();
+    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    let collected = loop {
+        if fetched.upstream.is_done() {
+            break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });
+        }
+        let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, true);
+        let read = wait(session, until, fetched.upstream.read_body()).await?;
+        let name = &fetched.lease.backend().settings.name;
+        let Some(data) = read.map_err(|error| Fault::broken(format!("{name}: {error}")))? else {
+            break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });
+        };
+        fetched.lease.backend().health.alive(Instant::now());
+        // Held answers count against the same memory as held requests; where there is none left, they pass unread.
+        let fits = trip.share.grow(data.len(), trip.snapshot.limits.bodies_in_flight);
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+        if !fits || first.len() + rest.len() > limit {
+            break Collected::More(if rest.is_empty() { first } else { rest.freeze() });
+        }
+    };
+    trip.record.upstream_time += began.elapsed();
+    Ok(collected)
+}
+
+/// Whether this is JSON of the kind that the endpoint gives: an object, or for some servers' rerank a list.
+fn is_answer(answer: &[u8], endpoint: Endpoint) -> bool {
+    let list = matches!(endpoint, Endpoint::Rerank | Endpoint::Tokenize | Endpoint::Detokenize);
+    match answer.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => {}
+        Some(b'[') if list => {}
+        _ => return false,
+    }
+    std::str::from_utf8(answer).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+}
+
+/// Whether an error may be passed on as it is: an object, which SDKs read, without the backend's own key.
+fn is_tellable(body: &[u8], secret: Option<&str>) -> bool {
+    let object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let leaks = secret.is_some_and(|secret| memmem::find(body, secret.as_bytes()).is_some());
+    object && !leaks && serde_json::from_slice::<IgnoredAny>(body).is_ok()
+}
+
+/// A backend cannot send clients to sleep for a year, or make them parse a novel.
+fn bound_retry_after(head: &mut Head) {
+    const MILLIS: HeaderName = HeaderName::from_static("retry-after-ms");
+    let seconds = headers::text(&head.headers, "retry-after").and_then(|text| text.trim().parse::<u64>().ok());
+    match seconds {
+        Some(seconds) if seconds <= MAX_RETRY_AFTER => {}
+        Some(_) => {
+            head.headers.insert(header::RETRY_AFTER, headers::number(MAX_RETRY_AFTER));
+            head.headers.remove(MILLIS);
+        }
+        None => {
+            head.headers.remove(header::RETRY_AFTER);
+        }
+    }
+    let millis = headers::text(&head.headers, "retry-after-ms").and_then(|text| text.trim().parse::<f64>().ok());
+    if millis.is_none_or(|millis| !(0.0..=MAX_RETRY_AFTER as f64 * 1000.0).contains(&millis)) {
+        head.headers.remove(MILLIS);
+    }
+}

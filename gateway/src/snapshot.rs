@@ -1,0 +1,49 @@
+//! One version of everything a request needs. A request takes the current one when it arrives and keeps it to its
+//! end; a reload builds the next one whole and swaps it in.
+
+use crate::models::Models;
+use crate::telemetry::Series;
+use crate::upstream::Pool;
+use std::sync::Arc;
+use tidegate_config::{Cors, Limits};
+use tidegate_plugins::Filter;
+
+/// One version of everything.
+pub struct Snapshot {
+    /// What clients may take of the gateway.
+    pub limits: Limits,
+    /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
+    pub early: Vec<NamedFilter>,
+    /// The other filters, in the order of the file.
+    pub late: Vec<NamedFilter>,
+    /// Which model is answered by whom.
+    pub models: Models,
+    /// All pools, in the order of the file.
+    pub pools: Vec<Arc<Pool>>,
+    /// Who gets paths that are not ours; none: they are refused.
+    pub other_paths: Option<OtherPaths>,
+    /// What browsers are told.
+    pub cors: Option<Cors>,
+    /// Whether answers carry `x-tidegate-*`.
+    pub answer_headers: bool,
+    /// For requests that reach no route.
+    pub no_route: Arc<Series>,
+    /// BLAKE3 of the file as meant, 16 hex digits: tells whether two gateways run the same.
+    pub hash: String,
+}
+
+/// Where unknown `/v1/*` paths go.
+pub struct OtherPaths {
+    /// To whom.
+    pub pool: Arc<Pool>,
+    /// Their metrics.
+    pub series: Arc<Series>,
+}
+
+/// A filter and the name it has in the file.
+pub struct NamedFilter {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Itself.
+    pub filter: Arc<dyn Filter>,
+}

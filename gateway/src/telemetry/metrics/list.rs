@@ -1,0 +1,157 @@
+//! The one list of metrics: name, kind, labels and help of each. The fields of [`super::Metrics`] are built from it,
+//! and so is docs/METRICS.md.
+
+use std::fmt::Write;
+
+/// A metric before it has values.
+pub(super) struct Spec {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) labels: &'static [&'static str],
+    pub(super) help: &'static str,
+}
+
+/// What kind of values it has.
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram(&'static [f64]),
+}
+use Kind::{Counter, Gauge, Histogram};
+
+// The GenAI conventions advise these bounds; ours go on where they end, because a request may take an hour.
+const REQUEST: &[f64] = &[
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36,
+    1310.72, 2621.44,
+];
+const FIRST_TOKEN: &[f64] =
+    &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0];
+const PER_TOKEN: &[f64] = &[0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+const TOKENS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0];
+const OVERHEAD: &[f64] =
+    &[25e-6, 50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.5, 2.5];
+
+const GEN_AI: &[&str] = &["gen_ai_operation_name", "gen_ai_request_model", "route", "pool", "status"];
+
+macro_rules! metrics {
+    ($($id:ident: $kind:expr, $name:literal, $labels:expr, $help:literal;)*) => {
+        $(pub(super) const $id: Spec = Spec { name: $name, kind: $kind, labels: $labels, help: $help };)*
+        /// Every metric of ours; the process metrics come from the `prometheus` crate.
+        pub(super) const ALL: &[Spec] = &[$($id),*];
+    };
+}
+
+metrics! {
+    DURATION: Histogram(REQUEST), "gen_ai_server_request_duration_seconds", GEN_AI,
+        "Time from a request's head to the end of its answer.";
+    TIME_TO_FIRST_TOKEN: Histogram(FIRST_TOKEN), "gen_ai_server_time_to_first_token_seconds", GEN_AI,
+        "Time from a request's head to the first token of its answer.";
+    TIME_PER_TOKEN: Histogram(PER_TOKEN), "gen_ai_server_time_per_output_token_seconds", GEN_AI,
+        "Mean time between the tokens after the first, for streams of two tokens or more.";
+    TOKEN_USAGE: Histogram(TOKENS), "gen_ai_client_token_usage",
+        &["gen_ai_operation_name", "gen_ai_request_model", "route", "pool", "gen_ai_token_type"],
+        "Tokens per request; cached_input is a part of input, reasoning is a part of output.";
+    REQUESTS: Counter, "tidegate_requests_total", &["route", "pool", "status", "cause"],
+        "Requests that are over, by status class and by who is to blame.";
+    FAILURES: Counter, "tidegate_failures_total", &["route", "pool", "cause"],
+        "Requests that did not go well, by who is to blame: the error budget.";
+    RETRIES: Counter, "tidegate_retries_total", &["route", "pool"],
+        "Attempts after the first, all requests together.";
+    OVERHEAD_SECONDS: Histogram(OVERHEAD), "tidegate_overhead_seconds", &["route", "pool", "status"],
+        "Time the gateway itself added to a request.";
+    REQUEST_BYTES: Counter, "tidegate_request_bytes_total", &["route", "pool"],
+        "Body bytes that clients sent.";
+    RESPONSE_BYTES: Counter, "tidegate_response_bytes_total", &["route", "pool"],
+        "Body bytes that clients were given.";
+    ROUTE_IN_FLIGHT: Gauge, "tidegate_route_in_flight", &["route", "pool"],
+        "Requests that have a route and are not over.";
+    BACKEND_UP: Gauge, "tidegate_backend_up", &["pool", "backend"],
+        "Whether a backend is offered requests (1) or not (0).";
+    BACKEND_IN_FLIGHT: Gauge, "tidegate_backend_in_flight", &["pool", "backend"],
+        "Requests a backend is working on for this gateway.";
+    BACKEND_ATTEMPTS: Counter, "tidegate_backend_attempts_total", &["pool", "backend"],
+        "Requests a backend was tried with, those that failed included.";
+    BACKEND_REQUESTS: Counter, "tidegate_backend_requests_total", &["pool", "backend"],
+        "Requests a backend gave the answer to.";
+    BACKEND_ERRORS: Counter, "tidegate_backend_errors_total", &["pool", "backend", "cause"],
+        "What went wrong with a backend; upstream_auth means that our own key was refused.";
+    BACKEND_CONNECTIONS: Counter, "tidegate_backend_connections_total", &["pool", "backend", "kind"],
+        "Connections taken for requests to a backend, new or reused.";
+    IN_FLIGHT: Gauge, "tidegate_requests_in_flight", &[],
+        "Requests that are not over.";
+    BAD_REQUESTS: Counter, "tidegate_bad_requests_total", &["reason"],
+        "Request heads that could not be read.";
+    CONNECTIONS: Gauge, "tidegate_connections", &[],
+        "Open client connections.";
+    CONNECTIONS_TOTAL: Counter, "tidegate_connections_total", &[],
+        "Client connections accepted.";
+    CONNECTIONS_REFUSED: Counter, "tidegate_connections_refused_total", &[],
+        "Client connections closed at once, because the limit was reached.";
+    BODIES_BYTES: Gauge, "tidegate_bodies_bytes", &[],
+        "Memory held by the request bodies in flight.";
+    CONFIG_SUCCESSFUL: Gauge, "tidegate_config_last_reload_successful", &[],
+        "Whether the last reading of the configuration succeeded (1) or the one before is still in use (0).";
+    CONFIG_TIME: Gauge, "tidegate_config_last_reload_timestamp_seconds", &[],
+        "When the configuration in use was read, in seconds since 1970.";
+    CONFIG_INFO: Gauge, "tidegate_config_info", &["hash"],
+        "The configuration in use; always 1.";
+    DRAINING: Gauge, "tidegate_draining", &[],
+        "Whether the process is finishing its last requests (1).";
+    LOG_LINES_DROPPED: Counter, "tidegate_log_lines_dropped_total", &[],
+        "Log lines that were lost because nobody read the output fast enough.";
+    PANICS: Counter, "tidegate_panics_total", &[],
+        "Requests that ended in a panic: a fault of ours, please report it.";
+    BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
+        "This build; always 1.";
+}
+
+/// docs/METRICS.md, as it should be.
+pub fn documentation() -> String {
+    let mut page = String::from(HEAD);
+    for spec in ALL {
+        let (kind, bounds) = match spec.kind {
+            Counter => ("counter", None),
+            Gauge => ("gauge", None),
+            Histogram(bounds) => ("histogram", Some(bounds)),
+        };
+        let labels = spec.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        let labels = if labels.is_empty() { "none".to_owned() } else { labels };
+        let _ = write!(page, "\n### `{}`\n\n{}\n\n- Kind: {kind}\n- Labels: {labels}\n", spec.name, spec.help);
+        if let Some(bounds) = bounds {
+            let bounds = bounds.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(page, "- Bucket bounds: {bounds}");
+        }
+    }
+    page.push_str(TAIL);
+    page
+}
+
+const HEAD: &str = include_str!("head.md");
+const TAIL: &str = include_str!("tail.md");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_documentation_is_fresh() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs")).unwrap();
+            std::fs::write(path, documentation()).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == documentation(), "docs/METRICS.md is stale: run the tests with UPDATE=1");
+    }
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for spec in ALL {
+            assert!(spec.help.ends_with('.'), "{}", spec.name);
+            assert_eq!(matches!(spec.kind, Counter), spec.name.ends_with("_total"), "{}", spec.name);
+            if let Histogram(bounds) = spec.kind {
+                assert!(bounds.is_sorted(), "{}", spec.name);
+            }
+        }
+    }
+}

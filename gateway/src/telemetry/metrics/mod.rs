@@ -1,0 +1,197 @@
+//! Metrics: named fields of one struct, in a registry of their own.
+//!
+//! Labelled metrics are resolved once, when a configuration is put together: [`Metrics::series`] for a route and its
+//! pool, [`Metrics::backend`] for a backend. What a request then costs is atomic additions. [`Metrics::retain`] forgets
+//! what a reload removed.
+
+mod build;
+mod list;
+mod sets;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+
+pub use list::documentation;
+pub use sets::{BackendFault, BackendSeries, BadHead, InFlight, Series};
+
+use super::record::Record;
+use build::Builder;
+
+/// The route of a request that has none (yet): an unknown model or path.
+pub const OTHER_ROUTE: &str = "other";
+/// The pool of a request that the gateway answered without one.
+pub const NO_POOL: &str = "none";
+
+/// Every metric of the gateway. What has labels is reached through [`Series`], [`BackendSeries`] and the methods.
+pub struct Metrics {
+    /// Open client connections.
+    pub connections: IntGauge,
+    /// Client connections accepted.
+    pub connections_total: IntCounter,
+    /// Client connections closed at once because there were too many.
+    pub connections_refused_total: IntCounter,
+    /// Requests that are not over, those without a route included.
+    pub in_flight: IntGauge,
+    /// Bytes of request bodies held.
+    pub bodies_bytes: IntGauge,
+    /// 1 once the process has begun to drain.
+    pub draining: IntGauge,
+    /// Log lines that were lost.
+    pub log_lines_dropped_total: IntCounter,
+    /// Requests that ended in a panic.
+    pub panics_total: IntCounter,
+
+    bad_requests: [IntCounter; BadHead::ALL.len()],
+    config_last_reload_successful: IntGauge,
+    config_last_reload_timestamp_seconds: IntGauge,
+    config_info: IntGaugeVec,
+    families: Families,
+    registry: Registry,
+}
+
+/// The metrics by route and pool or by backend, before they are resolved.
+struct Families {
+    duration: HistogramVec,
+    time_to_first_token: HistogramVec,
+    time_per_token: HistogramVec,
+    token_usage: HistogramVec,
+    requests: IntCounterVec,
+    failures: IntCounterVec,
+    retries: IntCounterVec,
+    overhead: HistogramVec,
+    request_bytes: IntCounterVec,
+    response_bytes: IntCounterVec,
+    route_in_flight: IntGaugeVec,
+    backend_up: IntGaugeVec,
+    backend_in_flight: IntGaugeVec,
+    backend_attempts: IntCounterVec,
+    backend_requests: IntCounterVec,
+    backend_errors: IntCounterVec,
+    backend_connections: IntCounterVec,
+}
+
+impl Metrics {
+    /// All metrics at zero, in a registry of their own.
+    #[expect(clippy::new_without_default, reason = "one is made, at start; it starts collecting about the process")]
+    pub fn new() -> Self {
+        let build = Builder::new();
+        let bad_requests = build.counters(&list::BAD_REQUESTS);
+        build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self {
+            connections: build.gauge(&list::CONNECTIONS),
+            connections_total: build.counter(&list::CONNECTIONS_TOTAL),
+            connections_refused_total: build.counter(&list::CONNECTIONS_REFUSED),
+            in_flight: build.gauge(&list::IN_FLIGHT),
+            bodies_bytes: build.gauge(&list::BODIES_BYTES),
+            draining: build.gauge(&list::DRAINING),
+            log_lines_dropped_total: build.counter(&list::LOG_LINES_DROPPED),
+            panics_total: build.counter(&list::PANICS),
+            bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
+            config_last_reload_successful: build.gauge(&list::CONFIG_SUCCESSFUL),
+            config_last_reload_timestamp_seconds: build.gauge(&list::CONFIG_TIME),
+            config_info: build.gauges(&list::CONFIG_INFO),
+            families: Families::new(&build),
+            registry: build.finish(),
+        }
+    }
+
+    /// The metrics of one route and pool, for one configuration. The same names give the same counters.
+    pub fn series(&self, route: &str, pool: &str) -> Arc<Series> {
+        Arc::new(Series::new(&self.families, route, pool))
+    }
+
+    /// The metrics of one backend, for one configuration. The same names give the same counters.
+    pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendSeries> {
+        Arc::new(BackendSeries::new(&self.families, pool, backend))
+    }
+
+    /// Counts one request that is over.
+    pub fn observe(&self, series: &Series, record: &Record) {
+        series.observe(&self.families, record);
+    }
+
+    /// Counts a request head that could not be read.
+    pub fn bad_request(&self, reason: BadHead) {
+        self.bad_requests[reason as usize].inc();
+    }
+
+    /// A configuration is in use from now on; `hash` names it.
+    pub fn config_loaded(&self, hash: &str) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.config_last_reload_timestamp_seconds.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.config_last_reload_successful.set(1);
+        self.config_info.reset();
+        self.config_info.with_label_values(&[hash]).set(1);
+    }
+
+    /// A configuration was refused; the one before stays in use.
+    pub fn config_refused(&self) {
+        self.config_last_reload_successful.set(0);
+    }
+
+    /// Forgets the routes and backends that are not named: (route, pool) and (pool, backend).
+    /// `other` and `none` always stay.
+    pub fn retain(&self, routes: &[(&str, &str)], backends: &[(&str, &str)]) {
+        self.families.retain(routes, backends);
+    }
+
+    /// Everything, in Prometheus' text format 0.0.4.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+impl Families {
+    fn new(build: &Builder) -> Self {
+        Self {
+            duration: build.histograms(&list::DURATION),
+            time_to_first_token: build.histograms(&list::TIME_TO_FIRST_TOKEN),
+            time_per_token: build.histograms(&list::TIME_PER_TOKEN),
+            token_usage: build.histograms(&list::TOKEN_USAGE),
+            requests: build.counters(&list::REQUESTS),
+            failures: build.counters(&list::FAILURES),
+            retries: build.counters(&list::RETRIES),
+            overhead: build.histograms(&list::OVERHEAD_SECONDS),
+            request_bytes: build.counters(&list::REQUEST_BYTES),
+            response_bytes: build.counters(&list::RESPONSE_BYTES),
+            route_in_flight: build.gauges(&list::ROUTE_IN_FLIGHT),
+            backend_up: build.gauges(&list::BACKEND_UP),
+            backend_in_flight: build.gauges(&list::BACKEND_IN_FLIGHT),
+            backend_attempts: build.counters(&list::BACKEND_ATTEMPTS),
+            backend_requests: build.counters(&list::BACKEND_REQUESTS),
+            backend_errors: build.counters(&list::BACKEND_ERRORS),
+            backend_connections: build.counters(&list::BACKEND_CONNECTIONS),
+        }
+    }
+
+    fn retain(&self, routes: &[(&str, &str)], backends: &[(&str, &str)]) {
+        let route = |labels: &build::Labels<'_>| {
+            let pair = (labels["route"], labels["pool"]);
+            pair.0 == OTHER_ROUTE || pair.1 == NO_POOL || routes.contains(&pair)
+        };
+        for family in
+            [&self.duration, &self.time_to_first_token, &self.time_per_token, &self.token_usage, &self.overhead]
+        {
+            build::retain(family, route);
+        }
+        for family in [&self.requests, &self.failures, &self.retries, &self.request_bytes, &self.response_bytes] {
+            build::retain(family, route);
+        }
+        build::retain(&self.route_in_flight, route);
+
+        let backend = |labels: &build::Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
+        for family in [&self.backend_up, &self.backend_in_flight] {
+            build::retain(family, backend);
+        }
+        let counters =
+            [&self.backend_attempts, &self.backend_requests, &self.backend_errors, &self.backend_connections];
+        for family in counters {
+            build::retain(family, backend);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

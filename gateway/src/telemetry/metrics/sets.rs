@@ -1,0 +1,263 @@
+//! Metrics with their labels resolved: what a request touches is atomics only.
+//!
+//! What every route has is made at once, so that its counters are seen at zero. The combinations that most routes never
+//! see (a status class with a cause, an operation) are made the first time they happen, and are found by index after.
+
+use std::sync::OnceLock;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntGauge};
+
+use super::Families;
+use crate::telemetry::record::{Cause, Record};
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const CAUSES: usize = Cause::ALL.len();
+const TOKEN_TYPES: [&str; 4] = ["input", "output", "cached_input", "reasoning"];
+
+/// What a request may be for. The last stands for all others.
+const OPERATIONS: [&str; 11] = [
+    "chat",
+    "text_completion",
+    "embeddings",
+    "rerank",
+    "count_tokens",
+    "tokenize",
+    "models",
+    "audio",
+    "images",
+    "realtime",
+    "other",
+];
+
+/// Status class and cause of the requests nearly every route sees.
+const COMMON: [(usize, Cause); 2] = [(1, Cause::None), (4, Cause::UpstreamError)];
+
+/// The metrics of one route and pool.
+pub struct Series {
+    /// Requests under way: hold an [`InFlight`] of it.
+    pub in_flight: IntGauge,
+    route: Box<str>,
+    pool: Box<str>,
+    requests: [[OnceLock<IntCounter>; CAUSES]; CLASSES.len()],
+    failures: [OnceLock<IntCounter>; CAUSES],
+    overhead: [OnceLock<Histogram>; CLASSES.len()],
+    retries: IntCounter,
+    request_bytes: IntCounter,
+    response_bytes: IntCounter,
+    operations: [OnceLock<Box<Operation>>; OPERATIONS.len()],
+}
+
+/// The metrics of one operation of a route.
+#[derive(Default)]
+struct Operation {
+    duration: [OnceLock<Histogram>; CLASSES.len()],
+    time_to_first_token: [OnceLock<Histogram>; CLASSES.len()],
+    time_per_token: [OnceLock<Histogram>; CLASSES.len()],
+    tokens: [OnceLock<Histogram>; TOKEN_TYPES.len()],
+}
+
+impl Series {
+    pub(super) fn new(families: &Families, route: &str, pool: &str) -> Self {
+        let labels = [route, pool];
+        let series = Self {
+            in_flight: families.route_in_flight.with_label_values(&labels),
+            route: route.into(),
+            pool: pool.into(),
+            requests: Default::default(),
+            failures: Default::default(),
+            overhead: Default::default(),
+            retries: families.retries.with_label_values(&labels),
+            request_bytes: families.request_bytes.with_label_values(&labels),
+            response_bytes: families.response_bytes.with_label_values(&labels),
+            operations: Default::default(),
+        };
+        for (class, cause) in COMMON {
+            series.requests(families, class, cause);
+        }
+        for cause in &Cause::ALL[1..] {
+            series.failures(families, *cause);
+        }
+        series
+    }
+
+    pub(super) fn observe(&self, families: &Families, record: &Record) {
+        let class = class_of(record.status);
+        self.requests(families, class, record.cause).inc();
+        if record.cause != Cause::None {
+            self.failures(families, record.cause).inc();
+        }
+        self.retries.inc_by(u64::from(record.attempts.saturating_sub(1)));
+        self.request_bytes.inc_by(record.request_bytes);
+        self.response_bytes.inc_by(record.response_bytes);
+        let overhead = self.overhead[class]
+            .get_or_init(|| families.overhead.with_label_values(&[&*self.route, &*self.pool, CLASSES[class]]));
+        overhead.observe(record.overhead.as_secs_f64());
+        self.observe_operation(families, class, record);
+    }
+
+    fn observe_operation(&self, families: &Families, class: usize, record: &Record) {
+        let index = OPERATIONS.iter().position(|name| *name == record.operation).unwrap_or(OPERATIONS.len() - 1);
+        let operation = self.operations[index].get_or_init(Box::default);
+        let observe = |slots: &[OnceLock<Histogram>], slot: usize, family: &HistogramVec, last: &str, value: f64| {
+            let labels = [OPERATIONS[index], &*self.route, &*self.route, &*self.pool, last];
+            slots[slot].get_or_init(|| family.with_label_values(&labels)).observe(value);
+        };
+        let status = CLASSES[class];
+        observe(&operation.duration, class, &families.duration, status, record.duration().as_secs_f64());
+        if let Some(time) = record.time_to_first_token() {
+            let (slots, family) = (&operation.time_to_first_token, &families.time_to_first_token);
+            observe(slots, class, family, status, time.as_secs_f64());
+        }
+        if let Some(time) = record.time_per_output_token() {
+            observe(&operation.time_per_token, class, &families.time_per_token, status, time.as_secs_f64());
+        }
+        let Some(usage) = record.usage else { return };
+        let counts = [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning];
+        for (kind, count) in counts.into_iter().enumerate() {
+            if let Some(count) = count {
+                observe(&operation.tokens, kind, &families.token_usage, TOKEN_TYPES[kind], count as f64);
+            }
+        }
+    }
+
+    fn requests(&self, families: &Families, class: usize, cause: Cause) -> &IntCounter {
+        let labels = [&*self.route, &*self.pool, CLASSES[class], cause.label()];
+        self.requests[class][cause as usize].get_or_init(|| families.requests.with_label_values(&labels))
+    }
+
+    fn failures(&self, families: &Families, cause: Cause) -> &IntCounter {
+        let labels = [&*self.route, &*self.pool, cause.label()];
+        self.failures[cause as usize].get_or_init(|| families.failures.with_label_values(&labels))
+    }
+}
+
+/// The slot of a status; what is no status is our fault.
+fn class_of(status: u16) -> usize {
+    match status {
+        100..=599 => usize::from(status / 100 - 1),
+        _ => 4,
+    }
+}
+
+/// The metrics of one backend.
+pub struct BackendSeries {
+    /// 1 while it is offered requests.
+    pub up: IntGauge,
+    /// Requests it is working on: hold an [`InFlight`] of it.
+    pub in_flight: IntGauge,
+    /// Requests it was tried with.
+    pub attempts: IntCounter,
+    /// Requests it gave the answer to.
+    pub requests: IntCounter,
+    /// Connections made for a request.
+    pub connections_new: IntCounter,
+    /// Connections taken from the idle ones.
+    pub connections_reused: IntCounter,
+    errors: [IntCounter; BackendFault::ALL.len()],
+}
+
+impl BackendSeries {
+    pub(super) fn new(families: &Families, pool: &str, backend: &str) -> Self {
+        let labels = [pool, backend];
+        let connections = |kind| families.backend_connections.with_label_values(&[pool, backend, kind]);
+        let error = |fault: BackendFault| families.backend_errors.with_label_values(&[pool, backend, fault.label()]);
+        Self {
+            up: families.backend_up.with_label_values(&labels),
+            in_flight: families.backend_in_flight.with_label_values(&labels),
+            attempts: families.backend_attempts.with_label_values(&labels),
+            requests: families.backend_requests.with_label_values(&labels),
+            connections_new: connections("new"),
+            connections_reused: connections("reused"),
+            errors: BackendFault::ALL.map(error),
+        }
+    }
+
+    /// Counts something that went wrong with it.
+    pub fn error(&self, fault: BackendFault) {
+        self.errors[fault as usize].inc();
+    }
+}
+
+/// One more while it lives.
+#[must_use = "what is under way ends when this is dropped"]
+pub struct InFlight(IntGauge);
+
+impl InFlight {
+    /// Counts one more under way.
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+macro_rules! closed_set {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item:meta])* $variant:ident = $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$item])* $variant,)* }
+
+        impl $name {
+            /// All of them, in the order of the counters' slots.
+            pub const ALL: [Self; [$($label),*].len()] = [$(Self::$variant),*];
+
+            /// The label value.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+closed_set! {
+    /// What can go wrong with a backend.
+    BackendFault {
+        /// The connection was refused or could not be made.
+        Connect = "connect",
+        /// Making the connection took too long.
+        ConnectTimeout = "connect_timeout",
+        /// The TLS handshake failed.
+        Tls = "tls",
+        /// The connection broke before the answer's head.
+        Broken = "broken",
+        /// The answer broke off after its head.
+        Truncated = "truncated",
+        /// What it sent is not an answer.
+        Malformed = "malformed",
+        /// It was silent for too long.
+        Timeout = "timeout",
+        /// It said that it has too much to do: 429, 503 or 529.
+        Overload = "overload",
+        /// It refused our credentials: 401 or 403.
+        Auth = "upstream_auth",
+        /// Any other 5xx.
+        Status = "status",
+        /// An active health check failed.
+        Health = "health",
+    }
+}
+
+closed_set! {
+    /// Why a request head could not be read.
+    BadHead {
+        /// Not HTTP, or broken.
+        Malformed = "malformed",
+        /// Two readings of where the body ends: two lengths, length and chunked, bare LF, folding.
+        Framing = "framing",
+        /// Larger than allowed.
+        TooLarge = "too_large",
+        /// More headers than allowed.
+        TooManyHeaders = "too_many_headers",
+        /// Not there in time.
+        Timeout = "timeout",
+        /// The TLS handshake failed.
+        Tls = "tls",
+        /// A fault in the HTTP/2 framing.
+        Http2 = "http2",
+    }
+}

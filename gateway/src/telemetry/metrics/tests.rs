@@ -1,0 +1,127 @@
+use std::time::Duration;
+
+use super::*;
+use crate::telemetry::ids::{RequestId, TraceContext};
+use crate::telemetry::record::{Cause, Usage};
+
+fn record() -> Record {
+    let mut record = Record::new(RequestId::new(), TraceContext::start(), http::Method::POST, "/v1/chat/completions");
+    record.operation = "chat";
+    record.status = 200;
+    record.attempts = 3;
+    record.stream = true;
+    record.first_token = Some(record.started + Duration::from_millis(30));
+    record.ended = record.started + Duration::from_millis(130);
+    record.overhead = Duration::from_micros(60);
+    record.request_bytes = 1024;
+    record.usage = Some(Usage { prompt: Some(12), completion: Some(11), ..Usage::default() });
+    record
+}
+
+/// The value of the series whose line begins so, if there is one.
+fn value(text: &str, series: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+#[test]
+fn a_request_is_counted_by_route_pool_status_and_cause() {
+    let metrics = Metrics::new();
+    let series = metrics.series("llama", "gpu");
+    metrics.observe(&series, &record());
+    metrics
+        .observe(&metrics.series("llama", "gpu"), &Record { status: 504, cause: Cause::UpstreamTimeout, ..record() });
+    let text = metrics.render();
+    let of = |series: &str| value(&text, series);
+    let both = r#"pool="gpu",route="llama""#;
+    assert_eq!(of(r#"tidegate_requests_total{cause="none",pool="gpu",route="llama",status="2xx"}"#), Some(1.0));
+    assert_eq!(
+        of(r#"tidegate_requests_total{cause="upstream_timeout",pool="gpu",route="llama",status="5xx"}"#),
+        Some(1.0)
+    );
+    assert_eq!(of(&format!(r#"tidegate_failures_total{{cause="upstream_timeout",{both}}}"#)), Some(1.0));
+    assert_eq!(of(&format!(r#"tidegate_failures_total{{cause="gateway",{both}}}"#)), Some(0.0));
+    assert_eq!(of(&format!("tidegate_retries_total{{{both}}}")), Some(4.0));
+    assert_eq!(of(&format!("tidegate_request_bytes_total{{{both}}}")), Some(2048.0));
+    let overhead = format!("tidegate_overhead_seconds_bucket{{{both},status=\"2xx\",le=");
+    assert_eq!(of(&format!("{overhead}\"0.00005\"}}")), Some(0.0));
+    assert_eq!(of(&format!("{overhead}\"0.0001\"}}")), Some(1.0));
+    let chat = format!(r#"{{gen_ai_operation_name="chat",gen_ai_request_model="llama",{both},status="2xx"}}"#);
+    assert_eq!(of(&format!("gen_ai_server_request_duration_seconds_sum{chat}")), Some(0.13));
+    assert_eq!(of(&format!("gen_ai_server_time_to_first_token_seconds_sum{chat}")), Some(0.03));
+    assert_eq!(of(&format!("gen_ai_server_time_per_output_token_seconds_sum{chat}")), Some(0.01));
+    let input = r#"{gen_ai_operation_name="chat",gen_ai_request_model="llama",gen_ai_token_type="input","#;
+    assert_eq!(of(&format!("gen_ai_client_token_usage_sum{input}{both}}}")), Some(24.0));
+}
+
+#[test]
+fn what_a_request_says_never_becomes_a_label() {
+    let metrics = Metrics::new();
+    let series = metrics.series("*", "gpu");
+    let mut record = Record { operation: "evil", status: 7, ..record() };
+    record.model_asked = Some("evil".into());
+    record.user = Some("evil".into());
+    record.path = "/evil".into();
+    metrics.observe(&series, &record);
+    let text = metrics.render();
+    assert!(!text.contains("evil"));
+    assert!(
+        text.contains(r#"gen_ai_operation_name="other",gen_ai_request_model="*",pool="gpu",route="*",status="5xx""#)
+    );
+}
+
+#[test]
+fn a_reload_forgets_what_it_removed_and_keeps_the_rest() {
+    let metrics = Metrics::new();
+    for route in ["old", "new", OTHER_ROUTE] {
+        metrics.observe(&metrics.series(route, "gpu"), &record());
+    }
+    for backend in ["a", "b"] {
+        metrics.backend("gpu", backend).error(BackendFault::Connect);
+    }
+    metrics.retain(&[("new", "gpu")], &[("gpu", "b")]);
+    let text = metrics.render();
+    assert!(!text.contains(r#""old""#) && !text.contains(r#"backend="a""#));
+    assert_eq!(value(&text, r#"tidegate_retries_total{pool="gpu",route="new"}"#), Some(2.0));
+    assert_eq!(value(&text, r#"tidegate_retries_total{pool="gpu",route="other"}"#), Some(2.0));
+    assert_eq!(value(&text, r#"tidegate_backend_errors_total{backend="b",cause="connect",pool="gpu"}"#), Some(1.0));
+}
+
+#[test]
+fn what_is_under_way_is_given_back_when_it_is_dropped() {
+    let metrics = Metrics::new();
+    let backend = metrics.backend("gpu", "a");
+    let lease = InFlight::new(&backend.in_flight);
+    assert_eq!(backend.in_flight.get(), 1);
+    drop(lease);
+    assert_eq!(metrics.backend("gpu", "a").in_flight.get(), 0);
+}
+
+#[test]
+fn the_configuration_in_use_has_one_hash() {
+    let metrics = Metrics::new();
+    metrics.config_loaded("aaaa");
+    metrics.config_loaded("bbbb");
+    metrics.config_refused();
+    let text = metrics.render();
+    assert_eq!(value(&text, r#"tidegate_config_info{hash="bbbb"}"#), Some(1.0));
+    assert!(!text.contains("aaaa"));
+    assert_eq!(value(&text, "tidegate_config_last_reload_successful"), Some(0.0));
+    assert!(value(&text, "tidegate_config_last_reload_timestamp_seconds") > Some(1.7e9));
+}
+
+#[test]
+fn every_metric_of_the_list_is_there_with_its_help() {
+    let metrics = Metrics::new();
+    metrics.config_loaded("aaaa");
+    metrics.backend("gpu", "a");
+    metrics.bad_request(BadHead::Framing);
+    metrics.observe(&metrics.series("llama", "gpu"), &record());
+    let text = metrics.render();
+    let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
+    for spec in list::ALL {
+        assert!(help.contains(&&*format!("{} {}", spec.name, spec.help)), "{}", spec.name);
+    }
+    let process = help.iter().filter(|line| line.starts_with("process_")).count();
+    assert_eq!(help.len(), list::ALL.len() + process);
+    assert!(process > 0);
+}

@@ -1,0 +1,17 @@
+//! What is seen from outside: metrics, one log line a request, and the ids that tie both to a trace.
+//!
+//! The engine fills one [`Record`] a request and hands it over once, when the request is finished:
+//! [`Metrics::observe`] counts it and [`Log::request`] writes its line. Neither waits for anything. Every label
+//! value comes from the configuration or from a closed set in this module, never from a request.
+
+mod ids;
+mod log;
+mod metrics;
+mod record;
+
+pub use ids::{RequestId, TraceContext};
+pub use log::{Format, Log, LogGuard};
+pub use metrics::{
+    BackendFault, BackendSeries, BadHead, InFlight, Metrics, NO_POOL, OTHER_ROUTE, Series, documentation,
+};
+pub use record::{Cause, Record, Usage, bounded, path_for_log};

@@ -1,0 +1,13 @@
+//! Who can take a request, and holding it while they do: pools of backends, their health, leases and connections.
+
+pub mod backend;
+pub mod catalogue;
+pub mod connect;
+pub mod health;
+pub mod lease;
+pub mod pool;
+
+pub use backend::Backend;
+pub use connect::{Connector, Upstream};
+pub use lease::Lease;
+pub use pool::{NoBackend, Pool};

@@ -1,0 +1,214 @@
+//! Whether a stream was whole, where it ends and what it has cost.
+
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, Finder};
+
+use super::{Event, Events};
+use crate::call::Endpoint;
+use crate::json;
+use crate::usage::{self, Place, Usage};
+
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"finish_reason\""));
+
+/// Follows one stream, block by block. It keeps counts and marks but no bytes.
+#[derive(Clone, Debug)]
+pub struct StreamWatch {
+    protocol: Protocol,
+    choices: u64,
+    is_done: bool,
+    has_failed: bool,
+    has_begun: bool,
+    finish_reasons: u64,
+    content_events: u64,
+    usage: Usage,
+    usage_is_final: bool,
+}
+
+/// What a block of events turned out to contain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether the backend has said something: an event with data, and no ping.
+    pub news: bool,
+    /// The stream is over, and this is where in the block: behind the last event. What follows is not for the client.
+    pub done_at: Option<usize>,
+}
+
+/// How streams of an endpoint mark their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// `[DONE]`; and before it, a `finish_reason` for each choice.
+    Chunks,
+    /// `message_stop`.
+    Messages,
+    /// `response.completed`, `response.failed` or `response.incomplete`.
+    Responses,
+    /// Unknown to us; `[DONE]` is understood.
+    Unmarked,
+}
+
+/// What a block may contain, found out for all of its events at once.
+#[derive(Clone, Copy)]
+struct Hints {
+    error: bool,
+    usage: bool,
+    finish_reason: bool,
+}
+
+impl StreamWatch {
+    /// A watch over the answer of a call for `choices` choices.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, choices: u64) -> Self {
+        let protocol = match endpoint {
+            Endpoint::Chat | Endpoint::Completions => Protocol::Chunks,
+            Endpoint::Messages => Protocol::Messages,
+            Endpoint::Responses => Protocol::Responses,
+            _ => Protocol::Unmarked,
+        };
+        Self {
+            protocol,
+            choices,
+            is_done: false,
+            has_failed: false,
+            has_begun: false,
+            finish_reasons: 0,
+            content_events: 0,
+            usage: Usage::default(),
+            usage_is_final: false,
+        }
+    }
+
+    /// Takes the next block of whole events.
+    pub fn block(&mut self, block: &[u8]) -> Seen {
+        let mut seen = Seen { news: false, done_at: self.is_done.then_some(0) };
+        let hints = Hints {
+            error: json::mentions(block, &ERROR),
+            usage: json::mentions(block, &usage::KEY),
+            finish_reason: self.protocol == Protocol::Chunks && json::mentions(block, &FINISH_REASON),
+        };
+        let mut events = Events::new(block);
+        while !self.is_done
+            && let Some(event) = events.next()
+        {
+            if event.is_comment_only() || event.name == Some(b"ping") {
+                continue;
+            }
+            seen.news = true;
+            self.event(&event, hints);
+            seen.done_at = self.is_done.then_some(event.end);
+        }
+        seen
+    }
+
+    fn event(&mut self, event: &Event<'_>, hints: Hints) {
+        if event.is_done() {
+            self.is_done = true;
+            return;
+        }
+        let data = &*event.payload();
+        let failed = event.name == Some(b"error") || hints.error && has_error(data);
+        self.has_failed |= failed;
+        match self.protocol {
+            Protocol::Chunks if !failed => self.chunk(data, hints),
+            Protocol::Messages => self.message_event(name_of(event, data)),
+            Protocol::Responses => self.response_event(name_of(event, data)),
+            Protocol::Chunks | Protocol::Unmarked => {}
+        }
+        if hints.usage
+            && let Some((usage, place)) = Usage::read_with_place(data)
+        {
+            self.usage.update(usage);
+            self.usage_is_final |= place != Place::Message;
+        }
+    }
+
+    fn chunk(&mut self, data: &[u8], hints: Hints) {
+        let finished = if hints.finish_reason { finish_reasons(data) } else { 0 };
+        self.finish_reasons += finished;
+        // A chat's first chunk names the role only, and the one with the reason need not have a text.
+        let is_opening = !self.has_begun && memmem::find(data, b"\"role\"").is_some();
+        let is_closing = finished > 0 && memmem::find(data, b"\"delta\":{}").is_some();
+        self.has_begun = true;
+        self.content_events += u64::from(!is_opening && !is_closing);
+    }
+
+    fn message_event(&mut self, name: &[u8]) {
+        self.has_failed |= name == b"error";
+        self.is_done |= name == b"message_stop";
+        self.content_events += u64::from(name == b"content_block_delta");
+    }
+
+    fn response_event(&mut self, name: &[u8]) {
+        self.is_done |= matches!(name, b"response.completed" | b"response.failed" | b"response.incomplete");
+        self.has_failed |= matches!(name, b"response.failed" | b"error");
+        self.content_events += u64::from(name.ends_with(b".delta"));
+    }
+
+    /// Whether the protocol's own last event has come: `[DONE]` or its like.
+    #[must_use]
+    pub fn saw_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Whether every choice has got its `finish_reason`. Only chat and completions have one.
+    #[must_use]
+    pub fn saw_finish_reason(&self) -> bool {
+        self.finish_reasons >= self.choices
+    }
+
+    /// Whether the backend has reported an error in the stream.
+    #[must_use]
+    pub fn saw_error(&self) -> bool {
+        self.has_failed
+    }
+
+    /// How many events carried a piece of the answer: about its tokens, most backends sending them one by one.
+    #[must_use]
+    pub fn content_events(&self) -> u64 {
+        self.content_events
+    }
+
+    /// Whether the stream, if it ends here, is proven to be whole and free of errors. A stream of which we do not know
+    /// how it would end is taken at its word.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        !self.has_failed
+            && match self.protocol {
+                Protocol::Chunks => self.is_done || self.saw_finish_reason(),
+                Protocol::Messages | Protocol::Responses => self.is_done,
+                Protocol::Unmarked => true,
+            }
+    }
+
+    /// What the stream has cost so far: as the backend says, or else as far as it has said so, with the events
+    /// counted in place of the answer's tokens.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        if self.usage_is_final {
+            return self.usage;
+        }
+        Usage { completion: Some(self.content_events), estimated: true, ..self.usage }
+    }
+}
+
+/// An event's name; some backends give it as the `type` within the data only.
+fn name_of<'a>(event: &Event<'a>, data: &'a [u8]) -> &'a [u8] {
+    let kind = || data[json::member(data, "type")?].strip_prefix(b"\"")?.strip_suffix(b"\"");
+    event.name.or_else(kind).unwrap_or_default()
+}
+
+fn has_error(data: &[u8]) -> bool {
+    json::member(data, "error").is_some_and(|value| data[value] != *b"null")
+}
+
+/// How many choices of a chunk have a reason to finish.
+fn finish_reasons(data: &[u8]) -> u64 {
+    let reason_in = |choice| json::members_within(data, choice).find(|member| member.key == b"finish_reason");
+    let Some(choices) = json::member(data, "choices") else { return 0 };
+    let reasons = json::elements_within(data, choices).filter_map(reason_in);
+    reasons.filter(|reason| data[reason.value.start] == b'"').count() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use super::*;
+
+fn watched(endpoint: Endpoint, block: &str) -> (StreamWatch, Seen) {
+    let mut watch = StreamWatch::new(endpoint, 1);
+    let seen = watch.block(block.as_bytes());
+    (watch, seen)
+}
+
+const CHAT: &str = r#"data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}
+
+data: {"choices":[{"delta":{"content":"{\"finish_reason\":\"stop\"}"},"finish_reason":null}],"usage":null}
+
+data: {"choices":[{"delta":{"content":"b","x":{"finish_reason":"stop"}},"finish_reason": null}],"usage":null}
+
+"#;
+const FINISH: &str = r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}
+
+"#;
+
+#[test]
+fn a_chat_is_whole_with_its_reason_or_its_end_mark() {
+    let (cut, seen) = watched(Endpoint::Chat, CHAT);
+    assert!(!cut.complete() && !cut.saw_finish_reason());
+    assert_eq!(seen, Seen { news: true, done_at: None });
+    assert!(watched(Endpoint::Chat, &format!("{CHAT}{FINISH}")).0.complete());
+    let block = format!("{CHAT}data: [DONE]\n\ndata: more\n\n");
+    let (done, seen) = watched(Endpoint::Chat, &block);
+    assert!(done.complete() && done.saw_done());
+    assert_eq!(&block[seen.done_at.unwrap()..], "data: more\n\n");
+}
+
+#[test]
+fn each_of_several_choices_needs_its_reason() {
+    let mut watch = StreamWatch::new(Endpoint::Chat, 2);
+    watch.block(FINISH.as_bytes());
+    assert!(!watch.complete());
+    watch.block(FINISH.as_bytes());
+    assert!(watch.complete());
+}
+
+#[test]
+fn nothing_counts_behind_the_end() {
+    let (mut watch, _) = watched(Endpoint::Chat, "data: [DONE]\n\ndata: {\"error\":{}}\n\n");
+    assert_eq!(watch.block(b"data: {\"error\":{}}\n\n"), Seen { news: false, done_at: Some(0) });
+    assert!(watch.complete());
+}
+
+#[test]
+fn an_error_in_the_stream_is_no_completion() {
+    for block in [
+        "data: {\"error\":{\"message\":\"x\"}}\n\ndata: [DONE]\n\n",
+        "data: {\"error\": \"x\"}\n\ndata: [DONE]\n\n",
+        "event: error\ndata: {}\n\ndata: [DONE]\n\n",
+    ] {
+        let (watch, _) = watched(Endpoint::Chat, block);
+        assert!(watch.saw_error() && watch.saw_done() && !watch.complete(), "{block}");
+    }
+    assert!(watched(Endpoint::Messages, "data: {\"type\":\"error\"}\n\n").0.saw_error());
+    let (watch, _) = watched(Endpoint::Chat, "data: {\"error\":null,\"x\":{\"error\":1},\"y\":\"error\"}\n\n");
+    assert!(!watch.saw_error());
+}
+
+#[test]
+fn comments_and_pings_are_no_news() {
+    for block in [": ping\n\n", "event: ping\ndata: {\"type\":\"ping\"}\n\n", "\n", "id: 1\n\n"] {
+        assert_eq!(watched(Endpoint::Messages, block).1, Seen::default(), "{block}");
+    }
+}
+
+#[test]
+fn pieces_are_counted_until_the_backend_says_better() {
+    let (mut watch, _) = watched(Endpoint::Chat, &format!("{CHAT}{FINISH}"));
+    assert_eq!(watch.usage(), Usage { completion: Some(2), estimated: true, ..Usage::default() });
+    watch.block(b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\n");
+    assert_eq!(watch.usage(), Usage { prompt: Some(3), completion: Some(5), ..Usage::default() });
+}
+
+#[test]
+fn a_stream_of_messages_is_whole_with_its_stop_and_adds_up_its_usage() {
+    let begun = r#"event: message_start
+data: {"type":"message_start","message":{"usage":{"input_tokens":25,"cache_read_input_tokens":5,"output_tokens":1}}}
+
+event: content_block_delta
+data: {"type":"content_block_delta","delta":{"text":"a"}}
+
+data: {"type":"content_block_delta","delta":{"text":"b"}}
+
+"#;
+    let (mut watch, _) = watched(Endpoint::Messages, begun);
+    assert!(!watch.complete());
+    let cut = Usage { prompt: Some(30), completion: Some(2), cached_prompt: Some(5), reasoning: None, estimated: true };
+    assert_eq!(watch.usage(), cut);
+    watch.block(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":15}}\n\n");
+    let stop = "data: {\"type\":\"message_stop\"}\n\n";
+    assert_eq!(watch.block(stop.as_bytes()), Seen { news: true, done_at: Some(stop.len()) });
+    assert!(watch.complete());
+    assert_eq!(watch.usage(), Usage { completion: Some(15), estimated: false, ..cut });
+}
+
+#[test]
+fn a_stream_of_responses_ends_in_one_of_three_ways() {
+    for (name, complete) in [("completed", true), ("incomplete", true), ("failed", false)] {
+        let block = format!(
+            "event: response.output_text.delta\ndata: {{}}\n\n\
+             event: response.{name}\ndata: {{\"response\":{{\"usage\":{{\"output_tokens\":4}}}}}}\n\n"
+        );
+        let (watch, seen) = watched(Endpoint::Responses, &block);
+        assert_eq!((watch.complete(), watch.saw_done(), seen.done_at), (complete, true, Some(block.len())));
+        assert_eq!((watch.content_events(), watch.usage().completion), (1, Some(4)));
+    }
+    assert!(!watched(Endpoint::Responses, "event: response.created\ndata: {}\n\n").0.complete());
+}
+
+#[test]
+fn a_stream_with_unknown_marks_is_taken_at_its_word() {
+    assert!(watched(Endpoint::Audio, "data: {\"type\":\"speech.audio.delta\"}\n\n").0.complete());
+}

@@ -1,0 +1,147 @@
+//! What travels with one request: what came in, who sent it, where it goes.
+//!
+//! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
+//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::note`].
+
+use crate::call::{Call, Endpoint};
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Who sends a request, as an identity filter found out.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The name of the credential, never the credential.
+    pub key: Option<Arc<str>>,
+    /// The user.
+    pub user: Option<Arc<str>>,
+    /// The team.
+    pub team: Option<Arc<str>>,
+    /// The organisation: the tenant that caches and limits are scoped by.
+    pub org: Option<Arc<str>>,
+    /// The models it may ask for, `*` as a wildcard at the end; none: all.
+    pub models: Option<Vec<Arc<str>>>,
+}
+
+impl Caller {
+    /// Whether this caller may ask for `model`.
+    pub fn may_use(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|allowed| {
+            allowed.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => model.starts_with(prefix),
+                None => model == &**pattern,
+            })
+        })
+    }
+}
+
+/// The head of a request, as the client sent it (hop-by-hop headers included).
+#[derive(Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// The path without the query, as sent.
+    pub path: Box<str>,
+    /// The query without its `?`.
+    pub query: Option<Box<str>>,
+    /// The headers.
+    pub headers: HeaderMap,
+}
+
+/// One request on its way through the gateway.
+#[derive(Debug)]
+pub struct Exchange {
+    head: RequestHead,
+    endpoint: Endpoint,
+    id: Arc<str>,
+    client: Option<IpAddr>,
+    caller: Option<Arc<Caller>>,
+    body: Bytes,
+    call: Option<Call>,
+    model: Option<Arc<str>>,
+    notes: Vec<(&'static str, String)>,
+}
+
+impl Exchange {
+    /// A request whose body has not been read yet.
+    pub fn new(head: RequestHead, endpoint: Endpoint, id: Arc<str>, client: Option<IpAddr>) -> Self {
+        Self { head, endpoint, id, client, caller: None, body: Bytes::new(), call: None, model: None, notes: Vec::new() }
+    }
+
+    /// What the client sent before the body.
+    pub fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
+    /// The request's headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    /// Which API this is.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// The request id: the client's own if it sent a good one.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// The client's address; none on a Unix socket.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// Who sends it, once a filter has found out.
+    pub fn caller(&self) -> Option<&Arc<Caller>> {
+        self.caller.as_ref()
+    }
+
+    /// The body, whole; empty before it is read and for streamed (multipart, opaque) bodies.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The body read as an LLM call; none where the endpoint has no JSON body.
+    pub fn call(&self) -> Option<&Call> {
+        self.call.as_ref()
+    }
+
+    /// The model asked for, or the one a filter chose instead.
+    pub fn model(&self) -> Option<&Arc<str>> {
+        self.model.as_ref()
+    }
+
+    /// Whether the client asked for an event stream.
+    pub fn wants_stream(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.stream)
+    }
+
+    /// What filters noted for the log line.
+    pub fn notes(&self) -> &[(&'static str, String)] {
+        &self.notes
+    }
+
+    /// Says who sends this request. For identity filters.
+    pub fn identify(&mut self, caller: Arc<Caller>) {
+        self.caller = Some(caller);
+    }
+
+    /// Sends the request to another model than it asked for. For routing filters.
+    pub fn send_to(&mut self, model: Arc<str>) {
+        self.model = Some(model);
+    }
+
+    /// Replaces the body and how it reads. Use [`crate::splice`] to leave other bytes alone.
+    pub fn replace_body(&mut self, body: Bytes, call: Option<Call>) {
+        self.body = body;
+        self.call = call;
+    }
+
+    /// Notes something for the request's log line. Not for secrets or prompts.
+    pub fn note(&mut self, key: &'static str, value: impl Into<String>) {
+        self.notes.push((key, value.into()));
+    }
+}

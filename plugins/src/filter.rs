@@ -1,0 +1,122 @@
+//! The contract between the gateway and a filter.
+
+use crate::exchange::Exchange;
+use crate::reply::Reply;
+use crate::services::Services;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+/// A fault of ours inside a filter. The client sees a plain 500; the text goes to the log.
+/// To refuse a request, return [`Verdict::Answer`] instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FilterError(pub String);
+
+/// What a filter's callbacks return.
+pub type Result<T> = std::result::Result<T, FilterError>;
+
+/// The request side: built once, shared by all requests, immutable.
+#[async_trait]
+pub trait Filter: Send + Sync {
+    /// Whether [`Filter::request`] looks at the body. Filters at the head of the list that do not are asked
+    /// before the body is read, so that a stranger's upload costs no memory.
+    fn needs_body(&self) -> bool {
+        true
+    }
+
+    /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
+    async fn request(&self, exchange: &mut Exchange) -> Result<Verdict>;
+}
+
+/// What a filter says about a request.
+pub enum Verdict {
+    /// Nothing to object.
+    Continue,
+    /// Nothing to object, and this object wants to see the answer.
+    Follow(Box<dyn ResponseFilter>),
+    /// This is the answer; no backend is asked. Filters that already follow still see it.
+    Answer(Reply),
+}
+
+/// The answer side: owned by one request, its state is its fields. Give back what must be given back in `Drop`,
+/// report in [`ResponseFilter::end`]. Nothing here may wait: it stands between two tokens.
+pub trait ResponseFilter: Send + Sync {
+    /// Sees, and may change, the head of the answer.
+    fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
+        let _ = (exchange, head);
+        Ok(())
+    }
+
+    /// Sees, and may change, a piece of the answer; of an event stream, always whole events.
+    /// `last` is true exactly once, possibly with empty `data`.
+    fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
+        let _ = (exchange, data, last);
+        Ok(())
+    }
+
+    /// Whether [`ResponseFilter::chunk`] may change the data. If so, an answer's `content-length` is dropped,
+    /// because it may no longer be true.
+    fn rewrites(&self) -> bool {
+        false
+    }
+
+    /// True: the answer is read to its end although the client has left.
+    fn outlives_client(&self) -> bool {
+        false
+    }
+
+    /// Called exactly once, whatever became of the request.
+    fn end(self: Box<Self>, exchange: &Exchange) {
+        let _ = exchange;
+    }
+}
+
+/// The head of an answer: status and headers, hop-by-hop headers already gone.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The status the client will see.
+    pub status: StatusCode,
+    /// The headers the client will see.
+    pub headers: HeaderMap,
+}
+
+/// A filter with a name and settings, so that a file can ask for it.
+pub trait Plugin: Filter + Sized + 'static {
+    /// The name it has in the file.
+    const NAME: &'static str;
+    /// Its settings as written: strict (`deny_unknown_fields`) and documented, since the schema and the docs come
+    /// from this type.
+    type Settings: serde::de::DeserializeOwned + schemars::JsonSchema;
+
+    /// Builds the filter.
+    ///
+    /// # Errors
+    /// [`SettingsError`] where the settings are well-formed but cannot be meant; all of them at once.
+    fn new(settings: Self::Settings, services: &Services) -> std::result::Result<Self, Vec<SettingsError>>;
+}
+
+/// Settings that cannot be meant, with where they stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingsError {
+    /// The path below the filter's settings, such as `keys[2].hash`.
+    pub path: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// How to mend it, if there is more to say.
+    pub help: Option<String>,
+}
+
+impl SettingsError {
+    /// A fault at `path` below the filter's settings.
+    pub fn at(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into(), help: None }
+    }
+
+    /// Adds how to mend it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}

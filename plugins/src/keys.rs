@@ -1,0 +1,175 @@
+//! Keys that Tidegate gives out, and how any key is kept.
+//!
+//! A key of ours is `tg-`, 160 random bits and a checksum, in the digits of Crockford's base 32 (no `i`, `l`, `o`,
+//! `u` to confuse, and all of it selected by a double click but the prefix). The checksum tells a typo from a key that
+//! was revoked, and lets scanners recognise a leaked one. Files hold no key, only its hash: BLAKE3, keyed with what is
+//! derived from the operator's pepper, so that a stolen file alone does not even confirm a guess.
+
+use std::fmt;
+
+/// What every key of ours begins with.
+pub const PREFIX: &str = "tg-";
+
+const RANDOM_BYTES: usize = 20;
+const RANDOM_DIGITS: usize = 32;
+const CHECKSUM_DIGITS: usize = 7;
+const KEY_LENGTH: usize = PREFIX.len() + RANDOM_DIGITS + CHECKSUM_DIGITS;
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const CONTEXT: &str = "tidegate 2025-11 api key hash v1";
+
+/// A key just made. Its secret is shown once, to whoever is to use it; there is no `Debug` that could show it again.
+pub struct NewKey {
+    secret: String,
+    hash: KeyHash,
+}
+
+/// Hashes keys, ours and those brought from elsewhere (`sk-...`) alike.
+#[derive(Clone)]
+pub struct KeyHasher {
+    key: [u8; 32],
+}
+
+/// The hash of a key: 64 hexadecimal digits in a file. Compared in constant time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyHash(blake3::Hash);
+
+impl KeyHasher {
+    /// A hasher with the operator's pepper. Another pepper, another hash: whoever changes it has to hash anew.
+    #[must_use]
+    pub fn new(pepper: Option<&str>) -> Self {
+        Self { key: blake3::derive_key(CONTEXT, pepper.unwrap_or_default().as_bytes()) }
+    }
+
+    /// The hash of `secret`, as it is.
+    #[must_use]
+    pub fn hash(&self, secret: &str) -> KeyHash {
+        KeyHash(blake3::keyed_hash(&self.key, secret.as_bytes()))
+    }
+
+    /// A new key from the system's randomness.
+    pub fn generate(&self) -> Result<NewKey, getrandom::Error> {
+        let mut random = [0; RANDOM_BYTES];
+        getrandom::fill(&mut random)?;
+        let secret = key_of(&random);
+        Ok(NewKey { hash: self.hash(&secret), secret })
+    }
+}
+
+impl fmt::Debug for KeyHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHasher")
+    }
+}
+
+impl NewKey {
+    /// The key itself, for its user.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// Its hash, for the file.
+    #[must_use]
+    pub fn hash(&self) -> KeyHash {
+        self.hash
+    }
+}
+
+impl KeyHash {
+    /// Reads 64 hexadecimal digits of either case.
+    #[must_use]
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        blake3::Hash::from_hex(hex).ok().map(Self)
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_hex())
+    }
+}
+
+/// Whether a key claims to be one of ours, so that [`checksum_ok`] applies to it.
+#[must_use]
+pub fn looks_ours(key: &str) -> bool {
+    key.starts_with(PREFIX)
+}
+
+/// Whether a key of ours is spelt right. Costs the same for any key, right or wrong.
+#[must_use]
+pub fn checksum_ok(key: &str) -> bool {
+    let Some((body, checksum)) = key.split_at_checked(PREFIX.len() + RANDOM_DIGITS) else { return false };
+    key.len() == KEY_LENGTH && looks_ours(key) && checksum.as_bytes() == checksum_of(body)
+}
+
+fn key_of(random: &[u8; RANDOM_BYTES]) -> String {
+    let mut key = String::with_capacity(KEY_LENGTH);
+    key.push_str(PREFIX);
+    // Five bytes make eight digits.
+    for five in random.chunks_exact(5) {
+        let bits = five.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        key.extend(digits::<8>(bits).map(char::from));
+    }
+    key.extend(checksum_of(&key).map(char::from));
+    key
+}
+
+fn checksum_of(body: &str) -> [u8; CHECKSUM_DIGITS] {
+    digits(u64::from(crc32fast::hash(body.as_bytes())))
+}
+
+/// The last `N` digits of a number, the highest first.
+fn digits<const N: usize>(number: u64) -> [u8; N] {
+    std::array::from_fn(|place| DIGITS[(number >> (5 * (N - 1 - place)) & 31) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_is_ours_and_its_hash_is_in_the_file() {
+        let hasher = KeyHasher::new(Some("pepper"));
+        let key = hasher.generate().unwrap();
+        assert!(looks_ours(key.secret()) && checksum_ok(key.secret()), "{}", key.secret());
+        assert_eq!(key.secret().len(), KEY_LENGTH);
+        assert_eq!(KeyHash::from_hex(&key.hash().to_string()), Some(hasher.hash(key.secret())));
+        assert_ne!(key.secret(), hasher.generate().unwrap().secret());
+    }
+
+    #[test]
+    fn the_form_of_a_key_stays() {
+        let key = key_of(&std::array::from_fn(|byte| byte as u8 * 13));
+        assert_eq!(key, "tg-006hm9sm8575pt3nga7ssadprf8dvtqq1nbdgr1");
+        let hash = KeyHasher::new(None).hash(&key).to_string();
+        assert_eq!(hash, "233fe0fbbce05ed43eea86eb0f11d068b9dd84b61f99495e63a369b5c797ceb9");
+    }
+
+    #[test]
+    fn every_typo_of_one_digit_is_seen() {
+        let key = key_of(&[7; RANDOM_BYTES]);
+        for place in 0..key.len() {
+            for digit in DIGITS.iter().filter(|digit| **digit != key.as_bytes()[place]) {
+                let mut typo = key.clone().into_bytes();
+                typo[place] = *digit;
+                assert!(!checksum_ok(std::str::from_utf8(&typo).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_another_form_is_not_ours() {
+        let key = key_of(&[7; RANDOM_BYTES]);
+        let longer = format!("{key}0");
+        for other in ["", "tg-", "sk-abc", &key[..key.len() - 1], &longer, &key.to_uppercase(), &"é".repeat(21)] {
+            assert!(!checksum_ok(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_pepper_changes_the_hash_and_is_not_printed() {
+        assert_ne!(KeyHasher::new(None).hash("sk-1"), KeyHasher::new(Some("p")).hash("sk-1"));
+        assert_ne!(KeyHasher::new(None).hash("sk-1"), KeyHasher::new(None).hash("sk-2"));
+        assert_eq!(format!("{:?}", KeyHasher::new(Some("p"))), "KeyHasher");
+    }
+}
