@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::{TcpListener, UnixListener};
@@ -117,6 +118,11 @@ async fn exchange(wire: &mut Wire, state: &Arc<State>) -> io::Result<Next> {
                 return Err(error);
             }
         }
+    }
+    if early {
+        // Closing on unread bytes would be a RST that overtakes the answer.
+        let drain = async { while wire.some(usize::MAX).await.is_ok_and(|piece| !piece.is_empty()) {} };
+        drop(tokio::time::timeout(Duration::from_millis(500), drain).await);
     }
     let last = early || state.closes_idle.load(SeqCst) || seen.header("connection") == Some("close");
     Ok(if last { Next::Close } else { Next::Request })
