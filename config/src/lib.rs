@@ -20,6 +20,7 @@ mod masking;
 mod meant;
 mod near;
 mod overrides;
+mod plain;
 mod positions;
 mod resolve;
 mod schema;
@@ -36,6 +37,7 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
 pub use load::{Loaded, Source, load};
+pub use plain::parse_value;
 pub use meant::{
     Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
     Origins, Pattern, Pool, Target,

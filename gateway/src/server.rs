@@ -97,7 +97,7 @@ impl Server {
             }
             if let Err(refused) = framing::judge(&session.to_h1_raw(), &limits) {
                 self.core.metrics.bad_request(refused.reason);
-                return exchange::unreadable_head(&self.core, &mut session, refused.status, refused.message).await;
+                return exchange::unreadable_head(&mut session, refused.status, refused.message).await;
             }
             self.core.answer(&mut session).await;
             match session.finish().await {
@@ -116,7 +116,7 @@ impl Server {
         }
         self.core.metrics.bad_request(BadHead::Malformed);
         let message = "The request's head is not valid HTTP.";
-        exchange::unreadable_head(&self.core, session, StatusCode::BAD_REQUEST, message).await;
+        exchange::unreadable_head(session, StatusCode::BAD_REQUEST, message).await;
     }
 }
 
@@ -163,7 +163,7 @@ impl HttpServerApp for Http2 {
             self.core.metrics.bad_request(BadHead::TooManyHeaders);
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             let message = "The request has more headers than this gateway accepts.";
-            exchange::unreadable_head(&self.core, &mut session, status, message).await;
+            exchange::unreadable_head(&mut session, status, message).await;
             return None;
         }
         self.core.answer(&mut session).await;

@@ -21,8 +21,8 @@ pub fn exchange_with(body: &str, headers: &[(&str, &str)]) -> Exchange {
     let head = RequestHead { method: Method::POST, path: "/v1/chat/completions".into(), query: None, headers };
     let mut exchange = Exchange::new(head, Endpoint::Chat, "test".into(), None);
     let call = Call::read(body.as_bytes(), Endpoint::Chat).ok();
-    if let Some(call) = &call {
-        exchange.send_to(call.model(body.as_bytes()).as_ref().into());
+    if let Some(model) = call.as_ref().and_then(|call| call.model(body.as_bytes())) {
+        exchange.send_to(model.as_ref().into());
     }
     exchange.replace_body(Bytes::copy_from_slice(body.as_bytes()), call);
     exchange

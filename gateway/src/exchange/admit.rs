@@ -3,12 +3,13 @@
 use super::arrive::short;
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
-use super::{Route, Session, Trip, headers};
+use super::{Route, Session, Trip};
 use crate::models::Models;
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tidegate_plugins::call::{Call, CallFault, Key};
+use tidegate_plugins::call::{Call, CallFault, Endpoint, Key};
+use tidegate_plugins::splice::Edits;
 use tidegate_plugins::{Refusal, Reply, Verdict};
 
 /// Asks the filters that do not need the body.
@@ -52,7 +53,7 @@ pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let model: Option<Arc<str>> = call.model(&bytes).map(|model| model.as_ref().into());
     trip.record.stream = call.stream;
     trip.exchange.replace_body(bytes, Some(call));
-    let optional = !trip.exchange.endpoint().needs_model();
+    let optional = !needs_model(trip.exchange.endpoint());
     ask_for(trip, model, optional)
 }
 
@@ -92,6 +93,11 @@ pub async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()
         trip.body = Body::Streamed { held: VecDeque::new(), more: true };
     }
     Ok(())
+}
+
+/// Whether requests to this endpoint name a model even where a server has but one.
+fn needs_model(endpoint: Endpoint) -> bool {
+    !matches!(endpoint, Endpoint::Tokenize | Endpoint::Detokenize | Endpoint::Rerank)
 }
 
 fn ask_for(trip: &mut Trip, model: Option<Arc<str>>, optional: bool) -> Result<()> {
@@ -155,13 +161,18 @@ fn rename(trip: &mut Trip, route: &Route) {
     let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
     let served = route.send_as.as_ref().unwrap_or(model);
     let body = trip.exchange.body();
-    if call.span(Key::Model).is_none() && !trip.exchange.endpoint().needs_model() {
+    if call.span(Key::Model).is_none() && !needs_model(trip.exchange.endpoint()) {
         return;
     }
     if call.model(body).is_some_and(|named| named == **served) {
         return;
     }
-    let renamed = tidegate_plugins::splice::set_model(call, body, served);
+    let mut edits = Edits::default();
+    let renamed = edits.set_model(call, served).and_then(|()| edits.apply(body));
+    let Ok(renamed) = renamed else {
+        debug_assert!(false, "the model's place in the body is known");
+        return;
+    };
     let stream = call.stream;
     // What was read once stays true: only the model's value, and what stands behind it, has moved.
     let call = Call::read(&renamed, trip.exchange.endpoint()).ok();
@@ -182,7 +193,3 @@ fn unknown_model(trip: &Trip, name: &str) -> Fault {
     Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model"))
 }
 
-/// Whether the client asked for a browser's answer: see [`super::cors`].
-pub fn origin(trip: &Trip) -> Option<&str> {
-    headers::text(trip.exchange.headers(), "origin")
-}

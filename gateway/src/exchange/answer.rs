@@ -3,7 +3,6 @@
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::{Session, Trip, cors, relay};
-use crate::core::Core;
 use crate::telemetry::Cause;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
@@ -173,12 +172,12 @@ pub fn identify(trip: &mut Trip, headers: &mut HeaderMap) {
     let waited = trip.receiving + trip.record.upstream_time;
     trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
     let record = &trip.record;
-    insert(headers, "x-request-id", record.request_id.as_str());
+    headers.insert("x-request-id", record.request_id.to_header());
     if let Some(id) = &record.correlation_id {
-        insert(headers, "x-correlation-id", id.as_str());
+        headers.insert("x-correlation-id", id.to_header());
     }
     if matches!(trip.exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
-        insert(headers, "request-id", record.request_id.as_str());
+        headers.insert("request-id", record.request_id.to_header());
     }
     if trip.snapshot.answer_headers {
         if let Some(backend) = &record.backend {
@@ -227,19 +226,19 @@ pub async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) 
 }
 
 /// Answers a request whose head could not be read, and ends its connection.
-pub async fn unreadable_head(core: &Core, session: &mut Session, status: StatusCode, message: &str) {
+pub async fn unreadable_head(session: &mut Session, status: StatusCode, message: &str) {
     session.set_keepalive(None);
     let refusal = Refusal::new(status, "bad_request", message);
     let id = crate::telemetry::RequestId::new();
-    let reply = refusal.reply(Endpoint::Other, id.as_str());
+    let reply = refusal.reply(Endpoint::Other, &id.to_string());
     let mut headers = reply.headers;
     headers.insert(header::CONTENT_LENGTH, super::headers::number(reply.body.len() as u64));
-    insert(&mut headers, "x-request-id", id.as_str());
+    headers.insert("x-request-id", id.to_header());
     let sent = session.write_response_header(response(reply.status, headers)).await;
     if sent.is_ok() && session.write_response_body(reply.body, true).await.is_ok() {
         let _ = session.finish_body().await;
     }
-    core.log.unreadable(id.as_str(), session.client_addr().map(ToString::to_string).as_deref(), message);
+    tracing::info!(request_id = %id, client = ?session.client_addr(), reason = message, "unreadable request");
     // See `linger`: what else the client sends must not reset the answer away.
     session.shutdown().await;
 }

@@ -64,7 +64,7 @@ pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Tri
     record.operation = endpoint.map_or("other", Endpoint::gen_ai_operation);
     let (path, query) = (parts.uri.path().into(), parts.uri.query().map(Into::into));
     let request = RequestHead { method, path, query, headers };
-    let exchange = Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.shared(), client);
+    let exchange = Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
     Trip {
         share: core.bodies.share(),
         body: if has_body { Body::Unread } else { Body::None },
@@ -78,6 +78,7 @@ pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Tri
         route: None,
         replayable: true,
         streaming: false,
+        form: None,
         head_sent: false,
         receiving: Duration::ZERO,
     }
@@ -175,11 +176,24 @@ fn method_not_allowed(allow: &'static str, method: &Method) -> Fault {
 }
 
 fn unknown_path(path: &str) -> Fault {
-    let near = crate::models::Models::near(path, Endpoint::PATHS.iter().copied());
+    let near = crate::models::Models::near(path, PATHS.iter().copied());
     let hint = near.first().map_or_else(String::new, |near| format!(" Did you mean {near}?"));
     let message = format!("There is no {} here.{hint}", short(path));
     Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "unknown_url", message))
 }
+
+/// The paths that a wrong one may have meant.
+const PATHS: [&str; 9] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/rerank",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/models",
+    "/tokenize",
+];
 
 /// What a client sent, short enough to be said back to it.
 pub fn short(text: &str) -> &str {

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 use tidegate_config::{CompressedBodies, Limits};
 use tidegate_plugins::Refusal;
-use tidegate_plugins::multipart::{ModelFinder, Progress};
+use tidegate_plugins::multipart::{ModelFinder, MultipartFault};
 
 /// What there is of a request's body.
 pub enum Body {
@@ -184,38 +184,25 @@ pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -
     loop {
         let Some(data) = reader.next(session, trip).await? else {
             trip.body = Body::Streamed { held, more: false };
-            return match finder.finish() {
-                Progress::Found(model) => Ok(Some(model)),
-                Progress::Absent | Progress::NotYet => Ok(None),
-                Progress::Duplicate => Err(two_models()),
-                Progress::Malformed => Err(malformed_form()),
-            };
+            return finder.finish().map_err(bad_form);
         };
         hold(trip, data.len())?;
-        let progress = finder.feed(&data);
+        finder.push(&data).map_err(bad_form)?;
         held.push_back(data);
-        match progress {
-            Progress::NotYet => {}
-            Progress::Found(model) => {
-                trip.body = Body::Streamed { held, more: !session.is_body_done() };
-                return Ok(Some(model));
-            }
-            Progress::Absent => {
-                trip.body = Body::Streamed { held, more: !session.is_body_done() };
-                return Ok(None);
-            }
-            Progress::Duplicate => return Err(two_models()),
-            Progress::Malformed => return Err(malformed_form()),
+        if let Some(model) = finder.model() {
+            let model = model.to_owned();
+            // A backend might take the last of two models where we took the first: the rest is read as it passes.
+            trip.form = Some(finder);
+            trip.body = Body::Streamed { held, more: true };
+            return Ok(Some(model));
         }
     }
 }
 
-fn two_models() -> Fault {
-    Fault::bad("duplicate_field", "The form has more than one 'model'.").closing()
-}
-
-fn malformed_form() -> Fault {
-    Fault::bad("bad_multipart", "The multipart body is malformed.").closing()
+/// 400: the form can be read in more than one way, or in none.
+pub fn bad_form(fault: MultipartFault) -> Fault {
+    let code = if fault == MultipartFault::Duplicate { "duplicate_field" } else { "bad_multipart" };
+    Fault::bad(code, format!("The request cannot be understood: {fault}.")).closing()
 }
 
 fn hold(trip: &mut Trip, bytes: usize) -> Result<()> {

@@ -9,7 +9,7 @@ use http::StatusCode;
 use std::fmt::Display;
 use std::time::Duration;
 use tidegate_plugins::Refusal;
-use tidegate_plugins::call::CallFault;
+use tidegate_plugins::call::{CallFault, FaultKind};
 
 /// Why a request does not get an answer from a backend.
 #[derive(Debug)]
@@ -31,6 +31,20 @@ pub enum Fault {
 
 /// What the road returns.
 pub type Result<T> = std::result::Result<T, Fault>;
+
+/// The machine-readable name of what is wrong with a body.
+fn code_of(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::Empty | FaultKind::Malformed | FaultKind::NotAnObject => "invalid_json",
+        FaultKind::Encoding => "invalid_encoding",
+        FaultKind::MissingModel => "missing_required_parameter",
+        FaultKind::Ambiguous => "ambiguous_parameter",
+        FaultKind::WrongType => "invalid_type",
+        FaultKind::TooDeep => "too_deep",
+        FaultKind::NulInKey => "invalid_key",
+        FaultKind::TooLarge => "request_too_large",
+    }
+}
 
 /// Which wait was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +70,7 @@ impl Fault {
     pub fn refused(refusal: Refusal) -> Self {
         let cause = match refusal.status.as_u16() {
             429 => Cause::Limit,
-            401 | 403 => Cause::Client,
+            401 | 403 => Cause::Auth,
             _ => Cause::Validation,
         };
         Self::told(refusal, cause, None)
@@ -69,7 +83,7 @@ impl Fault {
 
     /// The body is not the JSON it should be.
     pub fn call(fault: &CallFault) -> Self {
-        let refusal = Refusal::new(StatusCode::BAD_REQUEST, fault.code(), fault.to_string());
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, code_of(fault.kind), fault.to_string());
         Self::refused(refusal.param(fault.param))
     }
 

@@ -6,6 +6,7 @@ use super::body::{Body, Reader};
 use super::fail::{Fault, Result, Wait};
 use super::{Route, Session, Trip, request};
 use crate::core::Core;
+use crate::telemetry::BackendFault;
 use crate::upstream::{Backend, Lease, Upstream};
 use pingora::ErrorType;
 use std::future::Future;
@@ -145,12 +146,15 @@ async fn attempt(
     let connected = wait(session, until, core.connector.connect(backend, fresh)).await;
     let mut upstream = match connected {
         Ok(Ok(upstream)) => upstream,
-        Ok(Err(error)) => return Err(unreachable(backend, began, &error.to_string())),
+        Ok(Err(error)) => return Err(unreachable(backend, began, BackendFault::Connect, &error.to_string())),
         Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
-        Err(_) if until.1 == Wait::FirstByte => return Err(unreachable(backend, began, "connecting took too long")),
+        Err(_) if until.1 == Wait::FirstByte => {
+            return Err(unreachable(backend, began, BackendFault::ConnectTimeout, "connecting took too long"));
+        }
         Err(fault) => return Err(Failed::Final(fault)),
     };
     backend.series.connected(upstream.reused);
+    backend.series.attempts.inc();
     let headers = request::headers_for_all(trip);
     let head = request::head_for(backend, trip, headers, upstream.is_http2())
         .map_err(|error| Failed::Final(Fault::ours(format!("request head for {}: {error}", backend.settings.name))))?;
@@ -165,9 +169,13 @@ async fn attempt(
         Ok(()) => Ok(begun(trip, backend, upstream)),
         Err(error) if upstream.reused && is_disconnect(&error) && trip.replayable => Err(Failed::Stale),
         Err(error) => {
-            backend.series.failed(crate::telemetry::Cause::UpstreamError);
             let log = format!("{}: {error}", backend.settings.name);
-            Err(Failed::Final(if is_disconnect(&error) { Fault::broken(log) } else { Fault::malformed(log) }))
+            let (counted, fault) = match is_disconnect(&error) {
+                true => (BackendFault::Broken, Fault::broken(log)),
+                false => (BackendFault::Malformed, Fault::malformed(log)),
+            };
+            backend.series.failed(counted);
+            Err(Failed::Final(fault))
         }
     }
 }
@@ -181,8 +189,8 @@ fn begun(trip: &mut Trip, backend: &Backend, upstream: Upstream) -> Upstream {
     upstream
 }
 
-fn unreachable(backend: &Backend, began: Instant, why: &str) -> Failed {
-    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str) -> Failed {
+    backend.series.failed(fault);
     if backend.health.failed(began) {
         backend.series.up.set(0);
         tracing::warn!(backend = &*backend.settings.name, reason = why, "backend is down");
@@ -212,7 +220,7 @@ async fn unsent(
     if upstream.reused && trip.replayable {
         return Err(Failed::Stale);
     }
-    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+    backend.series.failed(BackendFault::Broken);
     let fault = Fault::broken(format!("{}: while sending the request: {error}", backend.settings.name));
     Err(if trip.replayable { Failed::Next(fault) } else { Failed::Final(fault) })
 }
@@ -268,8 +276,15 @@ async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream)
             // From here on the body cannot be sent a second time.
             trip.body = Body::Streamed { held: std::collections::VecDeque::new(), more: true };
             trip.replayable = false;
+            if let Some(form) = &mut trip.form {
+                form.push(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
+            }
             upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
         }
+    }
+    // Before the end is sent: a backend must not get to run what we would not have let pass.
+    if more && let Some(form) = trip.form.take() {
+        form.finish().map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
     }
     upstream.send_end().await.map_err(Unsent::Backend)
 }

@@ -3,7 +3,7 @@
 use super::answer::Answered;
 use super::Trip;
 use crate::core::Core;
-use crate::telemetry::{Cause, bounded};
+use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
 
 /// Longest error text in a log line, in bytes.
@@ -27,7 +27,7 @@ pub fn finish(core: &Core, mut trip: Trip, answered: Answered) {
     }
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
     core.metrics.observe(series, &trip.record);
-    let (route, pool) = trip.route.as_ref().map_or(("none", "none"), |route| (route.name(), &*route.pool.name));
+    let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     core.log.request(&trip.record, route, pool);
     debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
 }

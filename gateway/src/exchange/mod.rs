@@ -31,6 +31,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::Timeouts;
+use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Exchange, ResponseFilter};
 
 pub use answer::unreadable_head;
@@ -53,6 +54,8 @@ pub struct Trip {
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
     route: Option<Route>,
+    /// Reads a form as it is sent on, so that a second model in it does not get past.
+    form: Option<ModelFinder>,
     /// Whether the body could be sent once more.
     replayable: bool,
     /// Whether the answer is an event stream, so that a fault can be told in it.
@@ -103,7 +106,7 @@ pub async fn serve(core: &Core, session: &mut Session) {
         Ok(Ok(answered)) => answered,
         Ok(Err(fault)) => answer::fault(session, &mut trip, fault).await,
         Err(_) => {
-            core.metrics.panics.inc();
+            core.metrics.panics_total.inc();
             answer::fault(session, &mut trip, Fault::ours("a panic; see the log above").closing()).await
         }
     };
@@ -119,9 +122,9 @@ async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Ans
     if let Some(reply) = admit::early(trip).await? {
         return answer::reply(session, trip, reply).await;
     }
-    match plan {
+    match &plan {
         Plan::Call => admit::read_call(session, trip).await?,
-        Plan::Form { boundary } => admit::read_form(session, trip, &boundary).await?,
+        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await?,
         Plan::Socket => admit::read_query(trip)?,
         Plan::Opaque => admit::stream_through(session, trip).await?,
         Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}

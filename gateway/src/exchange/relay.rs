@@ -18,6 +18,7 @@ use tidegate_plugins::Head;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
 use tidegate_plugins::splice::ModelRenamer;
+use tidegate_plugins::usage::Usage;
 
 /// Passes the answer on.
 ///
@@ -179,7 +180,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
     release_body(trip);
     let mut streaming = Streaming {
         cutter: EventCutter::new(trip.snapshot.limits.event),
-        watch: StreamWatch::new(trip.exchange.endpoint()),
+        watch: StreamWatch::new(trip.exchange.endpoint(), trip.exchange.call().and_then(|call| call.n).unwrap_or(1)),
         renamer: renamer(trip),
         head: Some(head),
         last_event: Instant::now(),
@@ -188,7 +189,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
     if matches!(outcome, Err(Fault::ClientGone)) && trip.followers.iter().any(|follower| follower.outlives_client()) {
         outcome = alone(trip, fetched, &mut streaming).await.and(Err(Fault::ClientGone));
     }
-    trip.record.usage = streaming.watch.usage();
+    trip.record.usage = Some(streaming.watch.usage()).filter(|usage| *usage != Usage::default());
     outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
     // An error event under a 200 is passed on as it came; it is the backend's fault all the same.
@@ -267,8 +268,8 @@ fn step(
         .push(chunk)
         .map_err(|_| Fault::malformed(format!("an event of more than {} bytes", trip.snapshot.limits.event)))?;
     let Some(mut block) = block else { return Ok((None, Flow::Open)) };
-    let seen = it.watch.see(&block);
-    if seen.has_event {
+    let seen = it.watch.block(&block);
+    if seen.news {
         it.last_event = now;
         trip.record.first_token.get_or_insert(now);
     }
@@ -281,9 +282,10 @@ fn step(
 
 /// The backend has ended the stream: whole, or not.
 fn ended(trip: &mut Trip, it: &mut Streaming) -> Result<(Option<Bytes>, Flow)> {
-    let mut rest = it.cutter.finish().unwrap_or_default();
+    let cutter = std::mem::replace(&mut it.cutter, EventCutter::new(0));
+    let mut rest = cutter.finish().unwrap_or_default();
     if !rest.is_empty() {
-        it.watch.see(&rest);
+        it.watch.block(&rest);
     }
     if !it.watch.complete() {
         return Err(Fault::broken("the stream ended without saying that it was complete"));
@@ -307,7 +309,7 @@ pub fn renamer(trip: &Trip) -> Option<ModelRenamer> {
     let asked = trip.record.model_asked.as_deref()?;
     let served = trip.record.model_served.as_deref()?;
     let keeps = route.model.as_ref().is_some_and(|model| model.keep_name);
-    (keeps && asked != served).then(|| ModelRenamer::new(served, asked))
+    (keeps && asked != served).then(|| ModelRenamer::new(asked))
 }
 
 /// Passes an answer on as it comes, after `held`.

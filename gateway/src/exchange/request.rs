@@ -3,7 +3,7 @@
 use super::body::{self, Body};
 use super::{Trip, headers};
 use crate::upstream::Backend;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Uri, Version};
 use pingora::http::RequestHeader;
 
@@ -20,10 +20,10 @@ pub fn headers_for_all(trip: &Trip) -> HeaderMap {
         }
     }
     let record = &trip.record;
-    insert(&mut headers, "x-request-id", record.request_id.as_str());
-    insert(&mut headers, "traceparent", &record.trace.to_header());
-    if let Some(id) = &record.correlation_id {
-        insert(&mut headers, "x-correlation-id", id.as_str());
+    headers.insert("x-request-id", record.request_id.to_header());
+    headers.insert("traceparent", record.trace.to_header());
+    if !record.trace.continued() {
+        headers.remove("tracestate");
     }
     frame(trip, &mut headers);
     headers
@@ -85,10 +85,4 @@ pub fn head_for(
     }
     parts.headers = headers;
     Ok(Box::new(parts.into()))
-}
-
-fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
 }

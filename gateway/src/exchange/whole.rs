@@ -5,7 +5,7 @@ use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
 use super::{Session, Trip, body, headers, relay};
-use crate::telemetry::Cause;
+use crate::telemetry::{BackendFault, Cause};
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use memchr::memmem;
@@ -42,7 +42,7 @@ pub async fn relay(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched
         return Err(Fault::malformed("the answer is not the JSON that this endpoint gives"));
     }
     trip.record.first_token = Some(Instant::now());
-    trip.record.usage = Usage::from_answer(&answer);
+    trip.record.usage = Usage::read(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok(Answered::ok(head.status))
@@ -71,8 +71,14 @@ pub async fn error(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched
         500.. => Cause::UpstreamError,
         _ => Cause::Client,
     };
-    if status.is_server_error() || cause == Cause::UpstreamOverload {
-        fetched.lease.backend().series.failed(cause);
+    let counted = match status.as_u16() {
+        401 | 403 => Some(BackendFault::Auth),
+        429 | 503 | 529 => Some(BackendFault::Overload),
+        500.. => Some(BackendFault::Status),
+        _ => None,
+    };
+    if let Some(fault) = counted {
+        fetched.lease.backend().series.failed(fault);
     }
     let secret = fetched.lease.backend().settings.secret.clone();
     let told = match collected {

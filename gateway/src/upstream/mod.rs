@@ -1,7 +1,7 @@
 //! Who can take a request, and holding it while they do: pools of backends, their health, leases and connections.
 
 pub mod backend;
-pub mod catalogue;
+pub mod probe;
 pub mod connect;
 pub mod health;
 pub mod lease;
