@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The application behind every client listener.
-pub struct Server {
+pub(crate) struct Server {
     core: Arc<Core>,
     http2: Arc<Http2>,
 }
@@ -42,7 +42,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 impl Server {
     /// A server that answers from `core`.
-    pub fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(core.snapshot.load().limits.keep_alive);
@@ -145,11 +145,7 @@ impl ServerApp for Server {
 
 #[async_trait]
 impl HttpServerApp for Http2 {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: Session,
-        _: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
+    async fn process_new_http(self: &Arc<Self>, mut session: Session, _: &ShutdownWatch) -> Option<ReusedHttpStream> {
         match session.read_request().await {
             Ok(true) => {}
             Ok(false) => return None,

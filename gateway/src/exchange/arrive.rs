@@ -17,7 +17,7 @@ use tidegate_plugins::exchange::RequestHead;
 use tidegate_plugins::{Exchange, Refusal, Reply};
 
 /// Which road a request takes.
-pub enum Plan {
+pub(super) enum Plan {
     /// It is answered here and now, whoever asks.
     Reply(Reply),
     /// `/v1/models`.
@@ -38,7 +38,7 @@ pub enum Plan {
 }
 
 /// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
-pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
+pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
     // The body's framing is read from the head when the body is first asked about: ask before the head goes.
     let has_body = !session.is_body_done();
     let keep_alive = session.get_keepalive().is_some();
@@ -57,14 +57,14 @@ pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Tri
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
     record.http = version;
     record.client = client;
-    record.correlation_id =
-        headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
+    record.correlation_id = headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
     let endpoint = Endpoint::from_path(parts.uri.path());
     record.endpoint = endpoint.map_or("none", Endpoint::as_str);
     record.operation = endpoint.map_or("other", Endpoint::gen_ai_operation);
     let (path, query) = (parts.uri.path().into(), parts.uri.query().map(Into::into));
     let request = RequestHead { method, path, query, headers };
-    let exchange = Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
+    let exchange =
+        Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
     Trip {
         share: core.bodies.share(),
         body: if has_body { Body::Unread } else { Body::None },
@@ -96,7 +96,7 @@ fn stub(head: &RequestHeader) -> RequestHeader {
 ///
 /// # Errors
 /// What the head alone makes impossible: path, method, size, encoding.
-pub fn plan(trip: &Trip) -> Result<Plan> {
+pub(super) fn plan(trip: &Trip) -> Result<Plan> {
     let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
     check_path(&head.path)?;
     if head.method == Method::OPTIONS {
@@ -117,7 +117,11 @@ pub fn plan(trip: &Trip) -> Result<Plan> {
     }
     if trip.upgrade && trip.known {
         let websocket = headers::has_token(&head.headers, &header::UPGRADE, "websocket");
-        return if websocket { Ok(Plan::Socket) } else { Err(Fault::bad("bad_upgrade", "Only WebSocket upgrades are known here.")) };
+        return if websocket {
+            Ok(Plan::Socket)
+        } else {
+            Err(Fault::bad("bad_upgrade", "Only WebSocket upgrades are known here."))
+        };
     }
     match trip.exchange.endpoint() {
         Endpoint::Other if trip.known && snapshot.other_paths.is_some() => Ok(Plan::Opaque),
@@ -138,7 +142,11 @@ fn check_path(path: &str) -> Result<()> {
     let lower = path.to_ascii_lowercase();
     let dotted = lower.replace("%2e", ".");
     let traverses = dotted.split('/').any(|segment| segment == "." || segment == "..");
-    if traverses || lower.contains("%2f") && !lower.starts_with("/v1/models/") || lower.contains("%00") || path.contains('\\') {
+    if traverses
+        || lower.contains("%2f") && !lower.starts_with("/v1/models/")
+        || lower.contains("%00")
+        || path.contains('\\')
+    {
         return Err(Fault::bad("bad_path", "The path has segments that different servers read differently."));
     }
     Ok(())
@@ -153,7 +161,8 @@ fn check_body(trip: &Trip) -> Result<()> {
         return Err(body::too_large(limits.body).closing());
     }
     if headers.get(header::EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        let refusal = Refusal::new(StatusCode::EXPECTATION_FAILED, "bad_expect", "Only 100-continue can be expected here.");
+        let refusal =
+            Refusal::new(StatusCode::EXPECTATION_FAILED, "bad_expect", "Only 100-continue can be expected here.");
         return Err(Fault::refused(refusal).closing());
     }
     body::check_encoding(headers, limits)
@@ -196,7 +205,7 @@ const PATHS: [&str; 9] = [
 ];
 
 /// What a client sent, short enough to be said back to it.
-pub fn short(text: &str) -> &str {
+pub(super) fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(128)]
 }
 
@@ -205,12 +214,12 @@ fn unescape(text: &str) -> String {
 }
 
 /// Whether the client waits for leave to send its body (RFC 9110 section 10.1.1).
-pub fn expects_continue(trip: &Trip) -> bool {
+pub(super) fn expects_continue(trip: &Trip) -> bool {
     trip.record.http >= Version::HTTP_11 && trip.exchange.headers().contains_key(header::EXPECT)
 }
 
 /// How long this client waits for an answer, as the SDKs tell in seconds.
-pub fn client_patience(trip: &Trip) -> Option<Duration> {
+pub(super) fn client_patience(trip: &Trip) -> Option<Duration> {
     const NAMES: [HeaderName; 2] =
         [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
     NAMES

@@ -1,7 +1,7 @@
 //! The end of a request: followers are told, and what became of it is counted and logged.
 
-use super::answer::Answered;
 use super::Trip;
+use super::answer::Answered;
 use crate::core::Core;
 use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
@@ -10,7 +10,7 @@ use std::time::Instant;
 const ERROR_LIMIT: usize = 512;
 
 /// Tells the followers, last first, then the metrics, then the log.
-pub fn finish(core: &Core, mut trip: Trip, answered: Answered) {
+pub(super) fn finish(core: &Core, mut trip: Trip, answered: Answered) {
     let record = &mut trip.record;
     record.ended = Instant::now();
     record.status = answered.status;
