@@ -46,6 +46,7 @@ fn frame(trip: &Trip, headers: &mut HeaderMap) {
         }
         Body::Streamed { more: true, .. } => match body::declared_length(trip.exchange.headers()) {
             Some(length) => {
+                let length = length.saturating_add_signed(trip.grown);
                 headers.insert(header::CONTENT_LENGTH, headers::number(length));
             }
             None => {
@@ -66,7 +67,8 @@ pub(super) fn head_for(
     http2: bool,
 ) -> Result<Box<RequestHeader>, http::Error> {
     let (settings, head) = (&backend.settings, trip.exchange.head());
-    let query = head.query.as_deref().map_or_else(String::new, |query| format!("?{query}"));
+    let query = trip.query.as_deref().or(head.query.as_deref());
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
     let target = format!("{}{}{query}", settings.base_path, head.path);
     for (name, value) in &settings.headers {
         headers.insert(name.clone(), value.clone());
