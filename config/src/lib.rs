@@ -37,11 +37,11 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
 pub use load::{Loaded, Source, load};
-pub use plain::parse_value;
 pub use meant::{
     Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
     Origins, Pattern, Pool, Target,
 };
+pub use plain::parse_value;
 pub use positions::Positions;
 pub use schema::{schema, schema_with_filters};
 pub use secret::{MASK, Secret, is_secret_name};

@@ -65,8 +65,7 @@ pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
 /// The JSON Schema of a whole file, filters included.
 pub fn schema() -> serde_json::Value {
     let registry = Registry::built_in();
-    let filters: Vec<_> =
-        registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
+    let filters: Vec<_> = registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
     config::schema_with_filters(&filters)
 }
 
@@ -293,11 +292,7 @@ fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&A
     }
 }
 
-fn build_model<'a>(
-    model: &config::Model,
-    find: impl Fn(&str) -> Option<&'a Arc<Pool>>,
-    metrics: &Metrics,
-) -> Model {
+fn build_model<'a>(model: &config::Model, find: impl Fn(&str) -> Option<&'a Arc<Pool>>, metrics: &Metrics) -> Model {
     let route = model.pattern.to_string();
     let targets = model
         .targets
@@ -315,4 +310,3 @@ fn build_model<'a>(
         .collect();
     Model::new(model.pattern.clone(), targets, model.keep_name)
 }
-

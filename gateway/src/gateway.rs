@@ -16,8 +16,8 @@ use std::sync::Arc;
 use tidegate_config::{
     self as config, Address, Config, Faults, Listen, Loaded, LogFormat, Positions, ProcessEnvironment, Source,
 };
-use tidegate_plugins::filter::Plugin;
 use tidegate_plugins::Registry;
+use tidegate_plugins::filter::Plugin;
 
 /// A gateway that is not running yet.
 pub struct Gateway {

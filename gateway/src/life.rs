@@ -78,8 +78,7 @@ impl Life {
     fn read_again(&self, file: &Path) -> Result<String, Faults> {
         let loaded = config::load(&Source::read(file)?, &ProcessEnvironment)?;
         let previous = self.core.snapshot.load_full();
-        let parts =
-            Parts { registry: &self.registry, metrics: &self.core.metrics, previous: Some(&previous) };
+        let parts = Parts { registry: &self.registry, metrics: &self.core.metrics, previous: Some(&previous) };
         let snapshot = assemble::assemble(&loaded.config, &parts)
             .map_err(|faults| Faults(assemble::place(faults, &loaded.positions)))?;
         let new = &loaded.config;

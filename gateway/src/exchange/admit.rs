@@ -142,9 +142,7 @@ pub fn route(trip: &mut Trip) -> Result<()> {
     };
     if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
         let message = format!("This key may not use the model '{}'.", short(&name));
-        return Err(Fault::refused(
-            Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"),
-        ));
+        return Err(Fault::refused(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")));
     }
     let Some(model) = snapshot.models.resolve(&name) else {
         return Err(unknown_model(trip, &name));
@@ -192,4 +190,3 @@ fn unknown_model(trip: &Trip, name: &str) -> Fault {
     let message = format!("The model '{}' does not exist here.{hint}", short(name));
     Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model"))
 }
-

@@ -242,4 +242,3 @@ pub async fn unreadable_head(session: &mut Session, status: StatusCode, message:
     // See `linger`: what else the client sends must not reset the answer away.
     session.shutdown().await;
 }
-

@@ -57,14 +57,14 @@ pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Tri
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
     record.http = version;
     record.client = client;
-    record.correlation_id =
-        headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
+    record.correlation_id = headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
     let endpoint = Endpoint::from_path(parts.uri.path());
     record.endpoint = endpoint.map_or("none", Endpoint::as_str);
     record.operation = endpoint.map_or("other", Endpoint::gen_ai_operation);
     let (path, query) = (parts.uri.path().into(), parts.uri.query().map(Into::into));
     let request = RequestHead { method, path, query, headers };
-    let exchange = Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
+    let exchange =
+        Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
     Trip {
         share: core.bodies.share(),
         body: if has_body { Body::Unread } else { Body::None },
@@ -117,7 +117,11 @@ pub fn plan(trip: &Trip) -> Result<Plan> {
     }
     if trip.upgrade && trip.known {
         let websocket = headers::has_token(&head.headers, &header::UPGRADE, "websocket");
-        return if websocket { Ok(Plan::Socket) } else { Err(Fault::bad("bad_upgrade", "Only WebSocket upgrades are known here.")) };
+        return if websocket {
+            Ok(Plan::Socket)
+        } else {
+            Err(Fault::bad("bad_upgrade", "Only WebSocket upgrades are known here."))
+        };
     }
     match trip.exchange.endpoint() {
         Endpoint::Other if trip.known && snapshot.other_paths.is_some() => Ok(Plan::Opaque),
@@ -138,7 +142,11 @@ fn check_path(path: &str) -> Result<()> {
     let lower = path.to_ascii_lowercase();
     let dotted = lower.replace("%2e", ".");
     let traverses = dotted.split('/').any(|segment| segment == "." || segment == "..");
-    if traverses || lower.contains("%2f") && !lower.starts_with("/v1/models/") || lower.contains("%00") || path.contains('\\') {
+    if traverses
+        || lower.contains("%2f") && !lower.starts_with("/v1/models/")
+        || lower.contains("%00")
+        || path.contains('\\')
+    {
         return Err(Fault::bad("bad_path", "The path has segments that different servers read differently."));
     }
     Ok(())
@@ -153,7 +161,8 @@ fn check_body(trip: &Trip) -> Result<()> {
         return Err(body::too_large(limits.body).closing());
     }
     if headers.get(header::EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        let refusal = Refusal::new(StatusCode::EXPECTATION_FAILED, "bad_expect", "Only 100-continue can be expected here.");
+        let refusal =
+            Refusal::new(StatusCode::EXPECTATION_FAILED, "bad_expect", "Only 100-continue can be expected here.");
         return Err(Fault::refused(refusal).closing());
     }
     body::check_encoding(headers, limits)

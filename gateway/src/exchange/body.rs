@@ -5,8 +5,8 @@ use super::fail::{Fault, Result};
 use super::{Session, Trip, arrive, headers};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
-use http::header::{self, HeaderMap};
 use http::StatusCode;
+use http::header::{self, HeaderMap};
 use std::collections::VecDeque;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -163,7 +163,9 @@ pub async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes>
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(declared.unwrap_or(0).clamp(first.len() + data.len(), FIRST_CAPACITY.max(first.len() + data.len())));
+            rest.reserve(
+                declared.unwrap_or(0).clamp(first.len() + data.len(), FIRST_CAPACITY.max(first.len() + data.len())),
+            );
             rest.extend_from_slice(&std::mem::take(&mut first));
         }
         rest.extend_from_slice(&data);
@@ -209,7 +211,8 @@ fn hold(trip: &mut Trip, bytes: usize) -> Result<()> {
     if trip.share.grow(bytes, trip.snapshot.limits.bodies_in_flight) {
         return Ok(());
     }
-    Err(Fault::overloaded("The gateway holds as many request bodies as it has memory for. Try again shortly.").closing())
+    Err(Fault::overloaded("The gateway holds as many request bodies as it has memory for. Try again shortly.")
+        .closing())
 }
 
 /// Unpacks a compressed body, within its own limit: a small body must not become a large one.

@@ -1,7 +1,7 @@
 //! The end of a request: followers are told, and what became of it is counted and logged.
 
-use super::answer::Answered;
 use super::Trip;
+use super::answer::Answered;
 use crate::core::Core;
 use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;

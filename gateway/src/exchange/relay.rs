@@ -81,7 +81,13 @@ fn kind(trip: &Trip, head: &Head) -> Result<Kind> {
         _ => {}
     }
     let Some(call) = trip.exchange.call() else {
-        return Ok(if events { Kind::Stream } else if status >= 400 { Kind::Error } else { Kind::Opaque });
+        return Ok(if events {
+            Kind::Stream
+        } else if status >= 400 {
+            Kind::Error
+        } else {
+            Kind::Opaque
+        });
     };
     if status >= 400 {
         return Ok(Kind::Error);

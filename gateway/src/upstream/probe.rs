@@ -122,9 +122,8 @@ async fn ask(upstream: &mut Upstream, backend: &Backend, path: &str) -> super::c
     parts.headers = settings.headers.clone();
     parts.headers.insert(header::USER_AGENT, HeaderValue::from_static("tidegate-probe"));
     parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    let invalid = |error: http::Error| {
-        pingora::Error::because(pingora::ErrorType::InvalidHTTPHeader, "building a probe", error)
-    };
+    let invalid =
+        |error: http::Error| pingora::Error::because(pingora::ErrorType::InvalidHTTPHeader, "building a probe", error);
     if upstream.is_http2() {
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let uri = Uri::builder().scheme(scheme).authority(&*settings.authority).path_and_query(target);
