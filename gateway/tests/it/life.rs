@@ -195,8 +195,10 @@ async fn a_second_start_on_the_same_port_says_so_in_one_line() {
 #[tokio::test]
 async fn a_bad_file_refuses_to_start_with_its_line() {
     let folder = crate::gateway::Folder::new();
-    let file =
-        folder.write("bad.yaml", "listen: 127.0.0.1:0\npools:\n  main:\n    backends: [http://127.0.0.1:1]\n    balance: roundrobin\n");
+    let file = folder.write(
+        "bad.yaml",
+        "listen: 127.0.0.1:0\npools:\n  main:\n    backends: [http://127.0.0.1:1]\n    balance: roundrobin\n",
+    );
     let output = command(&["run", "--config", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
