@@ -27,7 +27,10 @@ mod schema;
 mod secret;
 mod settings;
 mod show;
+#[cfg(test)]
+mod tests;
 mod tree;
+mod trouble;
 mod units;
 mod warnings;
 mod written;

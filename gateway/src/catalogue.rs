@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tidegate_config::Pattern;
 
 /// The models there are, by id: those of the file in its order, then those that wildcards let through.
-pub fn list(snapshot: &Snapshot) -> Vec<(String, Value)> {
+pub(crate) fn list(snapshot: &Snapshot) -> Vec<(String, Value)> {
     let mut listed = Vec::new();
     let mut seen = HashSet::new();
     for model in snapshot.models.iter() {

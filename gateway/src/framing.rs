@@ -8,7 +8,7 @@ use tidegate_config::Limits;
 
 /// Why a head is refused.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// For the metrics.
     pub reason: BadHead,
     /// For the client.
@@ -25,7 +25,7 @@ fn framing(message: &'static str) -> Refused {
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn judge(raw: &[u8], limits: &Limits) -> Result<(), Refused> {
+pub(crate) fn judge(raw: &[u8], limits: &Limits) -> Result<(), Refused> {
     let too_large = |reason, message| Refused { reason, status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message };
     if raw.len() > limits.head {
         return Err(too_large(BadHead::TooLarge, "The request's head is larger than this gateway accepts."));

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// Everything beside the requests.
-pub struct Life {
+pub(crate) struct Life {
     core: Arc<Core>,
     config: Config,
     file: Option<PathBuf>,
@@ -39,7 +39,13 @@ pub struct Life {
 
 impl Life {
     /// The life of the gateway that runs `config`, read from `file`.
-    pub fn new(core: Arc<Core>, config: Config, file: Option<PathBuf>, registry: Registry, guard: LogGuard) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        config: Config,
+        file: Option<PathBuf>,
+        registry: Registry,
+        guard: LogGuard,
+    ) -> Self {
         Self { core, config, file, registry, guard: Mutex::new(Some(guard)) }
     }
 
@@ -126,14 +132,14 @@ impl BackgroundService for Life {
 }
 
 /// SIGTERM ends gracefully, SIGINT at once.
-pub struct Signals {
+pub(crate) struct Signals {
     core: Arc<Core>,
     delay: Duration,
 }
 
 impl Signals {
     /// On SIGTERM, `core` says that it is not ready for `delay` before the listeners close.
-    pub fn new(core: Arc<Core>, delay: Duration) -> Self {
+    pub(crate) fn new(core: Arc<Core>, delay: Duration) -> Self {
         Self { core, delay }
     }
 }
@@ -227,7 +233,7 @@ impl House for Core {
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn check_certificate(cert: &Path, key: &Path) -> Result<(), String> {
+pub(crate) fn check_certificate(cert: &Path, key: &Path) -> Result<(), String> {
     let chain: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
     let chain = chain.map_err(|error| format!("{}: {error}", cert.display()))?;

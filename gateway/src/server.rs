@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The application behind every client listener.
-pub struct Server {
+pub(crate) struct Server {
     core: Arc<Core>,
     http2: Arc<Http2>,
 }
@@ -42,7 +42,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 impl Server {
     /// A server that answers from `core`.
-    pub fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(core.snapshot.load().limits.keep_alive);

@@ -89,6 +89,12 @@ impl fmt::Display for KeyHash {
     }
 }
 
+/// A name for `bytes` that is theirs alone, 64 hexadecimal digits. No way to hide a secret: it is not keyed.
+#[must_use]
+pub fn fingerprint(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 /// Whether a key claims to be one of ours, so that [`checksum_ok`] applies to it.
 #[must_use]
 pub fn looks_ours(key: &str) -> bool {

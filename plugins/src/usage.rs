@@ -42,11 +42,11 @@ pub(crate) enum Place {
 impl Usage {
     /// The usage in a whole answer, or in the data of one event. `"usage": null` is none.
     #[must_use]
-    pub fn read(json: &[u8]) -> Option<Self> {
-        Self::read_with_place(json).map(|(usage, _)| usage)
+    pub fn from_answer(json: &[u8]) -> Option<Self> {
+        Self::with_place(json).map(|(usage, _)| usage)
     }
 
-    pub(crate) fn read_with_place(json: &[u8]) -> Option<(Self, Place)> {
+    pub(crate) fn with_place(json: &[u8]) -> Option<(Self, Place)> {
         if !json::mentions(json, &KEY) {
             return None;
         }
@@ -113,7 +113,8 @@ mod tests {
     use super::*;
 
     fn counts(json: &str) -> Option<[Option<u64>; 4]> {
-        Usage::read(json.as_bytes()).map(|usage| [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning])
+        Usage::from_answer(json.as_bytes())
+            .map(|usage| [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning])
     }
 
     #[test]

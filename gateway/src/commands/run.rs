@@ -20,7 +20,8 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
-        start(file::load(&self.config)?.config)
+        let loaded = file::load(&self.config)?;
+        Gateway::from_loaded(loaded, self.config).run().map_err(|error| Failure::could_not(error.to_string()))
     }
 }
 

@@ -8,15 +8,15 @@ use crate::models::Models;
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tidegate_plugins::call::{Call, CallFault, Endpoint, Key};
-use tidegate_plugins::splice::Edits;
+use tidegate_plugins::call::{Call, CallFault, Key};
+use tidegate_plugins::splice;
 use tidegate_plugins::{Refusal, Reply, Verdict};
 
 /// Asks the filters that do not need the body.
 ///
 /// # Errors
 /// A filter's own fault.
-pub async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.early).await
 }
@@ -25,7 +25,7 @@ pub async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
 ///
 /// # Errors
 /// A filter's own fault.
-pub async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.late).await
 }
@@ -46,14 +46,14 @@ async fn ask(trip: &mut Trip, filters: &[crate::snapshot::NamedFilter]) -> Resul
 ///
 /// # Errors
 /// What is wrong with the body.
-pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let bytes = body::read_whole(session, trip).await?;
     let endpoint = trip.exchange.endpoint();
     let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| Fault::call(&fault))?;
     let model: Option<Arc<str>> = call.model(&bytes).map(|model| model.as_ref().into());
     trip.record.stream = call.stream;
     trip.exchange.replace_body(bytes, Some(call));
-    let optional = !needs_model(trip.exchange.endpoint());
+    let optional = !trip.exchange.endpoint().needs_model();
     ask_for(trip, model, optional)
 }
 
@@ -61,7 +61,7 @@ pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
 ///
 /// # Errors
 /// What is wrong with the form.
-pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
+pub(super) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
     let model = body::read_form(session, trip, boundary).await?;
     ask_for(trip, model.map(Into::into), false)
 }
@@ -70,7 +70,7 @@ pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -
 ///
 /// # Errors
 /// If it is not there.
-pub fn read_query(trip: &mut Trip) -> Result<()> {
+pub(super) fn read_query(trip: &mut Trip) -> Result<()> {
     let query = trip.exchange.head().query.as_deref().unwrap_or_default();
     let mut models = query.split('&').filter_map(|pair| pair.strip_prefix("model="));
     let (model, second) = (models.next(), models.next());
@@ -85,7 +85,7 @@ pub fn read_query(trip: &mut Trip) -> Result<()> {
 ///
 /// # Errors
 /// If the client has left.
-pub async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
     if matches!(trip.body, Body::Unread) {
         if super::arrive::expects_continue(trip) {
             session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
@@ -93,11 +93,6 @@ pub async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()
         trip.body = Body::Streamed { held: VecDeque::new(), more: true };
     }
     Ok(())
-}
-
-/// Whether requests to this endpoint name a model even where a server has but one.
-fn needs_model(endpoint: Endpoint) -> bool {
-    !matches!(endpoint, Endpoint::Tokenize | Endpoint::Detokenize | Endpoint::Rerank)
 }
 
 fn ask_for(trip: &mut Trip, model: Option<Arc<str>>, optional: bool) -> Result<()> {
@@ -131,7 +126,7 @@ fn only_model(trip: &Trip) -> Option<Arc<str>> {
 ///
 /// # Errors
 /// 403 if the caller may not use the model, 404 if nobody answers for it.
-pub fn route(trip: &mut Trip) -> Result<()> {
+pub(super) fn route(trip: &mut Trip) -> Result<()> {
     let snapshot = trip.snapshot.clone();
     let Some(name) = trip.exchange.model().cloned() else {
         let other = snapshot.other_paths.as_ref().ok_or_else(|| Fault::ours("no model and no pool for other paths"))?;
@@ -159,23 +154,14 @@ fn rename(trip: &mut Trip, route: &Route) {
     let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
     let served = route.send_as.as_ref().unwrap_or(model);
     let body = trip.exchange.body();
-    if call.span(Key::Model).is_none() && !needs_model(trip.exchange.endpoint()) {
+    if call.span(Key::Model).is_none() && !trip.exchange.endpoint().needs_model() {
         return;
     }
     if call.model(body).is_some_and(|named| named == **served) {
         return;
     }
-    let mut edits = Edits::default();
-    let renamed = edits.set_model(call, served).and_then(|()| edits.apply(body));
-    let Ok(renamed) = renamed else {
-        debug_assert!(false, "the model's place in the body is known");
-        return;
-    };
-    let stream = call.stream;
-    // What was read once stays true: only the model's value, and what stands behind it, has moved.
-    let call = Call::read(&renamed, trip.exchange.endpoint()).ok();
-    debug_assert!(call.as_ref().is_some_and(|call| call.stream == stream));
-    trip.exchange.replace_body(renamed, call);
+    let (renamed, call) = splice::set_model(call, body, served);
+    trip.exchange.replace_body(renamed, Some(call));
 }
 
 /// 404 with the names it may have meant, among those the caller may use.

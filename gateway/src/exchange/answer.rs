@@ -12,7 +12,7 @@ use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::{Head, Refusal, Reply};
 
 /// How a request was answered.
-pub struct Answered {
+pub(super) struct Answered {
     /// The status the client got; 499 if it did not wait for one.
     pub status: u16,
     /// Who is to blame, if it is not what was asked for.
@@ -23,12 +23,12 @@ pub struct Answered {
 
 impl Answered {
     /// As it should be.
-    pub fn ok(status: StatusCode) -> Self {
+    pub(super) fn ok(status: StatusCode) -> Self {
         Self { status: status.as_u16(), cause: Cause::None, log: None }
     }
 
     /// Not as it should be.
-    pub fn failed(status: StatusCode, cause: Cause, log: impl Into<String>) -> Self {
+    pub(super) fn failed(status: StatusCode, cause: Cause, log: impl Into<String>) -> Self {
         Self { status: status.as_u16(), cause, log: Some(log.into()) }
     }
 }
@@ -43,7 +43,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// That the client has left.
-pub async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Result<Answered> {
+pub(super) async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Result<Answered> {
     settle_body(session, trip).await;
     let mut head = Head { status: reply.status, headers: reply.headers };
     if reply.status != StatusCode::NO_CONTENT {
@@ -68,7 +68,7 @@ pub async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Resu
 
 /// Turns a fault into an answer: with its status if the client has no head yet, as the last event of its stream if it
 /// has, and by cutting the transfer where nothing else can tell it.
-pub async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answered {
+pub(super) async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answered {
     let Fault::Told { refusal, cause, log, close } = fault else {
         session.shutdown().await;
         return Answered { status: 499, cause: Cause::ClientGone, log: None };
@@ -146,7 +146,7 @@ const LINGER: usize = 4 << 20;
 ///
 /// # Errors
 /// That the client has left.
-pub async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> Result<()> {
+pub(super) async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> Result<()> {
     let mut headers = head.headers.clone();
     identify(trip, &mut headers);
     let bodyless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -161,14 +161,14 @@ pub async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> R
 }
 
 /// A head as Pingora writes it.
-pub fn response(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
+pub(super) fn response(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
     let (mut parts, ()) = http::Response::new(()).into_parts();
     (parts.status, parts.headers, parts.version) = (status, headers, Version::HTTP_11);
     Box::new(parts.into())
 }
 
 /// Adds who this is, who answered, and what it cost.
-pub fn identify(trip: &mut Trip, headers: &mut HeaderMap) {
+pub(super) fn identify(trip: &mut Trip, headers: &mut HeaderMap) {
     let waited = trip.receiving + trip.record.upstream_time;
     trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
     let record = &trip.record;
@@ -204,7 +204,7 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 ///
 /// # Errors
 /// 404 if there is no such model, or not for this caller.
-pub async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) -> Result<Answered> {
+pub(super) async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) -> Result<Answered> {
     let caller = trip.exchange.caller().cloned();
     let may_use = |model: &str| caller.as_ref().is_none_or(|caller| caller.may_use(model));
     let catalogue = crate::catalogue::list(&trip.snapshot);
@@ -226,7 +226,7 @@ pub async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) 
 }
 
 /// Answers a request whose head could not be read, and ends its connection.
-pub async fn unreadable_head(session: &mut Session, status: StatusCode, message: &str) {
+pub(crate) async fn unreadable_head(session: &mut Session, status: StatusCode, message: &str) {
     session.set_keepalive(None);
     let refusal = Refusal::new(status, "bad_request", message);
     let id = crate::telemetry::RequestId::new();

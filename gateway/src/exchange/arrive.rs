@@ -17,7 +17,7 @@ use tidegate_plugins::exchange::RequestHead;
 use tidegate_plugins::{Exchange, Refusal, Reply};
 
 /// Which road a request takes.
-pub enum Plan {
+pub(super) enum Plan {
     /// It is answered here and now, whoever asks.
     Reply(Reply),
     /// `/v1/models`.
@@ -38,7 +38,7 @@ pub enum Plan {
 }
 
 /// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
-pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
+pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
     // The body's framing is read from the head when the body is first asked about: ask before the head goes.
     let has_body = !session.is_body_done();
     let keep_alive = session.get_keepalive().is_some();
@@ -96,7 +96,7 @@ fn stub(head: &RequestHeader) -> RequestHeader {
 ///
 /// # Errors
 /// What the head alone makes impossible: path, method, size, encoding.
-pub fn plan(trip: &Trip) -> Result<Plan> {
+pub(super) fn plan(trip: &Trip) -> Result<Plan> {
     let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
     check_path(&head.path)?;
     if head.method == Method::OPTIONS {
@@ -205,7 +205,7 @@ const PATHS: [&str; 9] = [
 ];
 
 /// What a client sent, short enough to be said back to it.
-pub fn short(text: &str) -> &str {
+pub(super) fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(128)]
 }
 
@@ -214,12 +214,12 @@ fn unescape(text: &str) -> String {
 }
 
 /// Whether the client waits for leave to send its body (RFC 9110 section 10.1.1).
-pub fn expects_continue(trip: &Trip) -> bool {
+pub(super) fn expects_continue(trip: &Trip) -> bool {
     trip.record.http >= Version::HTTP_11 && trip.exchange.headers().contains_key(header::EXPECT)
 }
 
 /// How long this client waits for an answer, as the SDKs tell in seconds.
-pub fn client_patience(trip: &Trip) -> Option<Duration> {
+pub(super) fn client_patience(trip: &Trip) -> Option<Duration> {
     const NAMES: [HeaderName; 2] =
         [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
     NAMES

@@ -15,7 +15,7 @@ use tidegate_plugins::Refusal;
 use tidegate_plugins::multipart::{ModelFinder, MultipartFault};
 
 /// What there is of a request's body.
-pub enum Body {
+pub(crate) enum Body {
     /// It has none.
     None,
     /// It has one that nobody has looked at.
@@ -38,12 +38,12 @@ const FIRST_CAPACITY: usize = 256 << 10;
 const LARGE: usize = 1 << 20;
 
 /// The declared length, if it is a number.
-pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers::text(headers, "content-length")?.trim().parse().ok()
 }
 
 /// 413.
-pub fn too_large(limit: usize) -> Fault {
+pub(crate) fn too_large(limit: usize) -> Fault {
     let message = format!("The request body is larger than the {limit} bytes this gateway accepts.");
     Fault::refused(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
 }
@@ -52,7 +52,7 @@ pub fn too_large(limit: usize) -> Fault {
 ///
 /// # Errors
 /// 415.
-pub fn check_encoding(headers: &HeaderMap, limits: &Limits) -> Result<()> {
+pub(crate) fn check_encoding(headers: &HeaderMap, limits: &Limits) -> Result<()> {
     let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
     let gzip = encoding.as_bytes().eq_ignore_ascii_case(b"gzip");
     match limits.compressed_bodies {
@@ -68,7 +68,7 @@ fn unsupported(message: &str) -> Fault {
 }
 
 /// Reads the next piece, within the limits on size, rate and time.
-pub struct Reader {
+pub(crate) struct Reader {
     began: Instant,
     received: usize,
 }
@@ -78,7 +78,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the client has left.
-    pub async fn begin(session: &mut Session, trip: &Trip) -> Result<Self> {
+    pub(crate) async fn begin(session: &mut Session, trip: &Trip) -> Result<Self> {
         if arrive::expects_continue(trip) {
             session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
         }
@@ -86,7 +86,7 @@ impl Reader {
     }
 
     /// Goes on with a body of which a part has been read.
-    pub fn resume(trip: &Trip) -> Self {
+    pub(crate) fn resume(trip: &Trip) -> Self {
         Self { began: Instant::now(), received: usize::try_from(trip.record.request_bytes).unwrap_or(usize::MAX) }
     }
 
@@ -94,7 +94,7 @@ impl Reader {
     ///
     /// # Errors
     /// Too large, too slow, badly framed, or the client has left.
-    pub async fn next(&mut self, session: &mut Session, trip: &mut Trip) -> Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self, session: &mut Session, trip: &mut Trip) -> Result<Option<Bytes>> {
         let limits = &trip.snapshot.limits;
         let read = pingora::time::timeout(self.patience(limits), session.read_request_body()).await;
         let data = match read {
@@ -148,7 +148,7 @@ fn unreadable(error: &pingora::Error) -> Fault {
 ///
 /// # Errors
 /// As [`Reader::next`]; 503 when the memory for bodies is spent.
-pub async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes> {
+pub(crate) async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes> {
     if matches!(trip.body, Body::None) {
         return Ok(Bytes::new());
     }
@@ -179,7 +179,7 @@ pub async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes>
 ///
 /// # Errors
 /// As [`Reader::next`]; 400 if the form is malformed or names two models.
-pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<Option<String>> {
+pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<Option<String>> {
     let mut finder = ModelFinder::new(boundary);
     let mut held = VecDeque::new();
     let mut reader = Reader::begin(session, trip).await?;
@@ -189,7 +189,7 @@ pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -
             return finder.finish().map_err(bad_form);
         };
         hold(trip, data.len())?;
-        finder.push(&data).map_err(bad_form)?;
+        finder.feed(&data).map_err(bad_form)?;
         held.push_back(data);
         if let Some(model) = finder.model() {
             let model = model.to_owned();
@@ -202,7 +202,7 @@ pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -
 }
 
 /// 400: the form can be read in more than one way, or in none.
-pub fn bad_form(fault: MultipartFault) -> Fault {
+pub(crate) fn bad_form(fault: MultipartFault) -> Fault {
     let code = if fault == MultipartFault::Duplicate { "duplicate_field" } else { "bad_multipart" };
     Fault::bad(code, format!("The request cannot be understood: {fault}.")).closing()
 }
@@ -236,6 +236,6 @@ fn unpack(trip: &mut Trip, body: Bytes) -> Result<Bytes> {
 }
 
 /// Runs `work` on `bytes` of data; if that is much, other requests move to other threads meanwhile.
-pub fn large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+pub(crate) fn large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes < LARGE { work() } else { tokio::task::block_in_place(work) }
 }

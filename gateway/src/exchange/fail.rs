@@ -9,11 +9,11 @@ use http::StatusCode;
 use std::fmt::Display;
 use std::time::Duration;
 use tidegate_plugins::Refusal;
-use tidegate_plugins::call::{CallFault, FaultKind};
+use tidegate_plugins::call::CallFault;
 
 /// Why a request does not get an answer from a backend.
 #[derive(Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The client left; nobody is there to be answered.
     ClientGone,
     /// The caller is told; `log` says what it is not told.
@@ -30,25 +30,11 @@ pub enum Fault {
 }
 
 /// What the road returns.
-pub type Result<T> = std::result::Result<T, Fault>;
-
-/// The machine-readable name of what is wrong with a body.
-fn code_of(kind: FaultKind) -> &'static str {
-    match kind {
-        FaultKind::Empty | FaultKind::Malformed | FaultKind::NotAnObject => "invalid_json",
-        FaultKind::Encoding => "invalid_encoding",
-        FaultKind::MissingModel => "missing_required_parameter",
-        FaultKind::Ambiguous => "ambiguous_parameter",
-        FaultKind::WrongType => "invalid_type",
-        FaultKind::TooDeep => "too_deep",
-        FaultKind::NulInKey => "invalid_key",
-        FaultKind::TooLarge => "request_too_large",
-    }
-}
+pub(super) type Result<T> = std::result::Result<T, Fault>;
 
 /// Which wait was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// For the answer's head.
     FirstByte,
     /// For the first event of a stream.
@@ -67,7 +53,7 @@ impl Fault {
     }
 
     /// The caller asked for something it cannot have.
-    pub fn refused(refusal: Refusal) -> Self {
+    pub(crate) fn refused(refusal: Refusal) -> Self {
         let cause = match refusal.status.as_u16() {
             429 => Cause::Limit,
             401 | 403 => Cause::Auth,
@@ -77,18 +63,18 @@ impl Fault {
     }
 
     /// The request is malformed; `code` and `message` are for the caller.
-    pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn bad(code: &'static str, message: impl Into<String>) -> Self {
         Self::refused(Refusal::new(StatusCode::BAD_REQUEST, code, message))
     }
 
     /// The body is not the JSON it should be.
-    pub fn call(fault: &CallFault) -> Self {
-        let refusal = Refusal::new(StatusCode::BAD_REQUEST, code_of(fault.kind), fault.to_string());
+    pub(crate) fn call(fault: &CallFault) -> Self {
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, fault.code(), fault.to_string());
         Self::refused(refusal.param(fault.param))
     }
 
     /// A fault of ours: the caller learns nothing but its id.
-    pub fn ours(log: impl Display) -> Self {
+    pub(crate) fn ours(log: impl Display) -> Self {
         let refusal = Refusal::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
@@ -98,13 +84,13 @@ impl Fault {
     }
 
     /// The gateway has no room for this request now.
-    pub fn overloaded(message: &str) -> Self {
+    pub(crate) fn overloaded(message: &str) -> Self {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
         Self::told(refusal.retry_after(Duration::from_secs(1)), Cause::Gateway, None)
     }
 
     /// No backend takes the request.
-    pub fn no_backend(why: NoBackend, model: &str) -> Self {
+    pub(crate) fn no_backend(why: NoBackend, model: &str) -> Self {
         let (code, message, wait) = match why {
             NoBackend::Down(wait) => {
                 ("no_healthy_backend", format!("No backend that answers for '{model}' is up. Try again later."), wait)
@@ -121,28 +107,28 @@ impl Fault {
     }
 
     /// The backend could not be connected to, or broke off, or sent what is no answer.
-    pub fn upstream(code: &'static str, message: &str, log: impl Display) -> Self {
+    pub(crate) fn upstream(code: &'static str, message: &str, log: impl Display) -> Self {
         let refusal = Refusal::new(StatusCode::BAD_GATEWAY, code, message);
         Self::told(refusal, Cause::UpstreamError, Some(log.to_string()))
     }
 
     /// The backend could not be connected to.
-    pub fn unreachable(log: impl Display) -> Self {
+    pub(crate) fn unreachable(log: impl Display) -> Self {
         Self::upstream("upstream_unreachable", "The backend could not be reached. Try again.", log)
     }
 
     /// The backend broke off.
-    pub fn broken(log: impl Display) -> Self {
+    pub(crate) fn broken(log: impl Display) -> Self {
         Self::upstream("upstream_error", "The backend broke off before its answer was complete. Try again.", log)
     }
 
     /// The backend answered, but not in its protocol.
-    pub fn malformed(log: impl Display) -> Self {
+    pub(crate) fn malformed(log: impl Display) -> Self {
         Self::upstream("upstream_malformed", "The backend's answer could not be understood.", log)
     }
 
     /// The backend took too long.
-    pub fn timed_out(wait: Wait) -> Self {
+    pub(crate) fn timed_out(wait: Wait) -> Self {
         let (code, what) = match wait {
             Wait::FirstByte => ("upstream_timeout", "did not begin to answer in time"),
             Wait::FirstToken => ("first_token_timeout", "did not send its first token in time"),
@@ -156,7 +142,7 @@ impl Fault {
 
     /// Marks the connection as unusable after the answer.
     #[must_use]
-    pub fn closing(mut self) -> Self {
+    pub(crate) fn closing(mut self) -> Self {
         if let Self::Told { close, .. } = &mut self {
             *close = true;
         }

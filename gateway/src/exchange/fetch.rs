@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A backend that has begun to answer.
-pub struct Fetched {
+pub(super) struct Fetched {
     /// The connection; the answer's head has been read.
     pub upstream: Upstream,
     /// The place at the backend.
@@ -25,7 +25,7 @@ pub struct Fetched {
 
 /// Until when a request may wait, whatever for.
 #[derive(Clone, Copy)]
-pub struct Deadline {
+pub(super) struct Deadline {
     total: Instant,
     client: Option<Instant>,
 }
@@ -38,13 +38,13 @@ impl Deadline {
     }
 
     /// When everything has to be over.
-    pub fn total(&self) -> Instant {
+    pub(super) fn total(&self) -> Instant {
         self.total
     }
 
     /// The earliest of `limit` from `since` and the deadlines of the whole, and which of them it is. The client's own
     /// patience is for the first byte, and for the whole where it gets nothing before.
-    pub fn until(&self, wait: Wait, since: Instant, limit: Duration, client_waits: bool) -> (Instant, Wait) {
+    pub(super) fn until(&self, wait: Wait, since: Instant, limit: Duration, client_waits: bool) -> (Instant, Wait) {
         let mut earliest = (since + limit, wait);
         if self.total < earliest.0 {
             earliest = (self.total, Wait::Total);
@@ -60,7 +60,11 @@ impl Deadline {
 ///
 /// # Errors
 /// Which of the two it was.
-pub async fn wait<T>(session: &mut Session, until: (Instant, Wait), future: impl Future<Output = T>) -> Result<T> {
+pub(super) async fn wait<T>(
+    session: &mut Session,
+    until: (Instant, Wait),
+    future: impl Future<Output = T>,
+) -> Result<T> {
     let patience = until.0.saturating_duration_since(Instant::now());
     tokio::select! {
         // The backend first: what it has sent is passed on even to a client that is about to leave.
@@ -97,7 +101,7 @@ impl From<Fault> for Failed {
 ///
 /// # Errors
 /// Why there is none.
-pub async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Fetched> {
+pub(super) async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Fetched> {
     let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
     let mut tried: Vec<Arc<Backend>> = Vec::new();
@@ -277,7 +281,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream)
             trip.body = Body::Streamed { held: std::collections::VecDeque::new(), more: true };
             trip.replayable = false;
             if let Some(form) = &mut trip.form {
-                form.push(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
+                form.feed(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
             }
             upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
         }

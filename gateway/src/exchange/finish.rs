@@ -10,7 +10,7 @@ use std::time::Instant;
 const ERROR_LIMIT: usize = 512;
 
 /// Tells the followers, last first, then the metrics, then the log.
-pub fn finish(core: &Core, mut trip: Trip, answered: Answered) {
+pub(super) fn finish(core: &Core, mut trip: Trip, answered: Answered) {
     let record = &mut trip.record;
     record.ended = Instant::now();
     record.status = answered.status;

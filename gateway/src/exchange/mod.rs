@@ -4,8 +4,8 @@
 mod admit;
 mod answer;
 mod arrive;
-pub mod body;
-pub mod budget;
+pub(crate) mod body;
+pub(crate) mod budget;
 mod cors;
 mod fail;
 mod fetch;
@@ -34,13 +34,13 @@ use tidegate_config::Timeouts;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Exchange, ResponseFilter};
 
-pub use answer::unreadable_head;
+pub(crate) use answer::unreadable_head;
 
 /// A client's request on its connection, as Pingora reads it.
-pub type Session = pingora::protocols::http::ServerSession;
+pub(crate) type Session = pingora::protocols::http::ServerSession;
 
 /// One request and everything it holds on its way.
-pub struct Trip {
+pub(crate) struct Trip {
     snapshot: Arc<Snapshot>,
     exchange: Exchange,
     record: Record,
@@ -96,7 +96,7 @@ impl Route {
 
 /// Answers the request that `session` has read the head of. When this returns, the answer is complete, or the
 /// session is not to be used again.
-pub async fn serve(core: &Core, session: &mut Session) {
+pub(crate) async fn serve(core: &Core, session: &mut Session) {
     let mut trip = arrive::begin(core, core.snapshot.load_full(), session);
     if core.is_draining() {
         session.set_keepalive(None);

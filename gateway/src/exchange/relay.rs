@@ -18,14 +18,18 @@ use tidegate_plugins::Head;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
 use tidegate_plugins::splice::ModelRenamer;
-use tidegate_plugins::usage::Usage;
 
 /// Passes the answer on.
 ///
 /// # Errors
 /// What is wrong with the answer, or that the client has left. Where the client already has the head, the fault
 /// ends its stream.
-pub async fn relay(core: &Core, session: &mut Session, trip: &mut Trip, mut fetched: Fetched) -> Result<Answered> {
+pub(super) async fn relay(
+    core: &Core,
+    session: &mut Session,
+    trip: &mut Trip,
+    mut fetched: Fetched,
+) -> Result<Answered> {
     let mut head = head(&fetched)?;
     let answered = match kind(trip, &head)? {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
@@ -105,7 +109,7 @@ fn kind(trip: &Trip, head: &Head) -> Result<Kind> {
 }
 
 /// The request's body is not needed any more once a backend answers: long streams must not hold long prompts.
-pub fn release_body(trip: &mut Trip) {
+pub(super) fn release_body(trip: &mut Trip) {
     trip.replayable = false;
     trip.exchange.replace_body(Bytes::new(), trip.exchange.call().cloned());
     trip.share.release();
@@ -115,7 +119,7 @@ pub fn release_body(trip: &mut Trip) {
 ///
 /// # Errors
 /// A filter's own fault, or that the client has left.
-pub async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> Result<()> {
+pub(super) async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> Result<()> {
     for follower in trip.followers.iter_mut().rev() {
         follower.head(&mut trip.exchange, head).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
@@ -129,7 +133,7 @@ pub async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> R
 ///
 /// # Errors
 /// A filter's own fault.
-pub fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
+pub(super) fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
     for follower in trip.followers.iter_mut().rev() {
         follower.chunk(&mut trip.exchange, data, last).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
@@ -140,7 +144,7 @@ pub fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
 ///
 /// # Errors
 /// That the client has left, or takes nothing.
-pub async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Result<()> {
+pub(super) async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Result<()> {
     if data.is_empty() {
         return Ok(());
     }
@@ -152,7 +156,7 @@ pub async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Resul
 ///
 /// # Errors
 /// That the client has left.
-pub async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let mut data = Bytes::new();
     follow(trip, &mut data, true)?;
     write(session, trip, data).await?;
@@ -184,9 +188,10 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
     trip.record.stream = true;
     trip.streaming = true;
     release_body(trip);
+    let choices = trip.exchange.call().and_then(|call| call.n).unwrap_or(1);
     let mut streaming = Streaming {
         cutter: EventCutter::new(trip.snapshot.limits.event),
-        watch: StreamWatch::new(trip.exchange.endpoint(), trip.exchange.call().and_then(|call| call.n).unwrap_or(1)),
+        watch: StreamWatch::new(trip.exchange.endpoint()).with_choices(choices),
         renamer: renamer(trip),
         head: Some(head),
         last_event: Instant::now(),
@@ -195,7 +200,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
     if matches!(outcome, Err(Fault::ClientGone)) && trip.followers.iter().any(|follower| follower.outlives_client()) {
         outcome = alone(trip, fetched, &mut streaming).await.and(Err(Fault::ClientGone));
     }
-    trip.record.usage = Some(streaming.watch.usage()).filter(|usage| *usage != Usage::default());
+    trip.record.usage = streaming.watch.usage();
     outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
     // An error event under a 200 is passed on as it came; it is the backend's fault all the same.
@@ -274,8 +279,8 @@ fn step(
         .push(chunk)
         .map_err(|_| Fault::malformed(format!("an event of more than {} bytes", trip.snapshot.limits.event)))?;
     let Some(mut block) = block else { return Ok((None, Flow::Open)) };
-    let seen = it.watch.block(&block);
-    if seen.news {
+    let seen = it.watch.see(&block);
+    if seen.has_event {
         it.last_event = now;
         trip.record.first_token.get_or_insert(now);
     }
@@ -288,10 +293,9 @@ fn step(
 
 /// The backend has ended the stream: whole, or not.
 fn ended(trip: &mut Trip, it: &mut Streaming) -> Result<(Option<Bytes>, Flow)> {
-    let cutter = std::mem::replace(&mut it.cutter, EventCutter::new(0));
-    let mut rest = cutter.finish().unwrap_or_default();
+    let mut rest = it.cutter.finish().unwrap_or_default();
     if !rest.is_empty() {
-        it.watch.block(&rest);
+        it.watch.see(&rest);
     }
     if !it.watch.complete() {
         return Err(Fault::broken("the stream ended without saying that it was complete"));
@@ -310,7 +314,7 @@ fn outgoing(trip: &mut Trip, it: &Streaming, block: &mut Bytes) -> Result<()> {
 }
 
 /// Gives the answer the name that the client asked for, if the backend knows the model by another.
-pub fn renamer(trip: &Trip) -> Option<ModelRenamer> {
+pub(super) fn renamer(trip: &Trip) -> Option<ModelRenamer> {
     let route = trip.route.as_ref()?;
     let asked = trip.record.model_asked.as_deref()?;
     let served = trip.record.model_served.as_deref()?;
@@ -322,7 +326,12 @@ pub fn renamer(trip: &Trip) -> Option<ModelRenamer> {
 ///
 /// # Errors
 /// That it broke off (the client sees the transfer cut), or that the client has left.
-pub async fn opaque(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, held: Bytes) -> Result<Answered> {
+pub(super) async fn opaque(
+    session: &mut Session,
+    trip: &mut Trip,
+    fetched: &mut Fetched,
+    held: Bytes,
+) -> Result<Answered> {
     let idle = trip.route.as_ref().map_or(Duration::ZERO, |route| route.timeouts.idle);
     let mut next = Some(held);
     while let Some(mut data) = next.take() {

@@ -8,7 +8,7 @@ use http::{Method, Uri, Version};
 use pingora::http::RequestHeader;
 
 /// The headers that every attempt sends: the client's, less what ends here, plus ids.
-pub fn headers_for_all(trip: &Trip) -> HeaderMap {
+pub(super) fn headers_for_all(trip: &Trip) -> HeaderMap {
     let client = trip.exchange.headers();
     let mut headers = client.clone();
     headers::strip_request(&mut headers);
@@ -59,7 +59,7 @@ fn frame(trip: &Trip, headers: &mut HeaderMap) {
 ///
 /// # Errors
 /// If the path cannot be a URI at this backend.
-pub fn head_for(
+pub(super) fn head_for(
     backend: &Backend,
     trip: &Trip,
     mut headers: HeaderMap,

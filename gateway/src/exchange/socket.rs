@@ -14,7 +14,12 @@ use tidegate_plugins::Head;
 ///
 /// # Errors
 /// That the client had left before the 101 went out.
-pub async fn tunnel(session: &mut Session, trip: &mut Trip, mut fetched: Fetched, mut head: Head) -> Result<Answered> {
+pub(super) async fn tunnel(
+    session: &mut Session,
+    trip: &mut Trip,
+    mut fetched: Fetched,
+    mut head: Head,
+) -> Result<Answered> {
     let protocol = super::headers::text(&head.headers, "upgrade").unwrap_or_default();
     if !protocol.eq_ignore_ascii_case("websocket") {
         return Err(Fault::malformed("an upgrade to something else than was asked for"));

@@ -25,7 +25,12 @@ const MAX_RETRY_AFTER: u64 = 3600;
 ///
 /// # Errors
 /// That it is no such answer, or broke off; the client has seen nothing of it.
-pub async fn relay(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, mut head: Head) -> Result<Answered> {
+pub(super) async fn relay(
+    session: &mut Session,
+    trip: &mut Trip,
+    fetched: &mut Fetched,
+    mut head: Head,
+) -> Result<Answered> {
     let limit = trip.snapshot.limits.answer;
     let answer = match collect(session, trip, fetched, limit).await? {
         Collected::Whole(answer) => answer,
@@ -42,7 +47,7 @@ pub async fn relay(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched
         return Err(Fault::malformed("the answer is not the JSON that this endpoint gives"));
     }
     trip.record.first_token = Some(Instant::now());
-    trip.record.usage = Usage::read(&answer);
+    trip.record.usage = Usage::from_answer(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok(Answered::ok(head.status))
@@ -61,7 +66,12 @@ async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answe
 ///
 /// # Errors
 /// That the connection broke, or the client has left.
-pub async fn error(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, mut head: Head) -> Result<Answered> {
+pub(super) async fn error(
+    session: &mut Session,
+    trip: &mut Trip,
+    fetched: &mut Fetched,
+    mut head: Head,
+) -> Result<Answered> {
     let collected = collect(session, trip, fetched, MAX_ERROR).await?;
     relay::release_body(trip);
     let status = head.status;

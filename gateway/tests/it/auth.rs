@@ -71,10 +71,7 @@ async fn a_clients_credential_never_goes_upstream_even_where_nobody_asks_for_one
 
 fn invalid(answer: &Answer) -> Value {
     let error = answer.openai_error(401);
-    assert_eq!(
-        (error["code"].as_str(), error["type"].as_str()),
-        (Some("invalid_api_key"), Some("invalid_request_error"))
-    );
+    assert_eq!(error["code"], "invalid_api_key");
     error
 }
 

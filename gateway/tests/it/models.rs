@@ -161,6 +161,7 @@ async fn one_model_can_be_asked_about() {
     a.probes_get(|_| Script::models(&["org/llama"]));
     let gateway =
         Gateway::start(&two_pools(&a, &b, "  alias: { pool: a, as: org/llama }\n  \"org*\": { pool: a }")).await;
+    lists(&gateway, &["org/llama"]).await;
     for id in ["alias", "org/llama", "org%2Fllama"] {
         let answer = gateway.send(&Request::get(&format!("/v1/models/{id}"))).await;
         assert_eq!(answer.status, 200, "{id}: {:?}", answer.body);

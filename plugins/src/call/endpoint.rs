@@ -55,6 +55,13 @@ impl Endpoint {
         })
     }
 
+    /// Whether a call of this endpoint has to name a model. A tokenizer's server often has but one, and what other
+    /// paths carry we do not know.
+    #[must_use]
+    pub fn needs_model(self) -> bool {
+        !matches!(self, Self::Tokenize | Self::Detokenize | Self::Other)
+    }
+
     /// A short name, for labels and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

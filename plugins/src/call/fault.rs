@@ -94,6 +94,22 @@ impl CallFault {
         }
     }
 
+    /// The kind, for `error.code`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.kind {
+            FaultKind::Empty => "empty_body",
+            FaultKind::Encoding => "invalid_encoding",
+            FaultKind::Malformed | FaultKind::NotAnObject => "invalid_json",
+            FaultKind::MissingModel => "missing_required_parameter",
+            FaultKind::Ambiguous => "ambiguous_parameter",
+            FaultKind::WrongType => "invalid_type",
+            FaultKind::TooDeep => "nested_too_deep",
+            FaultKind::NulInKey => "invalid_key",
+            FaultKind::TooLarge => "body_too_large",
+        }
+    }
+
     /// What to tell the caller: one sentence, with the position where that helps to find it.
     #[must_use]
     pub fn message(&self) -> String {

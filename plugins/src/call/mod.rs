@@ -23,7 +23,7 @@ pub const MAX_DEPTH: usize = 128;
 
 /// What a body says, as positions within it. Small, and tied to the bytes it was read from only by convention:
 /// methods that take `body` want those very bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// What the request asks for.
     pub endpoint: Endpoint,
@@ -41,7 +41,7 @@ pub struct Call {
 }
 
 /// A range of a body; empty where there is nothing, since no value is empty.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Span {
     start: u32,
     end: u32,
@@ -78,6 +78,19 @@ impl Call {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.is_empty
+    }
+
+    /// The same call in a body where the bytes at `old` have given way, and the model's value stands at `model`, with
+    /// which the new bytes end.
+    pub(crate) fn moved(&self, old: &Range<usize>, model: Range<usize>) -> Self {
+        let (old_end, start, end) = (old.end as u32, model.start as u32, model.end as u32);
+        let shift = |at: u32| at - old_end + end;
+        let mut spans = self.spans.map(|span| match span {
+            Span { start, end } if start >= old_end => Span { start: shift(start), end: shift(end) },
+            before => before,
+        });
+        spans[Key::Model as usize] = Span { start, end };
+        Self { spans, end: shift(self.end), is_empty: false, ..self.clone() }
     }
 }
 

@@ -50,9 +50,8 @@ impl EventCutter {
     }
 
     /// What is left when the stream is over: nothing, or half an event.
-    #[must_use]
-    pub fn finish(self) -> Option<Bytes> {
-        (!self.carry.is_empty()).then(|| self.carry.freeze())
+    pub fn finish(&mut self) -> Option<Bytes> {
+        (!self.carry.is_empty()).then(|| self.carry.split().freeze())
     }
 }
 

@@ -88,8 +88,8 @@ impl ModelFinder {
     }
 
     /// Takes the next chunk of the body. A fault is final, and may come when [`ModelFinder::model`] has an answer
-    /// already: the upload must not be completed then.
-    pub fn push(&mut self, mut chunk: &[u8]) -> Result<(), MultipartFault> {
+    /// already: so the whole body is to be shown, and an upload that turns out to be at fault not to be completed.
+    pub fn feed(&mut self, mut chunk: &[u8]) -> Result<(), MultipartFault> {
         while !chunk.is_empty() {
             let taken = match &self.state {
                 State::Preamble | State::Content | State::Model(_) => self.content(chunk),

@@ -12,7 +12,7 @@ fn form(parts: &[(&str, &str)]) -> String {
 fn found(body: &str) -> Result<Option<String>, MultipartFault> {
     let in_chunks = |chunks: &[&[u8]]| {
         let mut finder = ModelFinder::new("XX");
-        chunks.iter().try_for_each(|chunk| finder.push(chunk))?;
+        chunks.iter().try_for_each(|chunk| finder.feed(chunk))?;
         finder.finish()
     };
     let body = body.as_bytes();
@@ -54,9 +54,9 @@ fn a_model_is_there_as_soon_as_its_part_is_over() {
     let body = form(&[("model", "m"), ("file", "x")]);
     let end = body.find("\r\n--XX\r\n").unwrap() + 6;
     let mut finder = ModelFinder::new("XX");
-    finder.push(&body.as_bytes()[..end - 1]).unwrap();
+    finder.feed(&body.as_bytes()[..end - 1]).unwrap();
     assert_eq!(finder.model(), None);
-    finder.push(&body.as_bytes()[end - 1..end]).unwrap();
+    finder.feed(&body.as_bytes()[end - 1..end]).unwrap();
     assert_eq!(finder.model(), Some("m"));
 }
 
@@ -86,7 +86,7 @@ fn what_is_kept_is_bounded() {
     assert_eq!(found(&form(&[("model", &"m".repeat(MAX_MODEL))])), model(&"m".repeat(MAX_MODEL)));
     assert!(found(&form(&[("model", &"m".repeat(MAX_MODEL + 1))])).is_err());
     let mut finder = ModelFinder::new("XX");
-    finder.push(b"--XX\r\nX: ").unwrap();
-    assert!(finder.push(&[b'x'; MAX_HEAD]).is_err());
-    assert!(finder.push(b"\r\n").is_err());
+    finder.feed(b"--XX\r\nX: ").unwrap();
+    assert!(finder.feed(&[b'x'; MAX_HEAD]).is_err());
+    assert!(finder.feed(b"\r\n").is_err());
 }

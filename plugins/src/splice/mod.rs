@@ -41,6 +41,21 @@ pub enum SpliceFault {
     NotAnObject,
 }
 
+/// `body` with `model` in the place of its model, and how it reads now: only that value, and the place of what stands
+/// behind it, is another.
+#[must_use]
+pub fn set_model(call: &Call, body: &Bytes, model: &str) -> (Bytes, Call) {
+    let value = json::quoted(model);
+    let (old, before, comma) = match call.span(Key::Model) {
+        Some(span) => (span, "", ""),
+        None => (call.end()..call.end(), "\"model\":", if call.is_empty() { "" } else { "," }),
+    };
+    let start = old.start + comma.len() + before.len();
+    let parts = [&body[..old.start], comma.as_bytes(), before.as_bytes(), value.as_bytes(), &body[old.end..]];
+    let call = call.moved(&old, start..start + value.len());
+    (Bytes::from(parts.concat()), call)
+}
+
 impl Edits {
     /// Whether there is nothing to do.
     #[must_use]
@@ -57,11 +72,6 @@ impl Edits {
     /// Puts `text` before the byte at `at`, behind what was inserted there before.
     pub fn insert(&mut self, at: usize, text: impl Into<Bytes>) -> Result<(), SpliceFault> {
         self.add(Edit { range: at..at, text: text.into(), member: None })
-    }
-
-    /// Has the call ask for `model`.
-    pub fn set_model(&mut self, call: &Call, model: &str) -> Result<(), SpliceFault> {
-        self.set_key(call, Key::Model, &json::quoted(model))
     }
 
     /// Sets a member that the call knows the place of, or adds it at the end. `value` is JSON.

@@ -13,11 +13,19 @@ fn applied(edits: &Edits, body: &str) -> String {
 #[test]
 fn a_new_model_changes_its_bytes_only() {
     let body = "{ \"n\":1.0e0,\t\"model\" : \"a\\u0062\" , \"x\":[1, 2]}\n";
-    let mut edits = Edits::default();
-    edits.set_model(&call(body), "new \"one\"\n").unwrap();
-    assert_eq!(applied(&edits, body), "{ \"n\":1.0e0,\t\"model\" : \"new \\\"one\\\"\\n\" , \"x\":[1, 2]}\n");
-    edits.set_model(&call(body), "last").unwrap();
-    assert_eq!(applied(&edits, body), "{ \"n\":1.0e0,\t\"model\" : \"last\" , \"x\":[1, 2]}\n");
+    let (edited, _) = set_model(&call(body), &Bytes::from_static(body.as_bytes()), "new \"one\"\n");
+    assert_eq!(edited, "{ \"n\":1.0e0,\t\"model\" : \"new \\\"one\\\"\\n\" , \"x\":[1, 2]}\n");
+}
+
+#[test]
+fn a_call_moves_along_with_its_body() {
+    for body in [r#"{"prompt":"a","model":"mm","stream":true,"messages":[]} "#, r#"{"prompt":"a"}"#, "{}"] {
+        let (edited, moved) = set_model(&call(body), &Bytes::from_static(body.as_bytes()), "other");
+        assert_eq!(moved, Call::read(&edited, Endpoint::Chat).unwrap(), "{body}");
+        assert_eq!(moved.model(&edited).unwrap(), "other");
+        let (again, moved) = set_model(&moved, &edited, "o");
+        assert_eq!(moved, Call::read(&again, Endpoint::Chat).unwrap(), "{body}");
+    }
 }
 
 #[test]
@@ -28,9 +36,9 @@ fn missing_members_are_added_at_the_end_each_once() {
     ] {
         let call = call(body);
         let mut edits = Edits::default();
-        edits.set_model(&call, "first").unwrap();
+        edits.set_key(&call, Key::Model, "1").unwrap();
         edits.set_key(&call, Key::StreamOptions, "null").unwrap();
-        edits.set_model(&call, "m").unwrap();
+        edits.set_key(&call, Key::Model, "\"m\"").unwrap();
         edits.set_key(&call, Key::StreamOptions, "{\"include_usage\":true}").unwrap();
         assert_eq!(applied(&edits, body), expected);
     }
@@ -41,7 +49,7 @@ fn a_last_value_and_a_member_behind_it_do_not_meet() {
     let body = "{\"model\":\"a\"}";
     let mut edits = Edits::default();
     edits.set_key(&call(body), Key::Stream, "true").unwrap();
-    edits.set_model(&call(body), "b").unwrap();
+    edits.set_key(&call(body), Key::Model, "\"b\"").unwrap();
     assert_eq!(applied(&edits, body), "{\"model\":\"b\",\"stream\":true}");
 }
 

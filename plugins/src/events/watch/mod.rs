@@ -30,7 +30,7 @@ pub struct StreamWatch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Whether the backend has said something: an event with data, and no ping.
-    pub news: bool,
+    pub has_event: bool,
     /// The stream is over, and this is where in the block: behind the last event. What follows is not for the client.
     pub done_at: Option<usize>,
 }
@@ -57,9 +57,9 @@ struct Hints {
 }
 
 impl StreamWatch {
-    /// A watch over the answer of a call for `choices` choices.
+    /// A watch over the answer of a call with one choice.
     #[must_use]
-    pub fn new(endpoint: Endpoint, choices: u64) -> Self {
+    pub fn new(endpoint: Endpoint) -> Self {
         let protocol = match endpoint {
             Endpoint::Chat | Endpoint::Completions => Protocol::Chunks,
             Endpoint::Messages => Protocol::Messages,
@@ -68,7 +68,7 @@ impl StreamWatch {
         };
         Self {
             protocol,
-            choices,
+            choices: 1,
             is_done: false,
             has_failed: false,
             has_begun: false,
@@ -79,9 +79,15 @@ impl StreamWatch {
         }
     }
 
+    /// The same over an answer with `choices` choices (the call's `n`).
+    #[must_use]
+    pub fn with_choices(self, choices: u64) -> Self {
+        Self { choices, ..self }
+    }
+
     /// Takes the next block of whole events.
-    pub fn block(&mut self, block: &[u8]) -> Seen {
-        let mut seen = Seen { news: false, done_at: self.is_done.then_some(0) };
+    pub fn see(&mut self, block: &[u8]) -> Seen {
+        let mut seen = Seen { has_event: false, done_at: self.is_done.then_some(0) };
         let hints = Hints {
             error: json::mentions(block, &ERROR),
             usage: json::mentions(block, &usage::KEY),
@@ -94,7 +100,7 @@ impl StreamWatch {
             if event.is_comment_only() || event.name == Some(b"ping") {
                 continue;
             }
-            seen.news = true;
+            seen.has_event = true;
             self.event(&event, hints);
             seen.done_at = self.is_done.then_some(event.end);
         }
@@ -116,7 +122,7 @@ impl StreamWatch {
             Protocol::Chunks | Protocol::Unmarked => {}
         }
         if hints.usage
-            && let Some((usage, place)) = Usage::read_with_place(data)
+            && let Some((usage, place)) = Usage::with_place(data)
         {
             self.usage.update(usage);
             self.usage_is_final |= place != Place::Message;
@@ -182,13 +188,15 @@ impl StreamWatch {
     }
 
     /// What the stream has cost so far: as the backend says, or else as far as it has said so, with the events
-    /// counted in place of the answer's tokens.
+    /// counted in place of the answer's tokens. `None` if it has neither said nor sent anything.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> Option<Usage> {
         if self.usage_is_final {
-            return self.usage;
+            return Some(self.usage);
         }
-        Usage { completion: Some(self.content_events), estimated: true, ..self.usage }
+        let said_something = self.content_events > 0 || self.usage != Usage::default();
+        let counted = Usage { completion: Some(self.content_events), estimated: true, ..self.usage };
+        said_something.then_some(counted)
     }
 }
 

@@ -1,8 +1,8 @@
 use super::*;
 
 fn watched(endpoint: Endpoint, block: &str) -> (StreamWatch, Seen) {
-    let mut watch = StreamWatch::new(endpoint, 1);
-    let seen = watch.block(block.as_bytes());
+    let mut watch = StreamWatch::new(endpoint);
+    let seen = watch.see(block.as_bytes());
     (watch, seen)
 }
 
@@ -21,7 +21,7 @@ const FINISH: &str = r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":
 fn a_chat_is_whole_with_its_reason_or_its_end_mark() {
     let (cut, seen) = watched(Endpoint::Chat, CHAT);
     assert!(!cut.complete() && !cut.saw_finish_reason());
-    assert_eq!(seen, Seen { news: true, done_at: None });
+    assert_eq!(seen, Seen { has_event: true, done_at: None });
     assert!(watched(Endpoint::Chat, &format!("{CHAT}{FINISH}")).0.complete());
     let block = format!("{CHAT}data: [DONE]\n\ndata: more\n\n");
     let (done, seen) = watched(Endpoint::Chat, &block);
@@ -31,17 +31,17 @@ fn a_chat_is_whole_with_its_reason_or_its_end_mark() {
 
 #[test]
 fn each_of_several_choices_needs_its_reason() {
-    let mut watch = StreamWatch::new(Endpoint::Chat, 2);
-    watch.block(FINISH.as_bytes());
+    let mut watch = StreamWatch::new(Endpoint::Chat).with_choices(2);
+    watch.see(FINISH.as_bytes());
     assert!(!watch.complete());
-    watch.block(FINISH.as_bytes());
+    watch.see(FINISH.as_bytes());
     assert!(watch.complete());
 }
 
 #[test]
 fn nothing_counts_behind_the_end() {
     let (mut watch, _) = watched(Endpoint::Chat, "data: [DONE]\n\ndata: {\"error\":{}}\n\n");
-    assert_eq!(watch.block(b"data: {\"error\":{}}\n\n"), Seen { news: false, done_at: Some(0) });
+    assert_eq!(watch.see(b"data: {\"error\":{}}\n\n"), Seen { has_event: false, done_at: Some(0) });
     assert!(watch.complete());
 }
 
@@ -69,10 +69,11 @@ fn comments_and_pings_are_no_news() {
 
 #[test]
 fn pieces_are_counted_until_the_backend_says_better() {
+    assert_eq!(watched(Endpoint::Chat, ": nothing yet\n\n").0.usage(), None);
     let (mut watch, _) = watched(Endpoint::Chat, &format!("{CHAT}{FINISH}"));
-    assert_eq!(watch.usage(), Usage { completion: Some(2), estimated: true, ..Usage::default() });
-    watch.block(b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\n");
-    assert_eq!(watch.usage(), Usage { prompt: Some(3), completion: Some(5), ..Usage::default() });
+    assert_eq!(watch.usage(), Some(Usage { completion: Some(2), estimated: true, ..Usage::default() }));
+    watch.see(b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\n");
+    assert_eq!(watch.usage(), Some(Usage { prompt: Some(3), completion: Some(5), ..Usage::default() }));
 }
 
 #[test]
@@ -89,12 +90,12 @@ data: {"type":"content_block_delta","delta":{"text":"b"}}
     let (mut watch, _) = watched(Endpoint::Messages, begun);
     assert!(!watch.complete());
     let cut = Usage { prompt: Some(30), completion: Some(2), cached_prompt: Some(5), reasoning: None, estimated: true };
-    assert_eq!(watch.usage(), cut);
-    watch.block(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":15}}\n\n");
+    assert_eq!(watch.usage(), Some(cut));
+    watch.see(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":15}}\n\n");
     let stop = "data: {\"type\":\"message_stop\"}\n\n";
-    assert_eq!(watch.block(stop.as_bytes()), Seen { news: true, done_at: Some(stop.len()) });
+    assert_eq!(watch.see(stop.as_bytes()), Seen { has_event: true, done_at: Some(stop.len()) });
     assert!(watch.complete());
-    assert_eq!(watch.usage(), Usage { completion: Some(15), estimated: false, ..cut });
+    assert_eq!(watch.usage(), Some(Usage { completion: Some(15), estimated: false, ..cut }));
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn a_stream_of_responses_ends_in_one_of_three_ways() {
         );
         let (watch, seen) = watched(Endpoint::Responses, &block);
         assert_eq!((watch.complete(), watch.saw_done(), seen.done_at), (complete, true, Some(block.len())));
-        assert_eq!((watch.content_events(), watch.usage().completion), (1, Some(4)));
+        assert_eq!((watch.content_events(), watch.usage().unwrap().completion), (1, Some(4)));
     }
     assert!(!watched(Endpoint::Responses, "event: response.created\ndata: {}\n\n").0.complete());
 }

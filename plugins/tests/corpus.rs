@@ -1,0 +1,175 @@
+//! The properties that the fuzz targets check, on the committed corpora and on bytes that proptest makes up.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+#[path = "../fuzz/properties/mod.rs"]
+mod properties;
+
+fn corpus(target: &str, property: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let files =
+        folder.read_dir().expect("the corpus is committed").map(|entry| entry.expect("it can be listed").path());
+    let checked = files.map(|file| property(&std::fs::read(file).expect("it can be read"))).count();
+    assert!(checked > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn the_corpus_of_calls() {
+    corpus("call", properties::call);
+}
+
+#[test]
+fn the_corpus_of_splices() {
+    corpus("splice", properties::splice);
+}
+
+#[test]
+fn the_corpus_of_events() {
+    corpus("events", properties::events);
+}
+
+#[test]
+fn the_corpus_of_multipart() {
+    corpus("multipart", properties::multipart);
+}
+
+/// Texts of pieces that matter to a reader, so that its corners are met more often than bytes at random meet them.
+fn of(pieces: &'static [&'static str], most: usize) -> impl Strategy<Value = String> {
+    proptest::collection::vec(select(pieces), 0..most).prop_map(|pieces| pieces.concat())
+}
+
+/// Objects, mostly well-formed, with the keys we read and some that look like them.
+fn object() -> impl Strategy<Value = String> {
+    const KEYS: &[&str] = &[
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "input",
+        "tools",
+        "message",
+        "response",
+        "usage",
+        "x",
+        "Model",
+        "mod\\u0065l",
+        "include_usage",
+        "\\u0000",
+        "\\\"",
+        "error",
+        "choices",
+        "temperature",
+        "",
+    ];
+    const VALUES: &[&str] = &[
+        "1",
+        "true",
+        "null",
+        "\"m\"",
+        "\"\"",
+        "\"\\\"model\\\":\\\"m\\\"\"",
+        "\"é\\u00e9\\ud83d\\ude00\"",
+        "[]",
+        "{}",
+        "-1.50e0",
+        "[1, {\"model\":\"m\"}, \"]\"]",
+        "{\"include_usage\":true}",
+        "{\"model\" : \"m\",\"usage\":{}}",
+        "\"\\u0000\"",
+    ];
+    let blank = || select(&["", " ", "\n", "\t \r\n"][..]);
+    let member = (blank(), select(KEYS), blank(), blank(), select(VALUES), blank());
+    let text = member.prop_map(|(a, key, b, c, value, d)| format!("{a}\"{key}\"{b}:{c}{value}{d}"));
+    let members = proptest::collection::vec(text, 0..6).prop_map(|members| members.join(","));
+    (blank(), members, select(&["}", "} ", "}\n", ",}", "", "}}", "]"][..]))
+        .prop_map(|(a, members, end)| format!("{a}{{{members}{end}"))
+}
+
+const JSON: &[&str] =
+    &["{", "}", "[", "]", "\"", "\\", ":", ",", "model", "\"model\"", "\"x\"", "1", " ", "\\u0000", "é", "null"];
+const STREAM: &[&str] = &[
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r",
+    "data: ",
+    "data",
+    ":",
+    "event: ",
+    "error",
+    "ping",
+    "message_stop",
+    "message_start",
+    "content_block_delta",
+    "[DONE]",
+    "data: [DONE]\n\n",
+    "response.completed",
+    "response.failed",
+    "x",
+    "{\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}",
+    "{\"choices\":[{\"finish_reason\":null,\"delta\":{\"role\":\"a\"}}]}",
+    "{\"error\":{}}",
+    "{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}",
+    "{\"message\":{\"model\":\"m\",\"usage\":{\"input_tokens\":3}}}",
+    "{\"type\":\"message_stop\"}",
+    "{\"type\":\"error\"}",
+    "\"error\"",
+    "{\"model\":\"m\"}",
+    "id: 1\n",
+    ": c\n",
+];
+const FORM: &[&str] = &[
+    "\r\n",
+    "\r",
+    "\n",
+    "--XX",
+    "--XX\r\n",
+    "\r\n--XX\r\n",
+    "\r\n--XX--\r\n",
+    "-",
+    "--",
+    "X",
+    "m",
+    " ",
+    "Content-Disposition: form-data; name=\"model\"\r\n\r\n",
+    "Content-Disposition: form-data; name=\"x\"; filename=\"a\"\r\n\r\n",
+    "content-disposition:form-data;name=model\r\n",
+    "Content-Type: a\r\n",
+    "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--XX",
+];
+
+proptest! {
+    #[test]
+    fn any_object_is_read_as_it_is_or_refused_for_a_reason(body in object()) {
+        properties::call(body.as_bytes());
+    }
+
+    #[test]
+    fn any_text_is_read_as_it_is_or_refused_for_a_reason(body in of(JSON, 24)) {
+        properties::call(body.as_bytes());
+    }
+
+    #[test]
+    fn any_edit_leaves_every_other_byte_alone(body in object()) {
+        properties::splice(body.as_bytes());
+    }
+
+    #[test]
+    fn any_stream_is_renamed_event_by_event(stream in of(STREAM, 24)) {
+        properties::splice(stream.as_bytes());
+    }
+
+    #[test]
+    fn any_stream_is_the_same_however_it_is_cut(stream in of(STREAM, 16)) {
+        properties::events(stream.as_bytes());
+    }
+
+    #[test]
+    fn any_form_is_the_same_however_it_is_cut(form in of(FORM, 12)) {
+        properties::multipart(form.as_bytes());
+    }
+}
