@@ -71,7 +71,8 @@ fn the_environment_fills_in_and_overrides_the_file() {
     assert_eq!(command_with(&["check", path], &[("RIG_KEY", "x")]).status.code(), Some(0));
     let output = command_with(&["check", path], &[("RIG_KEY", "x"), ("TIDEGATE_LIMITS__BODY", "lots")]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("TIDEGATE_LIMITS__BODY"), "an override is named as such");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(said.contains("TIDEGATE_LIMITS__BODY"), "an override is named as such: {said}");
 }
 
 #[test]
@@ -242,10 +243,15 @@ async fn demo_answers_and_prints_snippets_that_work_when_pasted() {
     let pasted = tokio::task::spawn_blocking(move || {
         let text = running.until(|line| line.contains("Ctrl-C"));
         let snippets = [block(&text, "curl -N", ""), block(&text, "python3 - <<", "EOF"), block(&text, "node ", "EOF")];
-        snippets.map(|snippet| {
-            let output = Command::new("bash").arg("-c").arg(&snippet).stdin(Stdio::null()).output().unwrap();
-            (snippet, String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
-        })
+        let pasting = snippets.map(|snippet| {
+            std::thread::spawn(move || {
+                let output = Command::new("bash").arg("-c").arg(&snippet).stdin(Stdio::null()).output().unwrap();
+                (snippet, String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+            })
+        });
+        let pasted = pasted.map(|thread| thread.join().unwrap());
+        drop(running);
+        pasted
     });
     let [curl, python, node] = pasted.await.unwrap();
     assert!(curl.2 && curl.1.contains("data: [DONE]"), "{curl:?}");
