@@ -222,7 +222,7 @@ fn place_of_model(
 const DELIMITER: usize = b"\r\n--".len();
 
 /// Puts another name into a form that is held up to its model.
-pub fn rename_in_form(trip: &mut Trip, served: &str) {
+pub(crate) fn rename_in_form(trip: &mut Trip, served: &str) {
     let (Some(place), Body::Streamed { held, .. }) = (trip.model_in_form.take(), &mut trip.body) else { return };
     let mut renamed = BytesMut::with_capacity(held.iter().map(Bytes::len).sum::<usize>() + served.len());
     for data in held.iter() {
