@@ -12,8 +12,8 @@ use thiserror::Error;
 
 pub use head::boundary_of;
 
-/// The longest name of a model.
-const MAX_MODEL: usize = 256;
+use crate::call::MAX_MODEL;
+
 /// The longest head of a part.
 const MAX_HEAD: usize = 4096;
 
