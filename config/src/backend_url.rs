@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::Uri;
+use http::uri::Authority;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::address::{Address, is_host_name};
@@ -30,20 +31,7 @@ impl BackendUrl {
         if authority.as_str().contains('@') {
             return Err("credentials do not belong into the URL: put them into `key` or `headers`".to_owned());
         }
-        let port = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => {
-                if tls {
-                    443
-                } else {
-                    80
-                }
-            }
-            Some(port) => match port.trim_start_matches(':').parse() {
-                Ok(port) if port > 0 => port,
-                _ => return Err("the port of the URL must be a number from 1 to 65535".to_owned()),
-            },
-            None => return Err(format!("not a URL; {EXPECTED}")),
-        };
+        let port = port(authority, tls)?;
         Ok(Self {
             tls,
             address: host_address(authority.host(), port)?,
@@ -55,6 +43,18 @@ impl BackendUrl {
     /// Whether the host is an IP address: then a certificate has no name to be checked against.
     pub fn is_ip(&self) -> bool {
         matches!(self.address, Address::Ip(_))
+    }
+}
+
+/// The port of the URL, or that of its scheme.
+fn port(authority: &Authority, tls: bool) -> Result<u16, String> {
+    match authority.as_str().strip_prefix(authority.host()) {
+        Some("") if tls => Ok(443),
+        Some("") => Ok(80),
+        port => port
+            .and_then(|port| port.strip_prefix(':')?.parse().ok())
+            .filter(|port| *port > 0)
+            .ok_or_else(|| "the port of the URL must be a number from 1 to 65535".to_owned()),
     }
 }
 

@@ -41,7 +41,7 @@ type Read<T> = Result<T, Box<Misread>>;
 /// A collection that is being read.
 enum Open {
     List { start: Span, anchor: usize, items: Vec<Node> },
-    Table { start: Span, anchor: usize, entries: Vec<(Key, Node)>, key: Option<Key> },
+    Table { start: Span, anchor: usize, entries: Vec<(Key, Node)>, seen: HashMap<String, usize>, key: Option<Key> },
 }
 
 #[derive(Default)]
@@ -61,48 +61,60 @@ impl Composer {
             let (event, span) = match parser.next_event() {
                 None => return Ok(root),
                 Some(Ok((event, span))) => (event, convert(span)),
-                Some(Err(error)) => {
-                    let at = (error.marker().line().max(1), error.marker().col() + 1);
-                    return Err(misread(Some(Span { start: at, end: at }), format!("not YAML: {}", error.info())));
-                }
+                Some(Err(error)) => return Err(not_yaml(text, &error)),
             };
-            let done = match event {
-                Event::DocumentStart(_) => {
-                    documents += 1;
-                    if documents > 1 {
-                        let message = "a second document begins here; a configuration is one document";
-                        return Err(misread(Some(span), message));
-                    }
-                    None
+            if let Event::DocumentStart(_) = event {
+                documents += 1;
+                if documents > 1 {
+                    return Err(misread(Some(span), "a second document begins here; a configuration is one document"));
                 }
-                Event::Scalar(text, style, anchor, tag) => {
-                    let node = scalar(&text, style, tag.as_deref(), span);
-                    self.finish(node, anchor)?
-                }
-                Event::Alias(anchor) => {
-                    let Some(node) = self.anchors.get(&anchor).cloned() else {
-                        return Err(misread(Some(span), "this alias refers to something that is not finished"));
-                    };
-                    let (nodes, depth) = size(&node);
-                    if self.open.len() + depth > DEEPEST {
-                        return Err(too_deep(span));
-                    }
-                    self.nodes += nodes;
-                    self.finish(node, 0)?
-                }
-                Event::SequenceStart(anchor, _) => {
-                    self.open(Open::List { start: span, anchor, items: Vec::new() }, span)?;
-                    None
-                }
-                Event::MappingStart(anchor, _) => {
-                    self.open(Open::Table { start: span, anchor, entries: Vec::new(), key: None }, span)?;
-                    None
-                }
-                Event::SequenceEnd | Event::MappingEnd => self.close(span)?,
-                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => None,
-            };
+            }
+            let done = self.event(event, span)?;
             root = root.or(done);
         }
+    }
+
+    /// Takes one step; what comes back is the whole document.
+    fn event(&mut self, event: Event<'_>, span: Span) -> Read<Option<Node>> {
+        match event {
+            Event::Scalar(_, _, _, Some(tag))
+            | Event::SequenceStart(_, Some(tag))
+            | Event::MappingStart(_, Some(tag))
+                if !tag.is_yaml_core_schema() =>
+            {
+                Err(misread(Some(span), format!("tags (`{}{}`) mean nothing here", tag.handle, tag.suffix)))
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let node = scalar(&text, style, tag.as_deref(), span);
+                self.finish(node, anchor)
+            }
+            Event::Alias(anchor) => self.alias(anchor, span),
+            Event::SequenceStart(anchor, _) => {
+                self.open(Open::List { start: span, anchor, items: Vec::new() }, span)?;
+                Ok(None)
+            }
+            Event::MappingStart(anchor, _) => {
+                let table = Open::Table { start: span, anchor, entries: Vec::new(), seen: HashMap::new(), key: None };
+                self.open(table, span)?;
+                Ok(None)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(span),
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {
+                Ok(None)
+            }
+        }
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) -> Read<Option<Node>> {
+        let Some(node) = self.anchors.get(&anchor).cloned() else {
+            return Err(misread(Some(span), "this alias refers to something that is not finished"));
+        };
+        let (nodes, depth) = size(&node);
+        if self.open.len() + depth > DEEPEST {
+            return Err(too_deep(span));
+        }
+        self.nodes += nodes;
+        self.finish(node, 0)
     }
 
     fn open(&mut self, open: Open, span: Span) -> Read<()> {
@@ -137,19 +149,33 @@ impl Composer {
             None => return Ok(Some(node)),
             Some(Open::List { items, .. }) => items.push(node),
             Some(Open::Table { key: key @ None, .. }) => *key = Some(as_key(node)?),
-            Some(Open::Table { entries, key, .. }) => {
+            Some(Open::Table { entries, seen, key, .. }) => {
                 let Some(key) = key.take() else { return Ok(None) };
-                match entries.iter().find(|(other, _)| other.text == key.text) {
-                    None => entries.push((key, node)),
-                    Some((first, _)) => {
-                        let line = span_of(&first.origin).map_or(0, |span| span.start.0);
-                        let message = format!("`{}` is already set on line {line}", key.text);
+                let line = span_of(&key.origin).map_or(0, |span| span.start.0);
+                match seen.get(&key.text) {
+                    None => {
+                        seen.insert(key.text.clone(), line);
+                        entries.push((key, node));
+                    }
+                    Some(first) => {
+                        let message = format!("`{}` is already set on line {first}", key.text);
                         self.misread.push(*misread(span_of(&key.origin), message));
                     }
                 }
             }
         }
         Ok(None)
+    }
+}
+
+/// The parser's own fault; if a line before it is indented with a tab, that.
+fn not_yaml(text: &str, error: &saphyr_parser::ScanError) -> Box<Misread> {
+    let at = (error.marker().line().max(1), error.marker().col() + 1);
+    let indented = |line: &str| line.chars().take_while(|c| c.is_whitespace()).position(|c| c == '\t');
+    let tab = text.lines().take(at.0 + 1).enumerate().find_map(|(index, line)| Some((index + 1, indented(line)? + 1)));
+    match tab {
+        Some(at) => misread(Some(Span { start: at, end: at }), "a tab in the indentation: YAML wants spaces"),
+        None => misread(Some(Span { start: at, end: at }), format!("not YAML: {}", error.info())),
     }
 }
 

@@ -1,94 +1,13 @@
 //! Typed settings out of the tree, through serde, with every error knowing which node it came from.
 
-use std::fmt;
-
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+    self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
-use crate::key_path::KeyPath;
-use crate::secret::is_secret_name;
-use crate::tree::{Content, Key, Node, Resolved, Scalar};
-
-/// Why a node does not fit its type.
-#[derive(Debug)]
-pub(crate) struct Trouble {
-    pub(crate) kind: Kind,
-    /// The innermost node concerned.
-    pub(crate) path: Option<KeyPath>,
-}
-
-#[derive(Debug)]
-pub(crate) enum Kind {
-    /// A key or a word that is not one of those known.
-    Unknown { what: &'static str, name: String, known: &'static [&'static str] },
-    /// A key that must be there.
-    Missing(&'static str),
-    /// Anything else.
-    Wrong(String),
-}
-
-impl Trouble {
-    fn new(kind: Kind) -> Self {
-        Self { kind, path: None }
-    }
-
-    fn at(mut self, path: &KeyPath) -> Self {
-        self.path.get_or_insert_with(|| path.clone());
-        self
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Unknown { what, name, .. } => write!(f, "unknown {what} `{name}`"),
-            Kind::Missing(field) => write!(f, "`{field}` is missing"),
-            Kind::Wrong(message) => f.write_str(message),
-        }
-    }
-}
-
-impl std::error::Error for Trouble {}
-
-impl de::Error for Trouble {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(Kind::Wrong(message.to_string()))
-    }
-
-    /// Says the kind of what was found and never its value: that may be a secret, and the snippet shows it if not.
-    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        let found = match found {
-            Unexpected::Bool(_) => "a truth value",
-            Unexpected::Unsigned(_) | Unexpected::Signed(_) => "a number",
-            Unexpected::Float(_) => "a fraction",
-            Unexpected::Str(_) => "a text",
-            Unexpected::Unit | Unexpected::Option => "nothing",
-            Unexpected::Seq => "a list",
-            Unexpected::Map => "a table",
-            _ => "something else",
-        };
-        Self::new(Kind::Wrong(format!("expected {expected}, found {found}")))
-    }
-
-    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(Kind::Wrong(format!("expected {expected}")))
-    }
-
-    fn unknown_field(name: &str, known: &'static [&'static str]) -> Self {
-        Self::new(Kind::Unknown { what: "key", name: name.to_owned(), known })
-    }
-
-    fn unknown_variant(name: &str, known: &'static [&'static str]) -> Self {
-        Self::new(Kind::Unknown { what: "word", name: name.to_owned(), known })
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Self::new(Kind::Missing(field))
-    }
-}
+use crate::tree::{Content, Key, Node, Resolved, Scalar, resolve_plain};
+use crate::trouble::{Kind, Trouble};
 
 impl<'de> Deserializer<'de> for &'de Node {
     type Error = Trouble;
@@ -109,7 +28,7 @@ impl<'de> Deserializer<'de> for &'de Node {
                 visitor.visit_str(&scalar.text).map_err(|trouble: Trouble| trouble.at(&self.path))
             }
             Content::Scalar(Scalar { plain: true, text, .. })
-                if !matches!(crate::tree::resolve_plain(text), Resolved::Text(_) | Resolved::Nothing) =>
+                if !matches!(resolve_plain(text), Resolved::Text(_) | Resolved::Nothing) =>
             {
                 Err(Trouble::new(Kind::Wrong("expected a text: put it in quotes".to_owned())).at(&self.path))
             }
@@ -144,6 +63,11 @@ impl<'de> Deserializer<'de> for &'de Node {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Trouble> {
+        // Serde would take the items of a list for the fields in their order.
+        if let Content::List(_) = &self.content {
+            let trouble: Trouble = de::Error::invalid_type(Unexpected::Seq, &"a table");
+            return Err(trouble.at(&self.path));
+        }
         self.deserialize_map(visitor)
     }
 
@@ -182,7 +106,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 }
 
 impl Node {
-    fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         matches!(&self.content, Content::Scalar(scalar) if scalar.resolve() == Resolved::Nothing)
     }
 
@@ -266,19 +190,8 @@ impl<'de> EnumAccess<'de> for &'de Node {
             Content::List(_) | Content::Gone => return Err(de::Error::custom("expected a word, found a list")),
         };
         let path = content.map_or(&self.path, |node| &node.path);
-        let variant =
-            seed.deserialize(StrDeserializer::<Trouble>::new(word)).map_err(|t: Trouble| hide(t, path).at(path))?;
+        let variant = seed.deserialize(StrDeserializer::<Trouble>::new(word)).map_err(|t: Trouble| t.at(path))?;
         Ok((variant, Choice(content)))
-    }
-}
-
-/// A word that is not known is part of the message, unless it may be a secret in the wrong place.
-fn hide(trouble: Trouble, path: &KeyPath) -> Trouble {
-    match trouble.kind {
-        Kind::Unknown { .. } if path.last_key().is_some_and(is_secret_name) => {
-            Trouble::new(Kind::Wrong("unknown word".to_owned()))
-        }
-        _ => trouble,
     }
 }
 

@@ -50,17 +50,24 @@ impl KeyPath {
         Some(Self(rest.to_vec()))
     }
 
+    /// The path of what `inner` names inside this setting, as `serde_path_to_error` spells it: `keys[0].hash`; `.` is
+    /// the setting itself.
+    #[must_use]
+    pub fn inside(&self, inner: &str) -> Self {
+        let mut path = self.clone();
+        for part in inner.split('.').filter(|part| !part.is_empty()) {
+            let (key, items) = part.split_once('[').map_or((part, ""), |(key, items)| (key, items));
+            if !key.is_empty() {
+                path.0.push(Step::Key(key.to_owned()));
+            }
+            path.0.extend(items.split(['[', ']']).filter_map(|item| item.parse().ok()).map(Step::Item));
+        }
+        path
+    }
+
     /// The steps from the top.
     pub fn steps(&self) -> &[Step] {
         &self.0
-    }
-
-    /// The nearest key: `token` for `admin.token`, `backends` for `pools.a.backends[3]`.
-    pub fn last_key(&self) -> Option<&str> {
-        self.0.iter().rev().find_map(|step| match step {
-            Step::Key(key) => Some(key.as_str()),
-            Step::Item(_) => None,
-        })
     }
 
     /// Whether this setting is `other` or stands inside it.
@@ -101,10 +108,16 @@ mod tests {
     }
 
     #[test]
+    fn a_path_inside_a_setting_is_read_from_its_text() {
+        let filter = KeyPath::root().key("filters").item(0).key("api_key");
+        assert_eq!(filter.inside("keys[2].hash"), filter.key("keys").item(2).key("hash"));
+        assert_eq!(filter.inside("."), filter);
+    }
+
+    #[test]
     fn a_path_knows_what_it_is_inside_of() {
         let pool = KeyPath::root().key("pools").key("a");
         assert!(pool.key("backends").item(0).is_within(&pool));
         assert!(!KeyPath::root().key("pools").key("ab").is_within(&pool));
-        assert_eq!(pool.key("backends").item(0).last_key(), Some("backends"));
     }
 }

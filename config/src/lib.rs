@@ -20,13 +20,17 @@ mod masking;
 mod meant;
 mod near;
 mod overrides;
+mod plain;
 mod positions;
 mod resolve;
 mod schema;
 mod secret;
 mod settings;
 mod show;
+#[cfg(test)]
+mod tests;
 mod tree;
+mod trouble;
 mod units;
 mod warnings;
 mod written;
@@ -40,6 +44,7 @@ pub use meant::{
     Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
     Origins, Pattern, Pool, Target,
 };
+pub use plain::parse_value;
 pub use positions::Positions;
 pub use schema::{schema, schema_with_filters};
 pub use secret::{MASK, Secret, is_secret_name};

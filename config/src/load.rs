@@ -5,7 +5,6 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::compose::compose;
-use crate::de::{Kind, Trouble};
 use crate::environment::Environment;
 use crate::fault::{Fault, Faults};
 use crate::interpolate::interpolate;
@@ -15,8 +14,9 @@ use crate::near::did_you_mean;
 use crate::overrides;
 use crate::positions::Positions;
 use crate::resolve::Resolver;
-use crate::secret::is_secret_name;
+use crate::secret::is_secret;
 use crate::tree::{Content, Node, Origin, Span};
+use crate::trouble::{Kind, Trouble};
 use crate::warnings::warnings;
 use crate::written::File;
 
@@ -71,7 +71,8 @@ pub struct Loaded {
 /// Reads a configuration: `TIDEGATE_*` variables laid over it, references replaced, everything checked that can be
 /// checked without knowing the filters. The error has every fault at once.
 pub fn load(source: &Source, environment: &dyn Environment) -> Result<Loaded, Faults> {
-    let (root, misread) = compose(&source.text);
+    let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
+    let (root, misread) = compose(text);
     let broken = root.is_none() && !misread.is_empty();
     let mut root = root.unwrap_or_else(nothing);
     let mut faults = Vec::new();
@@ -79,7 +80,7 @@ pub fn load(source: &Source, environment: &dyn Environment) -> Result<Loaded, Fa
         overrides::apply(&mut root, environment, &mut faults);
     }
     root.assign_paths(KeyPath::root());
-    let positions = Positions::new(&source.name, &source.text, (!broken).then_some(&root));
+    let positions = Positions::new(&source.name, text, (!broken).then_some(&root));
     faults.extend(misread.into_iter().map(|misread| positions.misread(misread)));
     if broken {
         return Err(Faults(faults));
@@ -94,13 +95,18 @@ pub fn load(source: &Source, environment: &dyn Environment) -> Result<Loaded, Fa
     let warnings = config.as_ref().map(|config| warnings(config, &root, &positions)).unwrap_or_default();
 
     match config {
-        Some(config) if faults.is_empty() => Ok(Loaded { config, warnings, positions }),
+        Some(config) if faults.is_empty() => Ok(Loaded { config, warnings: in_order(warnings), positions }),
         _ => {
             faults.extend(warnings);
-            faults.sort_by_key(|fault| (fault.place.as_ref().map(|place| (place.line, place.column)), fault.severity));
-            Err(Faults(faults))
+            Err(Faults(in_order(faults)))
         }
     }
+}
+
+/// In the order of the file; what has no place comes first.
+fn in_order(mut faults: Vec<Fault>) -> Vec<Fault> {
+    faults.sort_by_key(|fault| (fault.place.as_ref().map(|place| (place.line, place.column)), fault.severity));
+    faults
 }
 
 fn nothing() -> Node {
@@ -115,27 +121,32 @@ fn deserialize(root: &mut Node, positions: &Positions, faults: &mut Vec<Fault>) 
             Err(trouble) => trouble,
         };
         let path = trouble.path.clone().unwrap_or_default();
-        // What is missing because it was taken out has been reported.
-        let follows = matches!(trouble.kind, Kind::Missing(_)) && root.has_gone(&path);
+        // What is missing because it was taken out has been reported, and so has a choice without its value.
+        let gone = matches!(root.find(&path), Some(Node { content: Content::Gone, .. }));
+        let follows = gone || (matches!(trouble.kind, Kind::Missing(_)) && root.has_gone(&path));
         if !follows {
-            faults.push(explain(trouble, &path, positions));
+            faults.push(explain(trouble, &path, root, positions));
         }
-        match root.find_mut(&path) {
-            Some(node) if !path.steps().is_empty() => node.content = Content::Gone,
+        let out = if gone { path.parent().unwrap_or_default() } else { path };
+        match root.find_mut(&out) {
+            Some(node) if !out.steps().is_empty() => node.content = Content::Gone,
             _ => return None,
         }
     }
     None
 }
 
-fn explain(trouble: Trouble, path: &KeyPath, positions: &Positions) -> Fault {
+fn explain(trouble: Trouble, path: &KeyPath, root: &Node, positions: &Positions) -> Fault {
     match trouble.kind {
         Kind::Wrong(message) => positions.fault(path, message),
         Kind::Missing(field) => positions.fault_at_key(path, format!("`{field}` is missing here")),
         Kind::Unknown { what, name, known } => {
             let near = did_you_mean(&name, known);
-            let secret = what == "word" && path.last_key().is_some_and(is_secret_name);
-            let message = if secret { format!("unknown {what}") } else { format!("unknown {what} `{name}`") };
+            let secret = what == "word" && is_secret(path);
+            let message = match secret {
+                true => format!("unknown {what}"),
+                false => format!("unknown {what} `{}`", root.as_written(path, &name)),
+            };
             let mut fault = match what {
                 "key" => positions.fault_at_key(path, message),
                 _ => positions.fault(path, message),

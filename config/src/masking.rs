@@ -3,8 +3,8 @@
 //! What stands under a secret's name in the tree is masked where it stands, whatever its form; besides, each line is
 //! read on its own for `key: value`, because a file that is not YAML has no tree and gets shown all the same.
 
-use crate::secret::{MASK, is_secret_name};
-use crate::tree::{Content, Node, Origin, Span};
+use crate::secret::{MASK, is_secret, is_secret_name};
+use crate::tree::{Content, Node, Origin, Resolved, Span};
 
 /// Longer runs of letters and digits than this are masked where there is no tree to tell what they are.
 const LONGEST_WORD: usize = 24;
@@ -30,7 +30,17 @@ impl MaskedLines {
             })
             .collect();
         if let Some(root) = root {
-            mask_tree(root, false, &mut lines);
+            each_scalar(root, &mut |span, secret| {
+                if !secret {
+                    unmask_span(span, &mut lines);
+                }
+            });
+            // Afterwards, because an alias may use the same text as a secret and as something else.
+            each_scalar(root, &mut |span, secret| {
+                if secret {
+                    mask_span(span, &mut lines);
+                }
+            });
         }
         for line in &mut lines {
             merge(&mut line.masked);
@@ -41,8 +51,8 @@ impl MaskedLines {
     /// The line of `span` masked, the column of its start in that, and how many characters of it are meant.
     pub(crate) fn show(&self, span: Span) -> (String, usize, usize) {
         let (line, column) = span.start;
-        let Some(Line { text, masked }) = self.0.get(line - 1) else { return (String::new(), 1, 1) };
-        let end = if span.end.0 == line { span.end.1 - 1 } else { text.len() };
+        let Some(shown @ Line { text, masked }) = self.0.get(line - 1) else { return (String::new(), 1, 1) };
+        let end = if span.end.0 == line { shown.end_of(span.end.1 - 1) } else { text.len() };
         let mut shown = String::new();
         let mut caret = None;
         let mut until = None;
@@ -72,22 +82,33 @@ impl MaskedLines {
     }
 }
 
-/// Masks every scalar under a secret's name, unless it only refers to the secret: `${env:KEY}`.
-fn mask_tree(node: &Node, secret: bool, lines: &mut [Line]) {
-    match &node.content {
-        Content::Table(entries) => {
-            entries.iter().for_each(|(key, value)| mask_tree(value, is_secret_name(&key.text), lines));
+impl Line {
+    /// The end of what ends before `end`: the parser counts the space behind a scalar in a flow as a part of it.
+    fn end_of(&self, end: usize) -> usize {
+        let end = end.min(self.text.len());
+        end - self.text[..end].iter().rev().take_while(|c| c.is_whitespace()).count()
+    }
+}
+
+/// Calls `with` for every scalar of the file and whether it is a secret: one that only refers to it, `${env:KEY}`, is
+/// not.
+fn each_scalar(node: &Node, with: &mut dyn FnMut(Span, bool)) {
+    match (&node.content, &node.origin) {
+        (Content::Table(entries), _) => entries.iter().for_each(|(_, value)| each_scalar(value, with)),
+        (Content::List(items), _) => items.iter().for_each(|item| each_scalar(item, with)),
+        (Content::Scalar(scalar), Origin::File(span)) => {
+            let says_nothing = scalar.resolve() == Resolved::Nothing;
+            let refers = refers(scalar.written.as_ref().unwrap_or(&scalar.text));
+            with(*span, is_secret(&node.path) && !refers && !says_nothing);
         }
-        Content::List(items) => items.iter().for_each(|item| mask_tree(item, secret, lines)),
-        Content::Scalar(scalar) if secret => {
-            let text = scalar.written.as_ref().unwrap_or(&scalar.text);
-            if let Origin::File(span) = &node.origin
-                && !refers(text)
-            {
-                mask_span(*span, lines);
-            }
-        }
-        Content::Scalar(_) | Content::Gone => {}
+        (Content::Scalar(_) | Content::Gone, _) => {}
+    }
+}
+
+/// What a line read on its own takes for a secret, and the tree knows better.
+fn unmask_span(span: Span, lines: &mut [Line]) {
+    if let Some(line) = lines.get_mut(span.start.0 - 1) {
+        line.masked.retain(|(start, _)| *start != span.start.1 - 1);
     }
 }
 
@@ -95,7 +116,7 @@ fn mask_span(span: Span, lines: &mut [Line]) {
     for number in span.start.0..=span.end.0 {
         let Some(line) = lines.get_mut(number - 1) else { continue };
         let start = if number == span.start.0 { span.start.1 - 1 } else { 0 };
-        let end = if number == span.end.0 { (span.end.1 - 1).min(line.text.len()) } else { line.text.len() };
+        let end = if number == span.end.0 { line.end_of(span.end.1 - 1) } else { line.text.len() };
         if start < end {
             line.masked.push((start, end));
         }
@@ -118,7 +139,7 @@ fn secrets_of_line(line: &[char], no_tree: bool) -> Vec<(usize, usize)> {
         if no_tree && at - start > LONGEST_WORD {
             found.push((start, at));
         }
-        let after = line[at..].iter().skip_while(|c| matches!(c, '"' | '\'' | ' ')).next();
+        let after = line[at..].iter().find(|c| !matches!(c, '"' | '\'' | ' '));
         if after == Some(&':') && is_secret_name(&word) {
             let (start, end) = value_after(line, at);
             let value: String = line[start..end].iter().collect();

@@ -1,12 +1,13 @@
 //! The file as it is meant: parsed, defaulted, every name and address resolved. This is what the gateway is built from.
 //!
-//! Serialized it reads like the file with all defaults written out and every secret as `***`.
+//! Serialized it is such a file again, with all defaults written out and every secret as `***`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
+use serde_yaml::with::singleton_map_recursive;
 
 use crate::address::Address;
 use crate::key_path::KeyPath;
@@ -69,7 +70,13 @@ impl Config {
 
     /// The whole configuration as YAML, defaults written out, secrets as `***`.
     pub fn masked_yaml(&self) -> String {
-        serde_yaml::to_string(self).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
+        let mut text = Vec::new();
+        // `{ pool: NAME }` rather than the tag `!pool NAME`, as the file writes it.
+        let shown = singleton_map_recursive::serialize(self, &mut serde_yaml::Serializer::new(&mut text));
+        match shown {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# cannot be shown: {error}\n"),
+        }
     }
 }
 
@@ -108,6 +115,7 @@ pub struct Admin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cors {
     /// Whose pages may call.
+    #[serde(serialize_with = "show::origins")]
     pub origins: Origins,
     /// Which request headers they may send.
     #[serde(serialize_with = "show::allowed_headers")]
@@ -118,8 +126,7 @@ pub struct Cors {
 }
 
 /// Whose pages may call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// Everybody's: `*`.
     Any,
@@ -148,20 +155,17 @@ pub struct FilterEntry {
 }
 
 /// What clients ask for, and who answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// The names it answers to.
-    #[serde(skip)]
     pub pattern: Pattern,
     /// Who answers; at least one, and the weights are not all 0.
     pub targets: Vec<Target>,
     /// Whether the answer names the model the client asked for, rather than the one that answered.
     pub keep_name: bool,
     /// Over those of the target's pool, over those of the file.
-    #[serde(skip_serializing_if = "TimeoutOverrides::is_empty")]
     pub timeouts: TimeoutOverrides,
     /// Where it stands in the file; the root for the implied `"*"`.
-    #[serde(skip)]
     pub path: KeyPath,
 }
 
@@ -218,6 +222,7 @@ pub struct Pool {
     #[serde(skip_serializing_if = "TimeoutOverrides::is_empty")]
     pub timeouts: TimeoutOverrides,
     /// `None`: no probes.
+    #[serde(serialize_with = "show::health")]
     pub health: Option<Health>,
     /// How TLS to the backends is verified.
     pub tls: BackendTls,

@@ -44,6 +44,9 @@ fn apply_one(root: &mut Node, segments: &[String], name: &str, value: &str) -> R
     if segments.iter().any(String::is_empty) {
         return Err(format!("{name} does not name a setting: put two underscores between its parts"));
     }
+    if value.trim().is_empty() {
+        return Err(format!("{name} is set to nothing: leave it out, or write null or \"\" if that is meant"));
+    }
     let (node, misread) = compose(value);
     if let Some(misread) = misread.into_iter().next() {
         return Err(format!("the value of {name} is {}; put it in quotes", misread.fault.message));
@@ -61,7 +64,7 @@ fn apply_one(root: &mut Node, segments: &[String], name: &str, value: &str) -> R
 
 /// The child that `segment` means, made if it is not there.
 fn step_into<'a>(node: &'a mut Node, segment: &str, origin: &Origin) -> Result<&'a mut Node, String> {
-    if matches!(node.content, Content::Scalar(_) | Content::Gone) {
+    if node.is_nothing() {
         let content = if segment == "0" { Content::List(Vec::new()) } else { Content::Table(Vec::new()) };
         *node = Node::new(origin.clone(), content);
     }
@@ -92,7 +95,9 @@ fn step_into<'a>(node: &'a mut Node, segment: &str, origin: &Origin) -> Result<&
             };
             Ok(&mut entries[index].1)
         }
-        Content::Scalar(_) | Content::Gone => Err(format!("`{segment}` has no place here")),
+        Content::Scalar(_) | Content::Gone => {
+            Err(format!("`{segment}` has no place here: the file has a single value, set it as a whole"))
+        }
     }
 }
 

@@ -33,8 +33,16 @@ impl Positions {
 
     /// An error at `path`, with its place. If nothing stands there, that of the nearest setting around it.
     pub fn fault(&self, path: &KeyPath, message: impl Into<String>) -> Fault {
-        let mark = self.nearest(path);
-        self.placed(Fault::error(path.clone(), message), mark.map(|mark| &mark.value))
+        self.locate(Fault::error(path.clone(), message))
+    }
+
+    /// The same fault with the place of its path; one that has a place already keeps it.
+    pub fn locate(&self, fault: Fault) -> Fault {
+        if fault.place.is_some() || fault.variable.is_some() {
+            return fault;
+        }
+        let mark = self.nearest(&fault.path);
+        self.placed(fault, mark.map(|mark| &mark.value))
     }
 
     /// The same, pointing at the setting's key instead of its value: for keys that should not be there.

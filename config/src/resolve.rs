@@ -9,6 +9,7 @@ mod pools;
 
 use std::path::{Path, PathBuf};
 
+use crate::address::Address;
 use crate::environment::Environment;
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
@@ -18,6 +19,9 @@ use crate::positions::Positions;
 use crate::settings::{Limits, OtherPaths, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
+
+/// More than any client sends, and less than any header map holds.
+const MOST_HEADERS: usize = 10_000;
 
 /// What resolving needs to know, and where its faults go.
 pub(crate) struct Resolver<'a> {
@@ -79,7 +83,8 @@ impl Resolver<'_> {
             [] => "there are no pools in this file".to_owned(),
             _ => format!("the pools are {}", pools.join(", ")),
         });
-        self.fault(path, format!("there is no pool `{pool}`"), Some(help));
+        let message = format!("there is no pool `{}`", self.tree.as_written(path, pool));
+        self.fault(path, message, Some(help));
     }
 
     fn limits(&mut self, limits: &Limits) {
@@ -104,6 +109,9 @@ impl Resolver<'_> {
         let path = KeyPath::root().key("limits");
         for name in zero {
             self.fault(&path.key(name), format!("`{name}` cannot be 0: nothing would get through"), None);
+        }
+        if limits.headers > MOST_HEADERS {
+            self.fault(&path.key("headers"), format!("`headers` cannot be more than {MOST_HEADERS}"), None);
         }
         if limits.bodies_in_flight < limits.body {
             let message = "`bodies_in_flight` is less than `body`: the largest body could never be taken";
@@ -170,6 +178,14 @@ impl Resolver<'_> {
                 items.iter().filter(|item| !matches!(item.content, Content::Gone)).map(|i| i.path.clone()).collect()
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// A Unix socket's path starts from the directory of the file, as every path in it.
+    fn rooted(&self, address: Address) -> Address {
+        match address {
+            Address::Unix(path) => Address::Unix(self.directory.join(path)),
+            other => other,
         }
     }
 

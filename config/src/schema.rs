@@ -6,7 +6,33 @@ use crate::written::File;
 
 /// The schema of the file; filters are only known to be one-key tables.
 pub fn schema() -> Value {
-    schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>().to_value()
+    let generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<File>().to_value();
+    finish(&mut schema);
+    schema
+}
+
+/// What the types cannot say: a number or a truth value may be a reference (`${env:N}`), a default of nothing is none,
+/// and a line break in a comment of ours is no line break for the reader.
+fn finish(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(kind @ ("integer" | "boolean")) = object.get("type").and_then(Value::as_str) {
+                let kinds = json!([kind, "string"]);
+                object.insert("type".to_owned(), kinds);
+                object.insert("pattern".to_owned(), r"\$\{".into());
+            }
+            if object.get("default").is_some_and(Value::is_null) {
+                object.remove("default");
+            }
+            if let Some(Value::String(text)) = object.get_mut("description") {
+                *text = text.replace("\n\n", "\0").replace('\n', " ").replace('\0', "\n\n");
+            }
+            object.values_mut().for_each(finish);
+        }
+        Value::Array(items) => items.iter_mut().for_each(finish),
+        _ => {}
+    }
 }
 
 /// The schema of the file with the settings of these filters (name and schema) spelled out.

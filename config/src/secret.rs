@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::key_path::{KeyPath, Step};
+
 /// What stands in the place of a secret wherever one would be shown.
 pub const MASK: &str = "***";
 
@@ -45,15 +47,14 @@ impl Serialize for Secret {
 }
 
 /// Whether a setting or header of this name holds a secret: `key`, `keys`, `api_key`, `X-Api-Key`, `token`, `hash`,
-/// `password`, `authorization` ... Names that merely end alike (`monkey`), and files that hold a secret
-/// (`keys_file`), do not.
+/// `password`, `authorization` ... Names that merely end alike (`monkey`), timeouts and counts of the other kind of
+/// token (`first_token`, `tokens`), and files that hold a secret (`keys_file`) do not.
 pub fn is_secret_name(name: &str) -> bool {
     const WORDS: [&str; 14] = [
         "key",
         "keys",
         "apikey",
         "token",
-        "tokens",
         "hash",
         "hashes",
         "password",
@@ -63,9 +64,23 @@ pub fn is_secret_name(name: &str) -> bool {
         "pepper",
         "authorization",
         "cookie",
+        "credential",
     ];
+    const COUNTED: [&str; 6] = ["first", "next", "last", "max", "per", "inter"];
     let name = name.to_ascii_lowercase();
-    name.rsplit(['_', '-', '.', ' ']).next().is_some_and(|word| WORDS.contains(&word))
+    let mut words = name.rsplit(['_', '-', '.', ' ']);
+    let last = words.next().unwrap_or_default();
+    let counted = last == "token" && words.next().is_some_and(|word| COUNTED.contains(&word));
+    WORDS.contains(&last) && !counted
+}
+
+/// Whether the scalar at `path` is a secret. The `key` of a listener's certificate is the path of a file.
+pub(crate) fn is_secret(path: &KeyPath) -> bool {
+    let mut keys = path.steps().iter().rev().filter_map(|step| match step {
+        Step::Key(key) => Some(key.as_str()),
+        Step::Item(_) => None,
+    });
+    keys.next().is_some_and(is_secret_name) && keys.next() != Some("tls")
 }
 
 #[cfg(test)]
@@ -85,7 +100,7 @@ mod tests {
         for name in ["key", "token", "hash", "X-Api-Key", "Authorization", "client_secret", "keys"] {
             assert!(is_secret_name(name), "{name}");
         }
-        for name in ["monkey", "keys_file", "max_tokens_per_day", "cert", "url"] {
+        for name in ["monkey", "keys_file", "tokens", "first_token", "cert", "url"] {
             assert!(!is_secret_name(name), "{name}");
         }
     }

@@ -1,14 +1,50 @@
 //! How the parts of a [`Config`](crate::Config) are shown that serde would show badly, or should not show at all.
 
 use http::{HeaderName, HeaderValue};
-use serde::ser::{SerializeMap, SerializeSeq, Serializer};
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 
-use crate::meant::{AllowedHeaders, FilterEntry, Model, Pool};
+use crate::meant::{AllowedHeaders, FilterEntry, Model, Origins, Pool, Target};
 use crate::secret::{MASK, is_secret_name};
+use crate::settings::Health;
 
 pub(crate) fn models<S: Serializer>(models: &[Model], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(models.iter().map(|model| (model.pattern.to_string(), model)))
+}
+
+/// As the file has it: one pool, or a split.
+impl Serialize for Model {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match &self.targets[..] {
+            [Target { pool, as_model, .. }] => {
+                map.serialize_entry("pool", pool)?;
+                if let Some(name) = as_model {
+                    map.serialize_entry("as", name)?;
+                }
+            }
+            targets => map.serialize_entry("split", targets)?,
+        }
+        map.serialize_entry("keep_name", &self.keep_name)?;
+        if !self.timeouts.is_empty() {
+            map.serialize_entry("timeouts", &self.timeouts)?;
+        }
+        map.end()
+    }
+}
+
+pub(crate) fn health<S: Serializer>(health: &Option<Health>, serializer: S) -> Result<S::Ok, S::Error> {
+    match health {
+        Some(health) => health.serialize(serializer),
+        None => serializer.serialize_str("off"),
+    }
+}
+
+pub(crate) fn origins<S: Serializer>(origins: &Origins, serializer: S) -> Result<S::Ok, S::Error> {
+    match origins {
+        Origins::Any => serializer.collect_seq(["*"]),
+        Origins::These(origins) => serializer.collect_seq(origins),
+    }
 }
 
 pub(crate) fn pools<S: Serializer>(pools: &[Pool], serializer: S) -> Result<S::Ok, S::Error> {

@@ -68,7 +68,12 @@ pub(crate) enum Resolved<'a> {
 
 impl Scalar {
     pub(crate) fn resolve(&self) -> Resolved<'_> {
-        if self.plain { resolve_plain(&self.text) } else { Resolved::Text(&self.text) }
+        match resolve_plain(&self.text) {
+            // A variable that is empty must not switch off what it was to set.
+            Resolved::Nothing if self.written.is_some() => Resolved::Text(&self.text),
+            resolved if self.plain => resolved,
+            _ => Resolved::Text(&self.text),
+        }
     }
 }
 
@@ -146,6 +151,15 @@ impl Node {
         match self.find(path).map(|node| &node.content) {
             Some(Content::Table(entries)) => entries.iter().map(|(key, _)| key.text.as_str()).collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// The text at `path` as the file has it, before references were replaced: what a message may show. `text` if the
+    /// file has it just so.
+    pub(crate) fn as_written<'a>(&'a self, path: &KeyPath, text: &'a str) -> &'a str {
+        match self.find(path).map(|node| &node.content) {
+            Some(Content::Scalar(Scalar { written: Some(written), .. })) => written,
+            _ => text,
         }
     }
 

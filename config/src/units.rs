@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 
 const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const TEN_YEARS: u64 = 3650 * 86_400_000;
 const SIZES: [(&str, u64); 8] = [
     ("B", 1),
     ("KiB", 1 << 10),
@@ -45,7 +46,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         total = total.checked_add(part).ok_or("the duration is too long")?;
         rest = after;
     }
-    Ok(Duration::from_millis(total))
+    // Far enough away for anyone, and near enough for every clock's arithmetic.
+    match total {
+        0..=TEN_YEARS => Ok(Duration::from_millis(total)),
+        _ => Err("the duration is too long".to_owned()),
+    }
 }
 
 /// Reads `512` (bytes), `64KiB`, `1MiB`, `2GB`, also `1.5MiB`; the error says what was expected.
@@ -91,8 +96,11 @@ fn scaled(number: &str, factor: u64) -> Option<u64> {
 /// The shortest way to write a duration: `5m`, not `300s`.
 pub fn write_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
-    let (unit, factor) =
-        DURATIONS.iter().rev().find(|(_, f)| millis > 0 && millis % u128::from(*f) == 0).unwrap_or(&("s", 1000));
+    let (unit, factor) = DURATIONS
+        .iter()
+        .rev()
+        .find(|(_, f)| millis > 0 && millis.is_multiple_of(u128::from(*f)))
+        .unwrap_or(&("s", 1000));
     format!("{}{unit}", millis / u128::from(*factor))
 }
 
@@ -227,7 +235,7 @@ mod tests {
     #[test]
     fn a_duration_without_a_unit_is_refused_with_advice() {
         assert!(parse_duration("30").unwrap_err().contains("write 30s"));
-        for text in ["", "s", "5 years", "1e3s", "-1s", "1.s", "99999999999999999999s", "5mm"] {
+        for text in ["", "s", "5 years", "1e3s", "-1s", "1.s", "99999999999999999999s", "5mm", "4000d"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

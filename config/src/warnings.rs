@@ -2,18 +2,30 @@
 
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
-use crate::meant::{Config, Pool};
+use crate::meant::{Backend, Config, Pool, Target};
 use crate::positions::Positions;
-use crate::settings::OtherPaths;
-use crate::tree::Node;
+use crate::secret::is_secret_name;
+use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
+use crate::tree::{Content, Node, Origin, Resolved};
 
 /// Everything in the file that its writer may want to know.
 pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> Vec<Fault> {
     let mut found = Warnings { tree, positions, faults: Vec::new() };
+    let root = KeyPath::root();
     found.open_to_everyone(config);
-    found.timeouts(config);
+    found.in_plain_text(&root.key("admin").key("token"));
+    found.timeouts(&root.key("timeouts"), &config.timeouts);
     for pool in &config.pools {
-        found.pool(config, pool);
+        found.unused(config, pool);
+        found.unwatched(pool);
+        found.idle_tls(pool);
+        found.overrides(&pool.path, &pool.timeouts, &config.timeouts);
+        pool.backends.iter().for_each(|backend| found.backend(pool, backend));
+    }
+    for model in &config.models {
+        let pool = model.targets.first().and_then(|target| config.pool(&target.pool));
+        let base = pool.map_or(config.timeouts, |pool| pool.timeouts.resolve(&config.timeouts));
+        found.overrides(&model.path, &model.timeouts, &base);
     }
     found.faults
 }
@@ -25,13 +37,12 @@ struct Warnings<'a> {
 }
 
 impl Warnings<'_> {
-    fn warn(&mut self, path: &KeyPath, message: &str, help: &str) {
+    fn warn(&mut self, path: &KeyPath, message: impl Into<String>, help: &str) {
         self.faults.push(self.positions.fault(path, message).with_help(help).as_warning());
     }
 
     fn open_to_everyone(&mut self, config: &Config) {
-        let asks = config.filters.iter().any(|filter| matches!(filter.name.as_str(), "api_key" | "jwt"));
-        if asks {
+        if config.filters.iter().any(|filter| matches!(filter.name.as_str(), "api_key" | "jwt")) {
             return;
         }
         for listen in config.listen.iter().filter(|listen| !listen.address.is_loopback()) {
@@ -40,30 +51,83 @@ impl Warnings<'_> {
         }
     }
 
-    fn timeouts(&mut self, config: &Config) {
-        let path = KeyPath::root().key("timeouts");
-        let timeouts = &config.timeouts;
-        if timeouts.first_token > timeouts.total {
-            let message = "`first_token` is longer than `total`: it can never be reached";
-            self.warn(&path.key("first_token"), message, "make `total` the longest");
-        }
-        if timeouts.connect > timeouts.first_byte {
-            let message = "`connect` is longer than `first_byte`";
-            self.warn(&path.key("connect"), message, "connecting takes milliseconds; 2s is plenty");
+    fn overrides(&mut self, path: &KeyPath, timeouts: &TimeoutOverrides, base: &Timeouts) {
+        if !timeouts.is_empty() {
+            self.timeouts(&path.key("timeouts"), &timeouts.resolve(base));
         }
     }
 
-    fn pool(&mut self, config: &Config, pool: &Pool) {
+    fn timeouts(&mut self, path: &KeyPath, timeouts: &Timeouts) {
+        let Timeouts { connect, first_byte, first_token, idle, total } = *timeouts;
+        for (name, timeout) in [("first_byte", first_byte), ("first_token", first_token), ("idle", idle)] {
+            if timeout > total {
+                let message = format!("`{name}` is longer than `total`: it can never be reached");
+                self.warn(&path.key(name), message, "make `total` the longest");
+            }
+        }
+        if connect > first_byte {
+            let help = "connecting takes milliseconds: 2s is plenty";
+            self.warn(&path.key("connect"), "`connect` is longer than `first_byte`", help);
+        }
+    }
+
+    fn unused(&mut self, config: &Config, pool: &Pool) {
+        let used = config.models.iter().flat_map(|model| &model.targets).any(|target| target.pool == pool.name)
+            || config.other_paths == OtherPaths::Pool(pool.name.clone());
+        // A model that names no known pool may mean this one.
+        let known = |target: &Target| config.pool(&target.pool).is_some();
+        let settled = config.models.iter().all(|model| !model.targets.is_empty() && model.targets.iter().all(known));
+        if !used && settled && !config.models.is_empty() && !self.tree.has_gone(&KeyPath::root().key("models")) {
+            let message = format!("nothing is ever sent to the pool `{}`", pool.name);
+            let fault = self.positions.fault_at_key(&pool.path, message).as_warning();
+            self.faults.push(fault.with_help("name it in `models`, or take it out"));
+        }
+    }
+
+    fn unwatched(&mut self, pool: &Pool) {
         if pool.health.is_none() && pool.backends.len() > 1 {
             let message = "without health checks a backend that hangs keeps getting its share of the requests";
             self.warn(&pool.path.key("health"), message, "leave `health` out for the default");
         }
-        let used = config.models.iter().flat_map(|model| &model.targets).any(|target| target.pool == pool.name)
-            || config.other_paths == OtherPaths::Pool(pool.name.clone());
-        if !used && !self.tree.has_gone(&KeyPath::root().key("models")) {
-            let message = format!("nothing is ever sent to the pool `{}`", pool.name);
-            let fault = self.positions.fault_at_key(&pool.path, message).as_warning();
-            self.faults.push(fault.with_help("name it in `models`, or take it out"));
+    }
+
+    fn idle_tls(&mut self, pool: &Pool) {
+        let path = pool.path.key("tls");
+        if self.tree.find(&path).is_some() && !pool.backends.is_empty() && !pool.backends.iter().any(|b| b.url.tls) {
+            self.warn(&path, "no backend of this pool speaks TLS", "begin their URLs with https://, or take `tls` out");
+        }
+    }
+
+    fn backend(&mut self, pool: &Pool, backend: &Backend) {
+        self.in_plain_text(&backend.path.key("key"));
+        let url = backend.path.key("url");
+        let headers = backend.path.key("headers");
+        for name in self.tree.keys(&headers).into_iter().filter(|name| is_secret_name(name)) {
+            self.in_plain_text(&headers.key(name));
+        }
+        let sends_secret = backend.key.is_some() || backend.headers.iter().any(|(_, value)| value.is_sensitive());
+        if !backend.url.address.is_private() && sends_secret {
+            if !backend.url.tls {
+                self.warn(&url, "the key is sent unencrypted through a network that others share", "use https://");
+            } else if !pool.tls.verify {
+                let message = "the key is sent to whoever answers: the certificate is not verified";
+                self.warn(&pool.path.key("tls").key("verify"), message, "set `ca` to the authority that signed it");
+            }
+        }
+        if backend.url.base_path.ends_with("/v1") {
+            let message = "requests will go to `/v1/v1/...`: their paths already begin with /v1";
+            self.warn(&url, message, "end the URL before `/v1`");
+        }
+    }
+
+    /// Files get copied, committed and shown; the environment and files with narrow rights less so.
+    fn in_plain_text(&mut self, path: &KeyPath) {
+        let Some(Node { origin: Origin::File(_), content: Content::Scalar(scalar), .. }) = self.tree.find(path) else {
+            return;
+        };
+        if scalar.written.is_none() && scalar.resolve() != Resolved::Nothing {
+            let help = "write `${env:NAME}` or `${file:PATH}` and keep the secret there";
+            self.warn(path, "a secret stands in this file in plain text", help);
         }
     }
 }

@@ -3,17 +3,15 @@
 //! What can be judged on its own is parsed right here into its meaning (addresses, URLs, durations, header names), so
 //! that a fault is found at the value itself; what depends on other parts of the file is left to `resolve`.
 
-use std::borrow::Cow;
+mod forms;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use forms::{Listeners, Probes, TextOr};
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
 use crate::meant::BackendUrl;
@@ -24,7 +22,7 @@ use crate::units::{self, DurationText};
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(title = "Tidegate configuration")]
+#[schemars(title = "Tidegate configuration", extend("required" = ["pools"]))]
 pub(crate) struct File {
     /// Where clients connect: an address, or a list of addresses and tables with `address` and `tls`.
     pub(crate) listen: Listeners,
@@ -53,7 +51,7 @@ pub(crate) struct File {
     /// The model that a request without one gets. Absent: such a request is refused (400).
     pub(crate) default_model: Option<String>,
     /// Groups of backends that can stand in for each other, by name.
-    #[schemars(required, extend("minProperties" = 1))]
+    #[schemars(extend("minProperties" = 1))]
     pub(crate) pools: BTreeMap<String, Pool>,
 }
 
@@ -78,11 +76,8 @@ impl Default for File {
     }
 }
 
-/// One or several addresses.
-pub(crate) struct Listeners(pub(crate) Vec<TextOr<Listen>>);
-
 /// An address with what belongs to it.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Listen {
     /// Where: `IP:PORT`, `HOST:PORT` or `unix:PATH`.
@@ -92,7 +87,7 @@ pub(crate) struct Listen {
 }
 
 /// A certificate and its key.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListenTls {
     /// The certificate chain in PEM; relative to the directory of this file.
@@ -102,7 +97,7 @@ pub(crate) struct ListenTls {
 }
 
 /// The listener for operators.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Admin {
     /// Where: `IP:PORT`, `HOST:PORT` or `unix:PATH`.
@@ -191,13 +186,14 @@ fn one() -> u32 {
 /// Backends that can stand in for each other.
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["backends"]))]
 pub(crate) struct Pool {
     /// How a backend is picked: the name of a balancer, `round_robin` or `least_busy`.
     pub(crate) balance: String,
     /// Over those of the file.
     pub(crate) timeouts: TimeoutOverrides,
     /// How the pool finds out which backends can take requests, or `off`.
-    pub(crate) health: TextOr<Health>,
+    pub(crate) health: Probes,
     /// How TLS to the backends is verified.
     pub(crate) tls: BackendTls,
     /// HTTP/2 to the backends: with prior knowledge on `http://`, by ALPN on `https://`.
@@ -209,7 +205,7 @@ pub(crate) struct Pool {
     /// How many other backends are tried after a refused or failed connection.
     pub(crate) retries: u32,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
-    #[schemars(required, length(min = 1))]
+    #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
 }
 
@@ -218,7 +214,7 @@ impl Default for Pool {
         Self {
             balance: "round_robin".to_owned(),
             timeouts: TimeoutOverrides::default(),
-            health: TextOr::Table(Health::default()),
+            health: Probes::On(Health::default()),
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
@@ -229,7 +225,7 @@ impl Default for Pool {
 }
 
 /// How TLS to a pool's backends is verified.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BackendTls {
     /// Trust these certificate authorities (PEM, relative to the directory of this file) instead of the system's.
@@ -268,92 +264,4 @@ pub(crate) struct Backend {
     pub(crate) max_in_flight: Option<u32>,
     /// Its name in logs, metrics and answer headers. Absent: host and port of its URL.
     pub(crate) name: Option<String>,
-}
-
-/// A short form, or the table that says everything.
-pub(crate) enum TextOr<T> {
-    Text(String),
-    Table(T),
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextOrTable(PhantomData))
-    }
-}
-
-struct TextOrTable<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrTable<T> {
-    type Value = TextOr<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text or a table")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<TextOr<T>, E> {
-        Ok(TextOr::Text(text.to_owned()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TextOr<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Table)
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for TextOr<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        format!("TextOr{}", T::schema_name()).into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "anyOf": [{ "type": "string" }, generator.subschema_for::<T>()] })
-    }
-}
-
-impl<'de> Deserialize<'de> for Listeners {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ListenersVisitor)
-    }
-}
-
-struct ListenersVisitor;
-
-impl<'de> Visitor<'de> for ListenersVisitor {
-    type Value = Listeners;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address, or a list of addresses")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Listeners, E> {
-        Ok(Listeners(vec![TextOr::Text(text.to_owned())]))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listeners, A::Error> {
-        let listen = Listen::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Listeners(vec![TextOr::Table(listen)]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Listeners, A::Error> {
-        let mut all = Vec::new();
-        while let Some(item) = items.next_element()? {
-            all.push(item);
-        }
-        Ok(Listeners(all))
-    }
-}
-
-impl JsonSchema for Listeners {
-    fn schema_name() -> Cow<'static, str> {
-        "Listeners".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let one = generator.subschema_for::<TextOr<Listen>>();
-        schemars::json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
-    }
 }

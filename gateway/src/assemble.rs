@@ -14,9 +14,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::{self as config, Config, Fault, KeyPath};
+use tidegate_config::{self as config, Config, Fault, KeyPath, Loaded, Positions};
 use tidegate_plugins::services::Files;
-use tidegate_plugins::{Filter, Registry, Services};
+use tidegate_plugins::{Registry, Services};
 
 /// What a configuration is assembled with.
 pub struct Parts<'a> {
@@ -28,15 +28,45 @@ pub struct Parts<'a> {
     pub previous: Option<&'a Snapshot>,
 }
 
-/// Faults that only building finds: unknown filters and balancers, settings that cannot be meant.
-pub fn check(config: &Config, registry: &Registry) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    build_filters(config, registry, &mut faults);
-    for pool in &config.pools {
-        balancer(pool, registry, &mut faults);
+/// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
+pub fn check(loaded: &Loaded) -> Vec<Fault> {
+    let (registry, mut faults) = (Registry::built_in(), Vec::new());
+    build_filters(&loaded.config, &registry, &mut faults);
+    for pool in &loaded.config.pools {
+        balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
     }
-    faults
+    for listen in &loaded.config.listen {
+        if let Some(tls) = &listen.tls
+            && let Err(reason) = crate::life::check_certificate(&tls.cert, &tls.key)
+        {
+            faults.push(Fault::error(listen.path.key("tls"), reason));
+        }
+    }
+    place(faults, &loaded.positions)
+}
+
+/// Gives faults the place in the file that they point at.
+pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
+    let placed = |fault: Fault| Fault { place: positions.fault(&fault.path, "").place, ..fault };
+    faults.into_iter().map(placed).collect()
+}
+
+/// The filters of a configuration, built.
+///
+/// # Errors
+/// All faults in their settings.
+pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let filters = build_filters(config, &Registry::built_in(), &mut faults);
+    if faults.is_empty() { Ok(filters) } else { Err(faults) }
+}
+
+/// The JSON Schema of a whole file, filters included.
+pub fn schema() -> serde_json::Value {
+    let registry = Registry::built_in();
+    let filters: Vec<_> = registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
+    config::schema_with_filters(&filters)
 }
 
 /// Builds a snapshot.
@@ -52,7 +82,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         return Err(faults);
     }
     let find = |name: &str| pools.iter().find(|pool| &*pool.name == name);
-    let models = config.models.iter().map(|model| Arc::new(build_model(config, model, find, parts.metrics))).collect();
+    let models = config.models.iter().map(|model| Arc::new(build_model(model, find, parts.metrics))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
     let (mut early, mut rest) = (filters, Vec::new());
     rest.extend(early.drain(late..));
@@ -77,14 +107,18 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
 
 fn hash(config: &Config) -> String {
     // Over the masked text: a hash of secrets would be a way to guess them.
-    let text = config.masked_yaml();
-    let mut hasher = rustls_hash(text.as_bytes());
-    hasher.truncate(16);
-    hasher
+    let mut hash = blake3::hash(config.masked_yaml().as_bytes()).to_hex().to_string();
+    hash.truncate(16);
+    hash
 }
 
-fn rustls_hash(bytes: &[u8]) -> String {
-    tidegate_plugins::keys::fingerprint(bytes)
+/// The place of a fault within a filter's settings: `keys[2].hash` below the filter's own place.
+fn below(path: &KeyPath, inner: &str) -> KeyPath {
+    let steps = inner.split(['.', '[', ']']).filter(|step| !step.is_empty());
+    steps.fold(path.clone(), |path, step| match step.parse() {
+        Ok(index) => path.item(index),
+        Err(_) => path.key(step),
+    })
 }
 
 /// Files that filters' settings name, relative to the configuration file.
@@ -105,9 +139,9 @@ fn build_filters(config: &Config, registry: &Registry, faults: &mut Vec<Fault>) 
             Some(Ok(filter)) => built.push(NamedFilter { name: entry.name.as_str().into(), filter }),
             Some(Err(errors)) => {
                 for error in errors {
-                    let mut fault = Fault::error(entry.path.join(&error.path), error.message);
+                    let mut fault = Fault::error(below(&entry.path, &error.path), error.message);
                     if let Some(help) = error.help {
-                        fault = fault.help(help);
+                        fault = fault.with_help(help);
                     }
                     faults.push(fault);
                 }
@@ -127,7 +161,7 @@ fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("there are: {}", known.join(", ")),
     };
-    Fault::error(path, format!("unknown {what} `{name}`")).help(help)
+    Fault::error(path, format!("unknown {what} `{name}`")).with_help(help)
 }
 
 fn balancer(
@@ -138,7 +172,7 @@ fn balancer(
     let balancer = registry.balancer(&pool.balance);
     if balancer.is_none() {
         let known: Vec<_> = registry.balancers().collect();
-        faults.push(unknown("balancer", &pool.balance, &known, pool.path.join("balance")));
+        faults.push(unknown("balancer", &pool.balance, &known, pool.path.key("balance")));
     }
     balancer
 }
@@ -156,7 +190,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         name: pool.name.as_str().into(),
         backends,
         balancer,
-        timeouts: pool.timeouts.over(&config.timeouts),
+        timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
         idle_connections: pool.idle_connections,
     })
@@ -177,7 +211,7 @@ fn authority(pool: &config::Pool, faults: &mut Vec<Fault>) -> Option<Arc<[Wrappe
         .collect();
     if wrapped.is_empty() {
         let message = format!("{} has no usable certificate", path.display());
-        faults.push(Fault::error(pool.path.join("tls.ca"), message));
+        faults.push(Fault::error(pool.path.key("tls").key("ca"), message));
         return None;
     }
     Some(wrapped.into())
@@ -208,7 +242,7 @@ fn build_backend(
         },
         None => HealthSettings {
             every: Duration::from_secs(10),
-            path: None,
+            path: String::new(),
             timeout: Duration::from_secs(2),
             down_after: u32::MAX,
             up_after: 1,
@@ -222,7 +256,8 @@ fn build_backend(
 
 fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&Arc<[WrappedX509]>>) -> Settings {
     let address = match &written.url.address {
-        config::Address::Tcp { host, port } => Address::Tcp(host.clone(), *port),
+        config::Address::Ip(address) => Address::Tcp(address.ip().to_string(), address.port()),
+        config::Address::Name { host, port } => Address::Tcp(host.clone(), *port),
         config::Address::Unix(path) => Address::Unix(path.clone()),
     };
     let server_name = pool.tls.server_name.clone().unwrap_or_else(|| match &address {
@@ -231,7 +266,7 @@ fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&A
     });
     let tls = written.url.tls.then(|| Tls { server_name, ca: authority.cloned(), verify: pool.tls.verify });
     let mut headers = HeaderMap::new();
-    let secret = written.key.as_ref().map(|key| -> Arc<str> { key.reveal().into() });
+    let secret = written.key.as_ref().map(|key| -> Arc<str> { key.expose().into() });
     if let Some(secret) = &secret {
         let (name, value) = match written.auth {
             config::Auth::Bearer => (http::header::AUTHORIZATION, backend::bearer(secret)),
@@ -257,12 +292,7 @@ fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&A
     }
 }
 
-fn build_model<'a>(
-    config: &Config,
-    model: &config::Model,
-    find: impl Fn(&str) -> Option<&'a Arc<Pool>>,
-    metrics: &Metrics,
-) -> Model {
+fn build_model<'a>(model: &config::Model, find: impl Fn(&str) -> Option<&'a Arc<Pool>>, metrics: &Metrics) -> Model {
     let route = model.pattern.to_string();
     let targets = model
         .targets
@@ -273,12 +303,10 @@ fn build_model<'a>(
                 pool: pool.clone(),
                 send_as: target.as_model.as_deref().map(Into::into),
                 weight: target.weight,
-                timeouts: model.timeouts.over(&pool.timeouts),
+                timeouts: model.timeouts.resolve(&pool.timeouts),
                 series: metrics.series(&route, &pool.name),
             })
         })
         .collect();
-    let _ = config;
     Model::new(model.pattern.clone(), targets, model.keep_name)
 }
-

@@ -1,3 +1,33 @@
-//! x
+//! The Tidegate gateway: an LLM reverse proxy on Pingora's sessions and connectors.
+//!
+//! This crate is the root: it knows the two leaves (`tidegate_config`, what a file says; `tidegate_plugins`, what a
+//! filter is) and Pingora, and is the only one that does. Someone with filters of their own writes a `main` like
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use tidegate_plugins::filters::ApiKey as TheirFilter;
+//! rustls::crypto::ring::default_provider().install_default().ok();
+//! tidegate::Gateway::from_file("gateway.yaml")?.with::<TheirFilter>().run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A request's life is in [`exchange`], in the order it happens.
+
 pub mod admin;
+pub mod assemble;
+mod catalogue;
+mod core;
+mod exchange;
+pub mod explain;
+mod framing;
+mod gateway;
+mod life;
+pub mod models;
+mod server;
+pub mod simulator;
+pub mod snapshot;
 pub mod telemetry;
+pub mod upstream;
+
+pub use gateway::{Gateway, RunError};

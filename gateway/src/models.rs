@@ -93,9 +93,7 @@ impl Models {
 
     /// Who answers to `name`.
     pub fn resolve(&self, name: &str) -> Option<&Arc<Model>> {
-        self.exact
-            .get(name)
-            .or_else(|| self.prefixes.iter().find(|model| model.pattern.matches(name)))
+        self.exact.get(name).or_else(|| self.prefixes.iter().find(|model| model.pattern.matches(name)))
     }
 
     /// All models, in the order of the file.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The application behind every client listener.
-pub struct Server {
+pub(crate) struct Server {
     core: Arc<Core>,
     http2: Arc<Http2>,
 }
@@ -42,7 +42,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 impl Server {
     /// A server that answers from `core`.
-    pub fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(core.snapshot.load().limits.keep_alive);
@@ -97,7 +97,7 @@ impl Server {
             }
             if let Err(refused) = framing::judge(&session.to_h1_raw(), &limits) {
                 self.core.metrics.bad_request(refused.reason);
-                return exchange::unreadable_head(&self.core, &mut session, refused.status, refused.message).await;
+                return exchange::unreadable_head(&mut session, refused.status, refused.message).await;
             }
             self.core.answer(&mut session).await;
             match session.finish().await {
@@ -116,7 +116,7 @@ impl Server {
         }
         self.core.metrics.bad_request(BadHead::Malformed);
         let message = "The request's head is not valid HTTP.";
-        exchange::unreadable_head(&self.core, session, StatusCode::BAD_REQUEST, message).await;
+        exchange::unreadable_head(session, StatusCode::BAD_REQUEST, message).await;
     }
 }
 
@@ -145,11 +145,7 @@ impl ServerApp for Server {
 
 #[async_trait]
 impl HttpServerApp for Http2 {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: Session,
-        _: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
+    async fn process_new_http(self: &Arc<Self>, mut session: Session, _: &ShutdownWatch) -> Option<ReusedHttpStream> {
         match session.read_request().await {
             Ok(true) => {}
             Ok(false) => return None,
@@ -163,7 +159,7 @@ impl HttpServerApp for Http2 {
             self.core.metrics.bad_request(BadHead::TooManyHeaders);
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             let message = "The request has more headers than this gateway accepts.";
-            exchange::unreadable_head(&self.core, &mut session, status, message).await;
+            exchange::unreadable_head(&mut session, status, message).await;
             return None;
         }
         self.core.answer(&mut session).await;

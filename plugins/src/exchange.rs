@@ -66,7 +66,17 @@ pub struct Exchange {
 impl Exchange {
     /// A request whose body has not been read yet.
     pub fn new(head: RequestHead, endpoint: Endpoint, id: Arc<str>, client: Option<IpAddr>) -> Self {
-        Self { head, endpoint, id, client, caller: None, body: Bytes::new(), call: None, model: None, notes: Vec::new() }
+        Self {
+            head,
+            endpoint,
+            id,
+            client,
+            caller: None,
+            body: Bytes::new(),
+            call: None,
+            model: None,
+            notes: Vec::new(),
+        }
     }
 
     /// What the client sent before the body.

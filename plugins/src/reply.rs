@@ -111,8 +111,7 @@ impl Refusal {
             Protocol::OpenAi | Protocol::Responses => json!({ "error": self.openai() }),
             Protocol::Anthropic => self.anthropic(request_id),
         };
-        let mut reply =
-            Reply::json(self.status, body.to_string()).header(header::CACHE_CONTROL, "no-store");
+        let mut reply = Reply::json(self.status, body.to_string()).header(header::CACHE_CONTROL, "no-store");
         if let Some(wait) = self.retry_after {
             reply = reply
                 .header(header::RETRY_AFTER, wait.as_millis().div_ceil(1000).max(1).to_string())

@@ -34,7 +34,7 @@ impl Resolver<'_> {
                     key: self.readable(&path.key("key"), &tls.key, "private key"),
                 }
             });
-            all.push(Listen { address: listen.address, tls, path });
+            all.push(Listen { address: self.rooted(listen.address), tls, path });
         }
         if all.is_empty() && self.faults.iter().all(|fault| !fault.path.is_within(&path)) && !self.tree.has_gone(&path)
         {
@@ -52,7 +52,7 @@ impl Resolver<'_> {
         if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
             self.fault(&path.key("token"), "the token is empty", None);
         }
-        Admin { listen: admin.listen, token: admin.token }
+        Admin { listen: self.rooted(admin.listen), token: admin.token }
     }
 
     /// Reports addresses that are given twice; port 0 means another port each time.
@@ -64,7 +64,9 @@ impl Resolver<'_> {
             let any_port = matches!(address, Address::Ip(ip) if ip.port() == 0);
             let first = all[..index].iter().find(|(_, other)| other == address);
             if let Some((first, _)) = first.filter(|_| !any_port) {
-                self.fault(path, format!("{address} is already listened on"), Some(format!("see `{first}`")));
+                // The admin listener may have its address from the defaults, and no line in the file.
+                let (here, there) = if self.tree.find(path).is_some() { (path, first) } else { (first, path) };
+                self.fault(here, format!("{address} is already listened on"), Some(format!("see `{there}`")));
             }
         }
     }
@@ -103,9 +105,13 @@ impl Resolver<'_> {
 
 fn is_origin(origin: &str) -> bool {
     let Some((scheme, rest)) = origin.split_once("://") else { return origin == "null" };
+    // A browser leaves the scheme's own port out.
+    let own_port =
+        matches!(scheme, "https" if rest.ends_with(":443")) || matches!(scheme, "http" if rest.ends_with(":80"));
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
     is_scheme
+        && !own_port
         && !rest.is_empty()
         && !rest.contains(['/', '?', '#', '@', '*'])
         && format!("http://{rest}").parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))

@@ -134,6 +134,7 @@ impl Resolver<'_> {
         }
         let help = did_you_mean(name, &self.tree.keys(&models));
         let path = KeyPath::root().key("default_model");
-        self.fault(&path, format!("no model answers to `{name}`"), help);
+        let message = format!("no model answers to `{}`", self.tree.as_written(&path, name));
+        self.fault(&path, message, help);
     }
 }

@@ -9,7 +9,19 @@ use crate::key_path::KeyPath;
 use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
 use crate::settings::{Auth, Health};
-use crate::written::{self, TextOr};
+use crate::written::{self, Probes, TextOr};
+
+/// Headers that the relay itself must write.
+const OURS: [HeaderName; 8] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::EXPECT,
+];
 
 impl Resolver<'_> {
     pub(super) fn pools(&mut self, mut pools: BTreeMap<String, written::Pool>) -> Vec<Pool> {
@@ -47,16 +59,8 @@ impl Resolver<'_> {
         }
     }
 
-    fn health(&mut self, path: &KeyPath, health: TextOr<Health>) -> Option<Health> {
-        let health = match health {
-            TextOr::Text(word) if word == "off" => return None,
-            TextOr::Text(_) => {
-                let help = "write `off`, or a table such as `{ every: 10s, path: /health }`".to_owned();
-                self.fault(path, "unknown word", Some(help));
-                return None;
-            }
-            TextOr::Table(health) => health,
-        };
+    fn health(&mut self, path: &KeyPath, health: Probes) -> Option<Health> {
+        let Probes::On(health) = health else { return None };
         for (name, zero) in [
             ("every", health.every.is_zero()),
             ("timeout", health.timeout.is_zero()),
@@ -145,9 +149,10 @@ impl Resolver<'_> {
             }
         }
         let headers = self.headers(&path.key("headers"), backend.headers, backend.key.as_ref().map(|_| backend.auth));
+        let url = BackendUrl { address: self.rooted(backend.url.address), ..backend.url };
         Backend {
             name,
-            url: backend.url,
+            url,
             key: backend.key,
             auth: backend.auth,
             headers,
@@ -163,17 +168,6 @@ impl Resolver<'_> {
         headers: BTreeMap<String, String>,
         key_as: Option<Auth>,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        /// Headers that the relay itself must write.
-        const OURS: [HeaderName; 8] = [
-            header::HOST,
-            header::CONTENT_LENGTH,
-            header::TRANSFER_ENCODING,
-            header::CONNECTION,
-            header::UPGRADE,
-            header::TE,
-            header::TRAILER,
-            header::EXPECT,
-        ];
         let mut all = Vec::new();
         for (name, value) in headers {
             let path = path.key(&name);
@@ -203,10 +197,7 @@ impl Resolver<'_> {
 
     /// Reports combinations that could not work, or would silently not be secure.
     fn reachable(&mut self, backend: &Backend, tls: &BackendTls, http2: bool, pool: &KeyPath) {
-        let at = match self.tree.find(&backend.path.key("url")) {
-            Some(node) => node.path.clone(),
-            None => backend.path.clone(),
-        };
+        let at = backend.path.key("url");
         if backend.url.tls && backend.url.is_ip() && tls.verify && tls.server_name.is_none() {
             let help = format!("set `{pool}.tls.server_name` to the name in the certificate, or use the host's name");
             self.fault(&at, "the certificate of an IP address cannot be verified without a name", Some(help));

@@ -3,19 +3,20 @@
 use super::arrive::short;
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
-use super::{Route, Session, Trip, headers};
+use super::{Route, Session, Trip};
 use crate::models::Models;
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tidegate_plugins::call::{Call, CallFault, Key};
+use tidegate_plugins::splice;
 use tidegate_plugins::{Refusal, Reply, Verdict};
 
 /// Asks the filters that do not need the body.
 ///
 /// # Errors
 /// A filter's own fault.
-pub async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.early).await
 }
@@ -24,7 +25,7 @@ pub async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
 ///
 /// # Errors
 /// A filter's own fault.
-pub async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.late).await
 }
@@ -45,10 +46,16 @@ async fn ask(trip: &mut Trip, filters: &[crate::snapshot::NamedFilter]) -> Resul
 ///
 /// # Errors
 /// What is wrong with the body.
-pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let bytes = body::read_whole(session, trip).await?;
     let endpoint = trip.exchange.endpoint();
-    let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| Fault::call(&fault))?;
+    // A chunked body that is no JSON may have been cut short by a chunk size that two servers read differently: what
+    // follows on the connection is not to be trusted as a request.
+    let chunked = trip.exchange.headers().contains_key(http::header::TRANSFER_ENCODING);
+    let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| {
+        let fault = Fault::call(&fault);
+        if chunked { fault.closing() } else { fault }
+    })?;
     let model: Option<Arc<str>> = call.model(&bytes).map(|model| model.as_ref().into());
     trip.record.stream = call.stream;
     trip.exchange.replace_body(bytes, Some(call));
@@ -60,7 +67,7 @@ pub async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
 ///
 /// # Errors
 /// What is wrong with the form.
-pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
+pub(super) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
     let model = body::read_form(session, trip, boundary).await?;
     ask_for(trip, model.map(Into::into), false)
 }
@@ -69,7 +76,7 @@ pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -
 ///
 /// # Errors
 /// If it is not there.
-pub fn read_query(trip: &mut Trip) -> Result<()> {
+pub(super) fn read_query(trip: &mut Trip) -> Result<()> {
     let query = trip.exchange.head().query.as_deref().unwrap_or_default();
     let mut models = query.split('&').filter_map(|pair| pair.strip_prefix("model="));
     let (model, second) = (models.next(), models.next());
@@ -84,7 +91,7 @@ pub fn read_query(trip: &mut Trip) -> Result<()> {
 ///
 /// # Errors
 /// If the client has left.
-pub async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
     if matches!(trip.body, Body::Unread) {
         if super::arrive::expects_continue(trip) {
             session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
@@ -125,7 +132,7 @@ fn only_model(trip: &Trip) -> Option<Arc<str>> {
 ///
 /// # Errors
 /// 403 if the caller may not use the model, 404 if nobody answers for it.
-pub fn route(trip: &mut Trip) -> Result<()> {
+pub(super) fn route(trip: &mut Trip) -> Result<()> {
     let snapshot = trip.snapshot.clone();
     let Some(name) = trip.exchange.model().cloned() else {
         let other = snapshot.other_paths.as_ref().ok_or_else(|| Fault::ours("no model and no pool for other paths"))?;
@@ -136,15 +143,19 @@ pub fn route(trip: &mut Trip) -> Result<()> {
     };
     if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
         let message = format!("This key may not use the model '{}'.", short(&name));
-        return Err(Fault::refused(
-            Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"),
-        ));
+        return Err(Fault::refused(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")));
     }
     let Some(model) = snapshot.models.resolve(&name) else {
         return Err(unknown_model(trip, &name));
     };
     let route = Route::of_model(model, model.target());
     rename(trip, &route);
+    if let Some(served) = &route.send_as {
+        super::body::rename_in_form(trip, served);
+    }
+    if trip.upgrade {
+        trip.query = rename_in_query(trip, &route);
+    }
     trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
     trip.route = Some(route);
     Ok(())
@@ -161,12 +172,19 @@ fn rename(trip: &mut Trip, route: &Route) {
     if call.model(body).is_some_and(|named| named == **served) {
         return;
     }
-    let renamed = tidegate_plugins::splice::set_model(call, body, served);
-    let stream = call.stream;
-    // What was read once stays true: only the model's value, and what stands behind it, has moved.
-    let call = Call::read(&renamed, trip.exchange.endpoint()).ok();
-    debug_assert!(call.as_ref().is_some_and(|call| call.stream == stream));
-    trip.exchange.replace_body(renamed, call);
+    let (renamed, call) = splice::set_model(call, body, served);
+    trip.exchange.replace_body(renamed, Some(call));
+}
+
+/// The query with the name the backend knows.
+fn rename_in_query(trip: &Trip, route: &Route) -> Option<String> {
+    let (query, served) = (trip.exchange.head().query.as_deref()?, route.send_as.as_deref()?);
+    let encode = |served| percent_encoding::utf8_percent_encode(served, percent_encoding::NON_ALPHANUMERIC);
+    let renamed = query.split('&').map(|pair| match pair.starts_with("model=") {
+        true => format!("model={}", encode(served)),
+        false => pair.to_owned(),
+    });
+    Some(renamed.collect::<Vec<_>>().join("&"))
 }
 
 /// 404 with the names it may have meant, among those the caller may use.
@@ -180,9 +198,4 @@ fn unknown_model(trip: &Trip, name: &str) -> Fault {
     };
     let message = format!("The model '{}' does not exist here.{hint}", short(name));
     Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).param("model"))
-}
-
-/// Whether the client asked for a browser's answer: see [`super::cors`].
-pub fn origin(trip: &Trip) -> Option<&str> {
-    headers::text(trip.exchange.headers(), "origin")
 }

@@ -13,7 +13,7 @@ use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::{Head, Refusal, Reply};
 
 /// How a request was answered.
-pub struct Answered {
+pub(super) struct Answered {
     /// The status the client got; 499 if it did not wait for one.
     pub status: u16,
     /// Who is to blame, if it is not what was asked for.
@@ -24,12 +24,12 @@ pub struct Answered {
 
 impl Answered {
     /// As it should be.
-    pub fn ok(status: StatusCode) -> Self {
+    pub(super) fn ok(status: StatusCode) -> Self {
         Self { status: status.as_u16(), cause: Cause::None, log: None }
     }
 
     /// Not as it should be.
-    pub fn failed(status: StatusCode, cause: Cause, log: impl Into<String>) -> Self {
+    pub(super) fn failed(status: StatusCode, cause: Cause, log: impl Into<String>) -> Self {
         Self { status: status.as_u16(), cause, log: Some(log.into()) }
     }
 }
@@ -44,7 +44,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// That the client has left.
-pub async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Result<Answered> {
+pub(super) async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Result<Answered> {
     settle_body(session, trip).await;
     let mut head = Head { status: reply.status, headers: reply.headers };
     if reply.status != StatusCode::NO_CONTENT {
@@ -69,12 +69,15 @@ pub async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Resu
 
 /// Turns a fault into an answer: with its status if the client has no head yet, as the last event of its stream if it
 /// has, and by cutting the transfer where nothing else can tell it.
-pub async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answered {
+pub(super) async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answered {
     let Fault::Told { refusal, cause, log, close } = fault else {
         session.shutdown().await;
         return Answered { status: 499, cause: Cause::ClientGone, log: None };
     };
     let log = Some(log.unwrap_or_else(|| refusal.message.clone()));
+    if let (Some(backend), Some(fault)) = (&trip.backend, super::fail::counted(&refusal, trip)) {
+        backend.series.failed(fault);
+    }
     if trip.head_sent {
         let told = trip.streaming && tell_in_stream(session, trip, &refusal).await.is_ok();
         if !told {
@@ -88,7 +91,7 @@ pub async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answ
         session.set_keepalive(None);
     }
     let status = refusal.status.as_u16();
-    let answer = refusal.reply(trip.exchange.endpoint(), trip.exchange.id());
+    let answer = refusal.reply(trip.voice, trip.exchange.id());
     match reply(session, trip, answer).await {
         Ok(_) => {
             if close {
@@ -104,7 +107,7 @@ pub async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answ
 }
 
 async fn tell_in_stream(session: &mut Session, trip: &mut Trip, refusal: &Refusal) -> Result<()> {
-    let event = refusal.event(trip.exchange.endpoint(), trip.exchange.id());
+    let event = refusal.event(trip.voice, trip.exchange.id());
     relay::write(session, trip, event).await?;
     session.finish_body().await.map_err(|_| Fault::ClientGone)
 }
@@ -147,7 +150,7 @@ const LINGER: usize = 4 << 20;
 ///
 /// # Errors
 /// That the client has left.
-pub async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> Result<()> {
+pub(super) async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> Result<()> {
     let mut headers = head.headers.clone();
     identify(trip, &mut headers);
     let bodyless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -162,23 +165,23 @@ pub async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> R
 }
 
 /// A head as Pingora writes it.
-pub fn response(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
+pub(super) fn response(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
     let (mut parts, ()) = http::Response::new(()).into_parts();
     (parts.status, parts.headers, parts.version) = (status, headers, Version::HTTP_11);
     Box::new(parts.into())
 }
 
 /// Adds who this is, who answered, and what it cost.
-pub fn identify(trip: &mut Trip, headers: &mut HeaderMap) {
+pub(super) fn identify(trip: &mut Trip, headers: &mut HeaderMap) {
     let waited = trip.receiving + trip.record.upstream_time;
     trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
     let record = &trip.record;
-    insert(headers, "x-request-id", record.request_id.as_str());
+    headers.insert("x-request-id", record.request_id.to_header());
     if let Some(id) = &record.correlation_id {
-        insert(headers, "x-correlation-id", id.as_str());
+        headers.insert("x-correlation-id", id.to_header());
     }
     if matches!(trip.exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
-        insert(headers, "request-id", record.request_id.as_str());
+        headers.insert("request-id", record.request_id.to_header());
     }
     if trip.snapshot.answer_headers {
         if let Some(backend) = &record.backend {
@@ -205,9 +208,16 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 ///
 /// # Errors
 /// 404 if there is no such model, or not for this caller.
-pub async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) -> Result<Answered> {
+pub(super) async fn models(
+    core: &Core,
+    session: &mut Session,
+    trip: &mut Trip,
+    id: Option<String>,
+) -> Result<Answered> {
     let caller = trip.exchange.caller().cloned();
     let may_use = |model: &str| caller.as_ref().is_none_or(|caller| caller.may_use(model));
+    let backends = trip.snapshot.pools.iter().flat_map(|pool| &pool.backends);
+    crate::upstream::probe::refresh(&core.connector, backends).await;
     let catalogue = crate::catalogue::list(&trip.snapshot);
     let body = match id {
         None => {
@@ -227,20 +237,19 @@ pub async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) 
 }
 
 /// Answers a request whose head could not be read, and ends its connection.
-pub async fn unreadable_head(core: &Core, session: &mut Session, status: StatusCode, message: &str) {
+pub(crate) async fn unreadable_head(session: &mut Session, status: StatusCode, message: &str) {
     session.set_keepalive(None);
     let refusal = Refusal::new(status, "bad_request", message);
     let id = crate::telemetry::RequestId::new();
-    let reply = refusal.reply(Endpoint::Other, id.as_str());
+    let reply = refusal.reply(Endpoint::Other, &id.to_string());
     let mut headers = reply.headers;
     headers.insert(header::CONTENT_LENGTH, super::headers::number(reply.body.len() as u64));
-    insert(&mut headers, "x-request-id", id.as_str());
+    headers.insert("x-request-id", id.to_header());
     let sent = session.write_response_header(response(reply.status, headers)).await;
     if sent.is_ok() && session.write_response_body(reply.body, true).await.is_ok() {
         let _ = session.finish_body().await;
     }
-    core.log.unreadable(id.as_str(), session.client_addr().map(ToString::to_string).as_deref(), message);
+    tracing::info!(request_id = %id, client = ?session.client_addr(), reason = message, "unreadable request");
     // See `linger`: what else the client sends must not reset the answer away.
     session.shutdown().await;
 }
-

@@ -17,7 +17,7 @@ use tidegate_plugins::exchange::RequestHead;
 use tidegate_plugins::{Exchange, Refusal, Reply};
 
 /// Which road a request takes.
-pub enum Plan {
+pub(super) enum Plan {
     /// It is answered here and now, whoever asks.
     Reply(Reply),
     /// `/v1/models`.
@@ -38,12 +38,14 @@ pub enum Plan {
 }
 
 /// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
-pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
+pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
     // The body's framing is read from the head when the body is first asked about: ask before the head goes.
     let has_body = !session.is_body_done();
     let keep_alive = session.get_keepalive().is_some();
     let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
-    let upgrade = session.is_upgrade_req();
+    let upgrade = session.is_upgrade_req()
+        && session.req_header().method == Method::GET
+        && headers::has_token(&session.req_header().headers, &header::UPGRADE, "websocket");
     let stub = stub(session.req_header());
     let head = match upgrade {
         // Pingora looks at the head again when the 101 goes out.
@@ -57,14 +59,15 @@ pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Tri
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
     record.http = version;
     record.client = client;
-    record.correlation_id =
-        headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
+    record.correlation_id = headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
     let endpoint = Endpoint::from_path(parts.uri.path());
+    let anthropic = parts.uri.path().starts_with("/v1/messages/") && endpoint == Some(Endpoint::Other);
     record.endpoint = endpoint.map_or("none", Endpoint::as_str);
     record.operation = endpoint.map_or("other", Endpoint::gen_ai_operation);
     let (path, query) = (parts.uri.path().into(), parts.uri.query().map(Into::into));
     let request = RequestHead { method, path, query, headers };
-    let exchange = Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.shared(), client);
+    let exchange =
+        Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
     Trip {
         share: core.bodies.share(),
         body: if has_body { Body::Unread } else { Body::None },
@@ -78,6 +81,12 @@ pub fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Tri
         route: None,
         replayable: true,
         streaming: false,
+        form: None,
+        model_in_form: None,
+        grown: 0,
+        voice: if anthropic { Endpoint::Messages } else { endpoint.unwrap_or(Endpoint::Other) },
+        backend: None,
+        query: None,
         head_sent: false,
         receiving: Duration::ZERO,
     }
@@ -95,7 +104,7 @@ fn stub(head: &RequestHeader) -> RequestHeader {
 ///
 /// # Errors
 /// What the head alone makes impossible: path, method, size, encoding.
-pub fn plan(trip: &Trip) -> Result<Plan> {
+pub(super) fn plan(trip: &Trip) -> Result<Plan> {
     let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
     check_path(&head.path)?;
     if head.method == Method::OPTIONS {
@@ -115,8 +124,10 @@ pub fn plan(trip: &Trip) -> Result<Plan> {
         }
     }
     if trip.upgrade && trip.known {
-        let websocket = headers::has_token(&head.headers, &header::UPGRADE, "websocket");
-        return if websocket { Ok(Plan::Socket) } else { Err(Fault::bad("bad_upgrade", "Only WebSocket upgrades are known here.")) };
+        return Ok(Plan::Socket);
+    }
+    if head.path.as_ref() == REALTIME {
+        return Err(Fault::bad("upgrade_required", "This path speaks WebSocket only: send an upgrade."));
     }
     match trip.exchange.endpoint() {
         Endpoint::Other if trip.known && snapshot.other_paths.is_some() => Ok(Plan::Opaque),
@@ -137,7 +148,11 @@ fn check_path(path: &str) -> Result<()> {
     let lower = path.to_ascii_lowercase();
     let dotted = lower.replace("%2e", ".");
     let traverses = dotted.split('/').any(|segment| segment == "." || segment == "..");
-    if traverses || lower.contains("%2f") && !lower.starts_with("/v1/models/") || lower.contains("%00") || path.contains('\\') {
+    if traverses
+        || lower.contains("%2f") && !lower.starts_with("/v1/models/")
+        || lower.contains("%00")
+        || path.contains('\\')
+    {
         return Err(Fault::bad("bad_path", "The path has segments that different servers read differently."));
     }
     Ok(())
@@ -152,7 +167,8 @@ fn check_body(trip: &Trip) -> Result<()> {
         return Err(body::too_large(limits.body).closing());
     }
     if headers.get(header::EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        let refusal = Refusal::new(StatusCode::EXPECTATION_FAILED, "bad_expect", "Only 100-continue can be expected here.");
+        let refusal =
+            Refusal::new(StatusCode::EXPECTATION_FAILED, "bad_expect", "Only 100-continue can be expected here.");
         return Err(Fault::refused(refusal).closing());
     }
     body::check_encoding(headers, limits)
@@ -175,14 +191,30 @@ fn method_not_allowed(allow: &'static str, method: &Method) -> Fault {
 }
 
 fn unknown_path(path: &str) -> Fault {
-    let near = crate::models::Models::near(path, Endpoint::PATHS.iter().copied());
+    let near = crate::models::Models::near(path, PATHS.iter().copied());
     let hint = near.first().map_or_else(String::new, |near| format!(" Did you mean {near}?"));
     let message = format!("There is no {} here.{hint}", short(path));
     Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "unknown_url", message))
 }
 
+/// Where WebSockets are at home. Others may be elsewhere, on paths that are not ours.
+const REALTIME: &str = "/v1/realtime";
+
+/// The paths that a wrong one may have meant.
+const PATHS: [&str; 9] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/rerank",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/models",
+    "/tokenize",
+];
+
 /// What a client sent, short enough to be said back to it.
-pub fn short(text: &str) -> &str {
+pub(super) fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(128)]
 }
 
@@ -191,12 +223,12 @@ fn unescape(text: &str) -> String {
 }
 
 /// Whether the client waits for leave to send its body (RFC 9110 section 10.1.1).
-pub fn expects_continue(trip: &Trip) -> bool {
+pub(super) fn expects_continue(trip: &Trip) -> bool {
     trip.record.http >= Version::HTTP_11 && trip.exchange.headers().contains_key(header::EXPECT)
 }
 
 /// How long this client waits for an answer, as the SDKs tell in seconds.
-pub fn client_patience(trip: &Trip) -> Option<Duration> {
+pub(super) fn client_patience(trip: &Trip) -> Option<Duration> {
     const NAMES: [HeaderName; 2] =
         [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
     NAMES

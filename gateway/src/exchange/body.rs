@@ -5,17 +5,18 @@ use super::fail::{Fault, Result};
 use super::{Session, Trip, arrive, headers};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
-use http::header::{self, HeaderMap};
 use http::StatusCode;
+use http::header::{self, HeaderMap};
 use std::collections::VecDeque;
 use std::io::Read;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use tidegate_config::{CompressedBodies, Limits};
 use tidegate_plugins::Refusal;
-use tidegate_plugins::multipart::{ModelFinder, Progress};
+use tidegate_plugins::multipart::{ModelFinder, MultipartFault};
 
 /// What there is of a request's body.
-pub enum Body {
+pub(crate) enum Body {
     /// It has none.
     None,
     /// It has one that nobody has looked at.
@@ -38,12 +39,12 @@ const FIRST_CAPACITY: usize = 256 << 10;
 const LARGE: usize = 1 << 20;
 
 /// The declared length, if it is a number.
-pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers::text(headers, "content-length")?.trim().parse().ok()
 }
 
 /// 413.
-pub fn too_large(limit: usize) -> Fault {
+pub(crate) fn too_large(limit: usize) -> Fault {
     let message = format!("The request body is larger than the {limit} bytes this gateway accepts.");
     Fault::refused(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
 }
@@ -52,7 +53,7 @@ pub fn too_large(limit: usize) -> Fault {
 ///
 /// # Errors
 /// 415.
-pub fn check_encoding(headers: &HeaderMap, limits: &Limits) -> Result<()> {
+pub(crate) fn check_encoding(headers: &HeaderMap, limits: &Limits) -> Result<()> {
     let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
     let gzip = encoding.as_bytes().eq_ignore_ascii_case(b"gzip");
     match limits.compressed_bodies {
@@ -68,7 +69,7 @@ fn unsupported(message: &str) -> Fault {
 }
 
 /// Reads the next piece, within the limits on size, rate and time.
-pub struct Reader {
+pub(crate) struct Reader {
     began: Instant,
     received: usize,
 }
@@ -78,7 +79,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the client has left.
-    pub async fn begin(session: &mut Session, trip: &Trip) -> Result<Self> {
+    pub(crate) async fn begin(session: &mut Session, trip: &Trip) -> Result<Self> {
         if arrive::expects_continue(trip) {
             session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
         }
@@ -86,7 +87,7 @@ impl Reader {
     }
 
     /// Goes on with a body of which a part has been read.
-    pub fn resume(trip: &Trip) -> Self {
+    pub(crate) fn resume(trip: &Trip) -> Self {
         Self { began: Instant::now(), received: usize::try_from(trip.record.request_bytes).unwrap_or(usize::MAX) }
     }
 
@@ -94,7 +95,7 @@ impl Reader {
     ///
     /// # Errors
     /// Too large, too slow, badly framed, or the client has left.
-    pub async fn next(&mut self, session: &mut Session, trip: &mut Trip) -> Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self, session: &mut Session, trip: &mut Trip) -> Result<Option<Bytes>> {
         let limits = &trip.snapshot.limits;
         let read = pingora::time::timeout(self.patience(limits), session.read_request_body()).await;
         let data = match read {
@@ -148,7 +149,7 @@ fn unreadable(error: &pingora::Error) -> Fault {
 ///
 /// # Errors
 /// As [`Reader::next`]; 503 when the memory for bodies is spent.
-pub async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes> {
+pub(crate) async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes> {
     if matches!(trip.body, Body::None) {
         return Ok(Bytes::new());
     }
@@ -163,7 +164,9 @@ pub async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes>
             continue;
         }
         if rest.is_empty() {
-            rest.reserve(declared.unwrap_or(0).clamp(first.len() + data.len(), FIRST_CAPACITY.max(first.len() + data.len())));
+            rest.reserve(
+                declared.unwrap_or(0).clamp(first.len() + data.len(), FIRST_CAPACITY.max(first.len() + data.len())),
+            );
             rest.extend_from_slice(&std::mem::take(&mut first));
         }
         rest.extend_from_slice(&data);
@@ -177,52 +180,74 @@ pub async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes>
 ///
 /// # Errors
 /// As [`Reader::next`]; 400 if the form is malformed or names two models.
-pub async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<Option<String>> {
+pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<Option<String>> {
     let mut finder = ModelFinder::new(boundary);
     let mut held = VecDeque::new();
     let mut reader = Reader::begin(session, trip).await?;
     loop {
         let Some(data) = reader.next(session, trip).await? else {
             trip.body = Body::Streamed { held, more: false };
-            return match finder.finish() {
-                Progress::Found(model) => Ok(Some(model)),
-                Progress::Absent | Progress::NotYet => Ok(None),
-                Progress::Duplicate => Err(two_models()),
-                Progress::Malformed => Err(malformed_form()),
-            };
+            return finder.finish().map_err(bad_form);
         };
         hold(trip, data.len())?;
-        let progress = finder.feed(&data);
+        let before = finder.clone();
+        finder.feed(&data).map_err(bad_form)?;
         held.push_back(data);
-        match progress {
-            Progress::NotYet => {}
-            Progress::Found(model) => {
-                trip.body = Body::Streamed { held, more: !session.is_body_done() };
-                return Ok(Some(model));
-            }
-            Progress::Absent => {
-                trip.body = Body::Streamed { held, more: !session.is_body_done() };
-                return Ok(None);
-            }
-            Progress::Duplicate => return Err(two_models()),
-            Progress::Malformed => return Err(malformed_form()),
+        if let Some(model) = finder.model() {
+            let model = model.to_owned();
+            trip.model_in_form = place_of_model(before, &held, model.len(), boundary.len());
+            // A backend might take the last of two models where we took the first: the rest is read as it passes.
+            trip.form = Some(finder);
+            trip.body = Body::Streamed { held, more: true };
+            return Ok(Some(model));
         }
     }
 }
 
-fn two_models() -> Fault {
-    Fault::bad("duplicate_field", "The form has more than one 'model'.").closing()
+/// Where the model's name stands in what is held: before the delimiter with whose last byte it became known.
+fn place_of_model(
+    mut before: ModelFinder,
+    held: &VecDeque<Bytes>,
+    model: usize,
+    boundary: usize,
+) -> Option<Range<usize>> {
+    let last = held.back()?;
+    let known = last.iter().position(|byte| before.feed(&[*byte]).is_err() || before.model().is_some())? + 1;
+    let passed: usize = held.iter().take(held.len() - 1).map(Bytes::len).sum();
+    let end = (passed + known).checked_sub(DELIMITER + boundary)?;
+    Some(end.checked_sub(model)?..end)
 }
 
-fn malformed_form() -> Fault {
-    Fault::bad("bad_multipart", "The multipart body is malformed.").closing()
+/// What stands before a boundary: the line end that belongs to it, and two dashes.
+const DELIMITER: usize = b"\r\n--".len();
+
+/// Puts another name into a form that is held up to its model.
+pub fn rename_in_form(trip: &mut Trip, served: &str) {
+    let (Some(place), Body::Streamed { held, .. }) = (trip.model_in_form.take(), &mut trip.body) else { return };
+    let mut renamed = BytesMut::with_capacity(held.iter().map(Bytes::len).sum::<usize>() + served.len());
+    for data in held.iter() {
+        renamed.extend_from_slice(data);
+    }
+    let rest = renamed.split_off(place.end);
+    renamed.truncate(place.start);
+    renamed.extend_from_slice(served.as_bytes());
+    renamed.extend_from_slice(&rest);
+    trip.grown = served.len() as i64 - place.len() as i64;
+    *held = VecDeque::from([renamed.freeze()]);
+}
+
+/// 400: the form can be read in more than one way, or in none.
+pub(crate) fn bad_form(fault: MultipartFault) -> Fault {
+    let code = if fault == MultipartFault::Duplicate { "duplicate_field" } else { "bad_multipart" };
+    Fault::bad(code, format!("The request cannot be understood: {fault}.")).closing()
 }
 
 fn hold(trip: &mut Trip, bytes: usize) -> Result<()> {
     if trip.share.grow(bytes, trip.snapshot.limits.bodies_in_flight) {
         return Ok(());
     }
-    Err(Fault::overloaded("The gateway holds as many request bodies as it has memory for. Try again shortly.").closing())
+    Err(Fault::overloaded("The gateway holds as many request bodies as it has memory for. Try again shortly.")
+        .closing())
 }
 
 /// Unpacks a compressed body, within its own limit: a small body must not become a large one.
@@ -246,6 +271,6 @@ fn unpack(trip: &mut Trip, body: Bytes) -> Result<Bytes> {
 }
 
 /// Runs `work` on `bytes` of data; if that is much, other requests move to other threads meanwhile.
-pub fn large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+pub(crate) fn large<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes < LARGE { work() } else { tokio::task::block_in_place(work) }
 }

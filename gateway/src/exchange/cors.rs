@@ -10,7 +10,7 @@ const EXPOSED: &str = "x-request-id, x-upstream-request-id, x-tidegate-backend, 
                        x-tidegate-overhead-ms, retry-after, retry-after-ms";
 
 /// Answers a preflight.
-pub fn preflight(cors: &Cors, request: &HeaderMap, mut reply: Reply) -> Reply {
+pub(super) fn preflight(cors: &Cors, request: &HeaderMap, mut reply: Reply) -> Reply {
     reply.headers.insert(header::VARY, HeaderValue::from_static("origin, access-control-request-headers"));
     if !allow(cors, request, &mut reply.headers) {
         return reply;
@@ -28,7 +28,7 @@ pub fn preflight(cors: &Cors, request: &HeaderMap, mut reply: Reply) -> Reply {
 }
 
 /// Adds to an answer what lets a page read it.
-pub fn expose(cors: &Cors, request: &HeaderMap, answer: &mut HeaderMap) {
+pub(super) fn expose(cors: &Cors, request: &HeaderMap, answer: &mut HeaderMap) {
     answer.append(header::VARY, HeaderValue::from_static("origin"));
     if allow(cors, request, answer) {
         answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));

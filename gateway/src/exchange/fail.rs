@@ -3,7 +3,8 @@
 //! A fault says who is to blame (its [`Cause`], for the error budget) and carries two messages: one for the caller,
 //! in its [`Refusal`], and one for the log, which may name addresses.
 
-use crate::telemetry::Cause;
+use super::Trip;
+use crate::telemetry::{BackendFault, Cause};
 use crate::upstream::NoBackend;
 use http::StatusCode;
 use std::fmt::Display;
@@ -13,7 +14,7 @@ use tidegate_plugins::call::CallFault;
 
 /// Why a request does not get an answer from a backend.
 #[derive(Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The client left; nobody is there to be answered.
     ClientGone,
     /// The caller is told; `log` says what it is not told.
@@ -30,11 +31,24 @@ pub enum Fault {
 }
 
 /// What the road returns.
-pub type Result<T> = std::result::Result<T, Fault>;
+pub(super) type Result<T> = std::result::Result<T, Fault>;
+
+/// What a fault after a connection was made counts as, on the side of the backend. Connections that could not be made
+/// are counted where they are made, since another backend may then answer.
+pub(super) fn counted(refusal: &Refusal, trip: &Trip) -> Option<BackendFault> {
+    Some(match refusal.code? {
+        "upstream_error" if trip.record.upstream_status.is_some() => BackendFault::Truncated,
+        "upstream_error" => BackendFault::Broken,
+        "upstream_malformed" => BackendFault::Malformed,
+        "upstream_auth" => BackendFault::Auth,
+        "upstream_timeout" | "first_token_timeout" | "idle_timeout" | "total_timeout" => BackendFault::Timeout,
+        _ => return None,
+    })
+}
 
 /// Which wait was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// For the answer's head.
     FirstByte,
     /// For the first event of a stream.
@@ -53,28 +67,28 @@ impl Fault {
     }
 
     /// The caller asked for something it cannot have.
-    pub fn refused(refusal: Refusal) -> Self {
+    pub(crate) fn refused(refusal: Refusal) -> Self {
         let cause = match refusal.status.as_u16() {
             429 => Cause::Limit,
-            401 | 403 => Cause::Client,
+            401 | 403 => Cause::Auth,
             _ => Cause::Validation,
         };
         Self::told(refusal, cause, None)
     }
 
     /// The request is malformed; `code` and `message` are for the caller.
-    pub fn bad(code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn bad(code: &'static str, message: impl Into<String>) -> Self {
         Self::refused(Refusal::new(StatusCode::BAD_REQUEST, code, message))
     }
 
     /// The body is not the JSON it should be.
-    pub fn call(fault: &CallFault) -> Self {
+    pub(crate) fn call(fault: &CallFault) -> Self {
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, fault.code(), fault.to_string());
         Self::refused(refusal.param(fault.param))
     }
 
     /// A fault of ours: the caller learns nothing but its id.
-    pub fn ours(log: impl Display) -> Self {
+    pub(crate) fn ours(log: impl Display) -> Self {
         let refusal = Refusal::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
@@ -84,13 +98,13 @@ impl Fault {
     }
 
     /// The gateway has no room for this request now.
-    pub fn overloaded(message: &str) -> Self {
+    pub(crate) fn overloaded(message: &str) -> Self {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
         Self::told(refusal.retry_after(Duration::from_secs(1)), Cause::Gateway, None)
     }
 
     /// No backend takes the request.
-    pub fn no_backend(why: NoBackend, model: &str) -> Self {
+    pub(crate) fn no_backend(why: NoBackend, model: &str) -> Self {
         let (code, message, wait) = match why {
             NoBackend::Down(wait) => {
                 ("no_healthy_backend", format!("No backend that answers for '{model}' is up. Try again later."), wait)
@@ -107,28 +121,28 @@ impl Fault {
     }
 
     /// The backend could not be connected to, or broke off, or sent what is no answer.
-    pub fn upstream(code: &'static str, message: &str, log: impl Display) -> Self {
+    pub(crate) fn upstream(code: &'static str, message: &str, log: impl Display) -> Self {
         let refusal = Refusal::new(StatusCode::BAD_GATEWAY, code, message);
         Self::told(refusal, Cause::UpstreamError, Some(log.to_string()))
     }
 
     /// The backend could not be connected to.
-    pub fn unreachable(log: impl Display) -> Self {
+    pub(crate) fn unreachable(log: impl Display) -> Self {
         Self::upstream("upstream_unreachable", "The backend could not be reached. Try again.", log)
     }
 
     /// The backend broke off.
-    pub fn broken(log: impl Display) -> Self {
+    pub(crate) fn broken(log: impl Display) -> Self {
         Self::upstream("upstream_error", "The backend broke off before its answer was complete. Try again.", log)
     }
 
     /// The backend answered, but not in its protocol.
-    pub fn malformed(log: impl Display) -> Self {
+    pub(crate) fn malformed(log: impl Display) -> Self {
         Self::upstream("upstream_malformed", "The backend's answer could not be understood.", log)
     }
 
     /// The backend took too long.
-    pub fn timed_out(wait: Wait) -> Self {
+    pub(crate) fn timed_out(wait: Wait) -> Self {
         let (code, what) = match wait {
             Wait::FirstByte => ("upstream_timeout", "did not begin to answer in time"),
             Wait::FirstToken => ("first_token_timeout", "did not send its first token in time"),
@@ -142,7 +156,7 @@ impl Fault {
 
     /// Marks the connection as unusable after the answer.
     #[must_use]
-    pub fn closing(mut self) -> Self {
+    pub(crate) fn closing(mut self) -> Self {
         if let Self::Told { close, .. } = &mut self {
             *close = true;
         }

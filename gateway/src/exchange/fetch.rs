@@ -6,6 +6,7 @@ use super::body::{Body, Reader};
 use super::fail::{Fault, Result, Wait};
 use super::{Route, Session, Trip, request};
 use crate::core::Core;
+use crate::telemetry::BackendFault;
 use crate::upstream::{Backend, Lease, Upstream};
 use pingora::ErrorType;
 use std::future::Future;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A backend that has begun to answer.
-pub struct Fetched {
+pub(super) struct Fetched {
     /// The connection; the answer's head has been read.
     pub upstream: Upstream,
     /// The place at the backend.
@@ -24,7 +25,7 @@ pub struct Fetched {
 
 /// Until when a request may wait, whatever for.
 #[derive(Clone, Copy)]
-pub struct Deadline {
+pub(super) struct Deadline {
     total: Instant,
     client: Option<Instant>,
 }
@@ -37,13 +38,13 @@ impl Deadline {
     }
 
     /// When everything has to be over.
-    pub fn total(&self) -> Instant {
+    pub(super) fn total(&self) -> Instant {
         self.total
     }
 
     /// The earliest of `limit` from `since` and the deadlines of the whole, and which of them it is. The client's own
     /// patience is for the first byte, and for the whole where it gets nothing before.
-    pub fn until(&self, wait: Wait, since: Instant, limit: Duration, client_waits: bool) -> (Instant, Wait) {
+    pub(super) fn until(&self, wait: Wait, since: Instant, limit: Duration, client_waits: bool) -> (Instant, Wait) {
         let mut earliest = (since + limit, wait);
         if self.total < earliest.0 {
             earliest = (self.total, Wait::Total);
@@ -59,7 +60,11 @@ impl Deadline {
 ///
 /// # Errors
 /// Which of the two it was.
-pub async fn wait<T>(session: &mut Session, until: (Instant, Wait), future: impl Future<Output = T>) -> Result<T> {
+pub(super) async fn wait<T>(
+    session: &mut Session,
+    until: (Instant, Wait),
+    future: impl Future<Output = T>,
+) -> Result<T> {
     let patience = until.0.saturating_duration_since(Instant::now());
     tokio::select! {
         // The backend first: what it has sent is passed on even to a client that is about to leave.
@@ -73,6 +78,11 @@ pub async fn wait<T>(session: &mut Session, until: (Instant, Wait), future: impl
 async fn gone(session: &mut Session) {
     // Anything that this returns with, an error included, means that nobody waits for the answer any more; bytes of
     // a next request do not end it, since pipelining is on.
+    // While a body is still to come, or bytes of another protocol, reading here would take what is somebody else's:
+    // whoever reads those notices.
+    if session.is_upgrade_req() || !session.is_body_done() {
+        std::future::pending().await
+    }
     let _ = session.read_body_or_idle(true).await;
 }
 
@@ -96,7 +106,7 @@ impl From<Fault> for Failed {
 ///
 /// # Errors
 /// Why there is none.
-pub async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Fetched> {
+pub(super) async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Fetched> {
     let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
     let mut tried: Vec<Arc<Backend>> = Vec::new();
@@ -112,6 +122,7 @@ pub async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -> Resul
         let backend = lease.backend().clone();
         trip.record.attempts += 1;
         trip.record.backend = Some(backend.settings.name.clone());
+        trip.backend = Some(backend.clone());
         let began = Instant::now();
         let mut outcome = attempt(core, session, trip, &backend, &route, deadline, false).await;
         if matches!(outcome, Err(Failed::Stale)) {
@@ -145,12 +156,15 @@ async fn attempt(
     let connected = wait(session, until, core.connector.connect(backend, fresh)).await;
     let mut upstream = match connected {
         Ok(Ok(upstream)) => upstream,
-        Ok(Err(error)) => return Err(unreachable(backend, began, &error.to_string())),
+        Ok(Err(error)) => return Err(unreachable(backend, began, BackendFault::Connect, &error.to_string())),
         Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
-        Err(_) if until.1 == Wait::FirstByte => return Err(unreachable(backend, began, "connecting took too long")),
+        Err(_) if until.1 == Wait::FirstByte => {
+            return Err(unreachable(backend, began, BackendFault::ConnectTimeout, "connecting took too long"));
+        }
         Err(fault) => return Err(Failed::Final(fault)),
     };
     backend.series.connected(upstream.reused);
+    backend.series.attempts.inc();
     let headers = request::headers_for_all(trip);
     let head = request::head_for(backend, trip, headers, upstream.is_http2())
         .map_err(|error| Failed::Final(Fault::ours(format!("request head for {}: {error}", backend.settings.name))))?;
@@ -165,7 +179,6 @@ async fn attempt(
         Ok(()) => Ok(begun(trip, backend, upstream)),
         Err(error) if upstream.reused && is_disconnect(&error) && trip.replayable => Err(Failed::Stale),
         Err(error) => {
-            backend.series.failed(crate::telemetry::Cause::UpstreamError);
             let log = format!("{}: {error}", backend.settings.name);
             Err(Failed::Final(if is_disconnect(&error) { Fault::broken(log) } else { Fault::malformed(log) }))
         }
@@ -176,13 +189,14 @@ async fn attempt(
 fn begun(trip: &mut Trip, backend: &Backend, upstream: Upstream) -> Upstream {
     let now = Instant::now();
     backend.health.alive(now);
+    backend.series.requests.inc();
     trip.record.head = Some(now);
     trip.record.upstream_status = upstream.head().map(|head| head.status.as_u16());
     upstream
 }
 
-fn unreachable(backend: &Backend, began: Instant, why: &str) -> Failed {
-    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str) -> Failed {
+    backend.series.failed(fault);
     if backend.health.failed(began) {
         backend.series.up.set(0);
         tracing::warn!(backend = &*backend.settings.name, reason = why, "backend is down");
@@ -212,7 +226,7 @@ async fn unsent(
     if upstream.reused && trip.replayable {
         return Err(Failed::Stale);
     }
-    backend.series.failed(crate::telemetry::Cause::UpstreamError);
+    backend.series.failed(BackendFault::Broken);
     let fault = Fault::broken(format!("{}: while sending the request: {error}", backend.settings.name));
     Err(if trip.replayable { Failed::Next(fault) } else { Failed::Final(fault) })
 }
@@ -268,8 +282,15 @@ async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream)
             // From here on the body cannot be sent a second time.
             trip.body = Body::Streamed { held: std::collections::VecDeque::new(), more: true };
             trip.replayable = false;
+            if let Some(form) = &mut trip.form {
+                form.feed(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
+            }
             upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
         }
+    }
+    // Before the end is sent: a backend must not get to run what we would not have let pass.
+    if more && let Some(form) = trip.form.take() {
+        form.finish().map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
     }
     upstream.send_end().await.map_err(Unsent::Backend)
 }

@@ -1,16 +1,16 @@
 //! The end of a request: followers are told, and what became of it is counted and logged.
 
-use super::answer::Answered;
 use super::Trip;
+use super::answer::Answered;
 use crate::core::Core;
-use crate::telemetry::{Cause, bounded};
+use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
 
 /// Longest error text in a log line, in bytes.
 const ERROR_LIMIT: usize = 512;
 
 /// Tells the followers, last first, then the metrics, then the log.
-pub fn finish(core: &Core, mut trip: Trip, answered: Answered) {
+pub(super) fn finish(core: &Core, mut trip: Trip, answered: Answered) {
     let record = &mut trip.record;
     record.ended = Instant::now();
     record.status = answered.status;
@@ -27,7 +27,7 @@ pub fn finish(core: &Core, mut trip: Trip, answered: Answered) {
     }
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
     core.metrics.observe(series, &trip.record);
-    let (route, pool) = trip.route.as_ref().map_or(("none", "none"), |route| (route.name(), &*route.pool.name));
+    let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     core.log.request(&trip.record, route, pool);
     debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
 }

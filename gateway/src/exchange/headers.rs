@@ -48,7 +48,7 @@ const FROM_BACKENDS: [HeaderName; 4] = [
 ];
 
 /// Removes what ends at the gateway on the way to a backend.
-pub fn strip_request(headers: &mut HeaderMap) {
+pub(super) fn strip_request(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     for name in &FROM_CLIENTS {
         headers.remove(name);
@@ -61,7 +61,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
 }
 
 /// Removes what ends at the gateway on the way to a client. The backend's own request id is kept under another name.
-pub fn strip_response(headers: &mut HeaderMap) {
+pub(super) fn strip_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     if let Some(id) = headers.remove("x-request-id") {
         headers.insert(HeaderName::from_static("x-upstream-request-id"), id);
@@ -87,7 +87,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Whether a comma-separated header contains `token`, in any case.
-pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
         .iter()
@@ -97,18 +97,18 @@ pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 /// A header's text, if it is one line of visible characters.
-pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// The media type without its parameters, in lower case.
-pub fn media_type(headers: &HeaderMap) -> String {
+pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = text(headers, "content-type").unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// A number as a header's value.
-pub fn number(value: impl Into<u64>) -> HeaderValue {
+pub(super) fn number(value: impl Into<u64>) -> HeaderValue {
     HeaderValue::from(value.into())
 }
 

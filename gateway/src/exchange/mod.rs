@@ -4,8 +4,8 @@
 mod admit;
 mod answer;
 mod arrive;
-pub mod body;
-pub mod budget;
+pub(crate) mod body;
+pub(crate) mod budget;
 mod cors;
 mod fail;
 mod fetch;
@@ -20,31 +20,40 @@ use crate::core::Core;
 use crate::models::{Model, Target};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Record, Series};
-use crate::upstream::Pool;
+use crate::upstream::{Backend, Pool};
 use answer::Answered;
 use arrive::Plan;
 use body::Body;
 use budget::Share;
 use fail::{Fault, Result};
 use futures_util::FutureExt;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::Timeouts;
+use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Exchange, ResponseFilter};
 
-pub use answer::unreadable_head;
+pub(crate) use answer::unreadable_head;
 
 /// A client's request on its connection, as Pingora reads it.
-pub type Session = pingora::protocols::http::ServerSession;
+pub(crate) type Session = pingora::protocols::http::ServerSession;
 
 /// One request and everything it holds on its way.
-pub struct Trip {
+pub(crate) struct Trip {
     snapshot: Arc<Snapshot>,
     exchange: Exchange,
     record: Record,
     body: Body,
     share: Share,
+    /// In whose protocol the gateway speaks to this client.
+    voice: Endpoint,
+    /// The backend that was asked last.
+    backend: Option<Arc<Backend>>,
+    /// The query as the backend gets it, if another than the client's.
+    query: Option<String>,
     /// Whether the path is one of an API.
     known: bool,
     /// Whether the client would use the connection again.
@@ -53,6 +62,12 @@ pub struct Trip {
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
     route: Option<Route>,
+    /// Where in a form the model's name stands.
+    model_in_form: Option<Range<usize>>,
+    /// Bytes by which the gateway has made the body longer than it came.
+    grown: i64,
+    /// Reads a form as it is sent on, so that a second model in it does not get past.
+    form: Option<ModelFinder>,
     /// Whether the body could be sent once more.
     replayable: bool,
     /// Whether the answer is an event stream, so that a fault can be told in it.
@@ -93,7 +108,7 @@ impl Route {
 
 /// Answers the request that `session` has read the head of. When this returns, the answer is complete, or the
 /// session is not to be used again.
-pub async fn serve(core: &Core, session: &mut Session) {
+pub(crate) async fn serve(core: &Core, session: &mut Session) {
     let mut trip = arrive::begin(core, core.snapshot.load_full(), session);
     if core.is_draining() {
         session.set_keepalive(None);
@@ -103,7 +118,7 @@ pub async fn serve(core: &Core, session: &mut Session) {
         Ok(Ok(answered)) => answered,
         Ok(Err(fault)) => answer::fault(session, &mut trip, fault).await,
         Err(_) => {
-            core.metrics.panics.inc();
+            core.metrics.panics_total.inc();
             answer::fault(session, &mut trip, Fault::ours("a panic; see the log above").closing()).await
         }
     };
@@ -119,9 +134,9 @@ async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Ans
     if let Some(reply) = admit::early(trip).await? {
         return answer::reply(session, trip, reply).await;
     }
-    match plan {
+    match &plan {
         Plan::Call => admit::read_call(session, trip).await?,
-        Plan::Form { boundary } => admit::read_form(session, trip, &boundary).await?,
+        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await?,
         Plan::Socket => admit::read_query(trip)?,
         Plan::Opaque => admit::stream_through(session, trip).await?,
         Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}
@@ -130,8 +145,8 @@ async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Ans
         return answer::reply(session, trip, reply).await;
     }
     match plan {
-        Plan::Models => return answer::models(session, trip, None).await,
-        Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
+        Plan::Models => return answer::models(core, session, trip, None).await,
+        Plan::Model(id) => return answer::models(core, session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
     let fetched = fetch::fetch(core, session, trip).await?;

@@ -9,7 +9,7 @@ use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
 use super::{Session, Trip, headers, socket, whole};
 use crate::core::Core;
-use crate::telemetry::Cause;
+use crate::telemetry::{Cause, bounded};
 use bytes::Bytes;
 use http::header;
 use http::{Method, StatusCode};
@@ -24,8 +24,15 @@ use tidegate_plugins::splice::ModelRenamer;
 /// # Errors
 /// What is wrong with the answer, or that the client has left. Where the client already has the head, the fault
 /// ends its stream.
-pub async fn relay(core: &Core, session: &mut Session, trip: &mut Trip, mut fetched: Fetched) -> Result<Answered> {
+pub(super) async fn relay(
+    core: &Core,
+    session: &mut Session,
+    trip: &mut Trip,
+    mut fetched: Fetched,
+) -> Result<Answered> {
     let mut head = head(&fetched)?;
+    let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
+    trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
     let answered = match kind(trip, &head)? {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
         Kind::Stream => stream(session, trip, &mut fetched, head).await?,
@@ -40,6 +47,9 @@ pub async fn relay(core: &Core, session: &mut Session, trip: &mut Trip, mut fetc
     put_back(core, trip, fetched).await;
     Ok(answered)
 }
+
+/// The longest id of a backend that is logged, in bytes.
+const MAX_ID: usize = 128;
 
 enum Kind {
     Tunnel,
@@ -80,7 +90,13 @@ fn kind(trip: &Trip, head: &Head) -> Result<Kind> {
         _ => {}
     }
     let Some(call) = trip.exchange.call() else {
-        return Ok(if events { Kind::Stream } else if status >= 400 { Kind::Error } else { Kind::Opaque });
+        return Ok(if events {
+            Kind::Stream
+        } else if status >= 400 {
+            Kind::Error
+        } else {
+            Kind::Opaque
+        });
     };
     if status >= 400 {
         return Ok(Kind::Error);
@@ -98,7 +114,7 @@ fn kind(trip: &Trip, head: &Head) -> Result<Kind> {
 }
 
 /// The request's body is not needed any more once a backend answers: long streams must not hold long prompts.
-pub fn release_body(trip: &mut Trip) {
+pub(super) fn release_body(trip: &mut Trip) {
     trip.replayable = false;
     trip.exchange.replace_body(Bytes::new(), trip.exchange.call().cloned());
     trip.share.release();
@@ -108,7 +124,7 @@ pub fn release_body(trip: &mut Trip) {
 ///
 /// # Errors
 /// A filter's own fault, or that the client has left.
-pub async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> Result<()> {
+pub(super) async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> Result<()> {
     for follower in trip.followers.iter_mut().rev() {
         follower.head(&mut trip.exchange, head).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
@@ -122,7 +138,7 @@ pub async fn start(session: &mut Session, trip: &mut Trip, head: &mut Head) -> R
 ///
 /// # Errors
 /// A filter's own fault.
-pub fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
+pub(super) fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
     for follower in trip.followers.iter_mut().rev() {
         follower.chunk(&mut trip.exchange, data, last).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
@@ -133,7 +149,7 @@ pub fn follow(trip: &mut Trip, data: &mut Bytes, last: bool) -> Result<()> {
 ///
 /// # Errors
 /// That the client has left, or takes nothing.
-pub async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Result<()> {
+pub(super) async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Result<()> {
     if data.is_empty() {
         return Ok(());
     }
@@ -145,7 +161,7 @@ pub async fn write(session: &mut Session, trip: &mut Trip, data: Bytes) -> Resul
 ///
 /// # Errors
 /// That the client has left.
-pub async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let mut data = Bytes::new();
     follow(trip, &mut data, true)?;
     write(session, trip, data).await?;
@@ -177,9 +193,10 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
     trip.record.stream = true;
     trip.streaming = true;
     release_body(trip);
+    let choices = trip.exchange.call().and_then(|call| call.n).unwrap_or(1);
     let mut streaming = Streaming {
         cutter: EventCutter::new(trip.snapshot.limits.event),
-        watch: StreamWatch::new(trip.exchange.endpoint()),
+        watch: StreamWatch::new(trip.exchange.endpoint()).with_choices(choices),
         renamer: renamer(trip),
         head: Some(head),
         last_event: Instant::now(),
@@ -202,7 +219,11 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
 async fn flow(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
     loop {
         let until = patience(trip, fetched, it);
+        let waiting = it.head.is_some().then(Instant::now);
         let read = wait(session, until, fetched.upstream.read_body()).await?;
+        if let Some(since) = waiting {
+            trip.record.upstream_time += since.elapsed();
+        }
         let (block, flow) = step(trip, fetched, it, read)?;
         if let Some(block) = block {
             if let Some(mut head) = it.head.take() {
@@ -270,6 +291,9 @@ fn step(
     let seen = it.watch.see(&block);
     if seen.has_event {
         it.last_event = now;
+    }
+    // The event that only names the role is no token yet.
+    if it.watch.content_events() > 0 {
         trip.record.first_token.get_or_insert(now);
     }
     if let Some(end) = seen.done_at {
@@ -285,7 +309,8 @@ fn ended(trip: &mut Trip, it: &mut Streaming) -> Result<(Option<Bytes>, Flow)> {
     if !rest.is_empty() {
         it.watch.see(&rest);
     }
-    if !it.watch.complete() {
+    // After an error event nothing more needs to be said: the backend has said it.
+    if !it.watch.complete() && !it.watch.saw_error() {
         return Err(Fault::broken("the stream ended without saying that it was complete"));
     }
     outgoing(trip, it, &mut rest)?;
@@ -302,19 +327,24 @@ fn outgoing(trip: &mut Trip, it: &Streaming, block: &mut Bytes) -> Result<()> {
 }
 
 /// Gives the answer the name that the client asked for, if the backend knows the model by another.
-pub fn renamer(trip: &Trip) -> Option<ModelRenamer> {
+pub(super) fn renamer(trip: &Trip) -> Option<ModelRenamer> {
     let route = trip.route.as_ref()?;
     let asked = trip.record.model_asked.as_deref()?;
     let served = trip.record.model_served.as_deref()?;
     let keeps = route.model.as_ref().is_some_and(|model| model.keep_name);
-    (keeps && asked != served).then(|| ModelRenamer::new(served, asked))
+    (keeps && asked != served).then(|| ModelRenamer::new(asked))
 }
 
 /// Passes an answer on as it comes, after `held`.
 ///
 /// # Errors
 /// That it broke off (the client sees the transfer cut), or that the client has left.
-pub async fn opaque(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, held: Bytes) -> Result<Answered> {
+pub(super) async fn opaque(
+    session: &mut Session,
+    trip: &mut Trip,
+    fetched: &mut Fetched,
+    held: Bytes,
+) -> Result<Answered> {
     let idle = trip.route.as_ref().map_or(Duration::ZERO, |route| route.timeouts.idle);
     let mut next = Some(held);
     while let Some(mut data) = next.take() {

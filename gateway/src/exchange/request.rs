@@ -3,12 +3,12 @@
 use super::body::{self, Body};
 use super::{Trip, headers};
 use crate::upstream::Backend;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Uri, Version};
 use pingora::http::RequestHeader;
 
 /// The headers that every attempt sends: the client's, less what ends here, plus ids.
-pub fn headers_for_all(trip: &Trip) -> HeaderMap {
+pub(super) fn headers_for_all(trip: &Trip) -> HeaderMap {
     let client = trip.exchange.headers();
     let mut headers = client.clone();
     headers::strip_request(&mut headers);
@@ -20,10 +20,10 @@ pub fn headers_for_all(trip: &Trip) -> HeaderMap {
         }
     }
     let record = &trip.record;
-    insert(&mut headers, "x-request-id", record.request_id.as_str());
-    insert(&mut headers, "traceparent", &record.trace.to_header());
-    if let Some(id) = &record.correlation_id {
-        insert(&mut headers, "x-correlation-id", id.as_str());
+    headers.insert("x-request-id", record.request_id.to_header());
+    headers.insert("traceparent", record.trace.to_header());
+    if !record.trace.continued() {
+        headers.remove("tracestate");
     }
     frame(trip, &mut headers);
     headers
@@ -46,6 +46,7 @@ fn frame(trip: &Trip, headers: &mut HeaderMap) {
         }
         Body::Streamed { more: true, .. } => match body::declared_length(trip.exchange.headers()) {
             Some(length) => {
+                let length = length.saturating_add_signed(trip.grown);
                 headers.insert(header::CONTENT_LENGTH, headers::number(length));
             }
             None => {
@@ -59,14 +60,15 @@ fn frame(trip: &Trip, headers: &mut HeaderMap) {
 ///
 /// # Errors
 /// If the path cannot be a URI at this backend.
-pub fn head_for(
+pub(super) fn head_for(
     backend: &Backend,
     trip: &Trip,
     mut headers: HeaderMap,
     http2: bool,
 ) -> Result<Box<RequestHeader>, http::Error> {
     let (settings, head) = (&backend.settings, trip.exchange.head());
-    let query = head.query.as_deref().map_or_else(String::new, |query| format!("?{query}"));
+    let query = trip.query.as_deref().or(head.query.as_deref());
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
     let target = format!("{}{}{query}", settings.base_path, head.path);
     for (name, value) in &settings.headers {
         headers.insert(name.clone(), value.clone());
@@ -85,10 +87,4 @@ pub fn head_for(
     }
     parts.headers = headers;
     Ok(Box::new(parts.into()))
-}
-
-fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
 }

@@ -14,7 +14,7 @@ use tidegate_plugins::Head;
 ///
 /// # Errors
 /// That the client had left before the 101 went out.
-pub async fn tunnel(
+pub(super) async fn tunnel(
     session: &mut Session,
     trip: &mut Trip,
     mut fetched: Fetched,

@@ -5,8 +5,9 @@ use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
 use super::{Session, Trip, body, headers, relay};
-use crate::telemetry::Cause;
+use crate::telemetry::{BackendFault, Cause};
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{self, HeaderName};
 use memchr::memmem;
 use serde::de::IgnoredAny;
@@ -18,6 +19,9 @@ use tidegate_plugins::{Head, Refusal};
 /// The largest error that is read; what is beyond cannot be meant for an SDK.
 const MAX_ERROR: usize = 1 << 20;
 
+/// How much of a backend's own words is logged where the client gets ours, in bytes.
+const LOGGED: usize = 256;
+
 /// The longest wait that a backend can make a client believe in, in seconds.
 const MAX_RETRY_AFTER: u64 = 3600;
 
@@ -25,7 +29,12 @@ const MAX_RETRY_AFTER: u64 = 3600;
 ///
 /// # Errors
 /// That it is no such answer, or broke off; the client has seen nothing of it.
-pub async fn relay(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, mut head: Head) -> Result<Answered> {
+pub(super) async fn relay(
+    session: &mut Session,
+    trip: &mut Trip,
+    fetched: &mut Fetched,
+    mut head: Head,
+) -> Result<Answered> {
     let limit = trip.snapshot.limits.answer;
     let answer = match collect(session, trip, fetched, limit).await? {
         Collected::Whole(answer) => answer,
@@ -61,7 +70,12 @@ async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answe
 ///
 /// # Errors
 /// That the connection broke, or the client has left.
-pub async fn error(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, mut head: Head) -> Result<Answered> {
+pub(super) async fn error(
+    session: &mut Session,
+    trip: &mut Trip,
+    fetched: &mut Fetched,
+    mut head: Head,
+) -> Result<Answered> {
     let collected = collect(session, trip, fetched, MAX_ERROR).await?;
     relay::release_body(trip);
     let status = head.status;
@@ -71,13 +85,21 @@ pub async fn error(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched
         500.. => Cause::UpstreamError,
         _ => Cause::Client,
     };
-    if status.is_server_error() || cause == Cause::UpstreamOverload {
-        fetched.lease.backend().series.failed(cause);
+    let counted = match status.as_u16() {
+        401 | 403 => Some(BackendFault::Auth),
+        429 | 503 | 529 => Some(BackendFault::Overload),
+        500.. => Some(BackendFault::Status),
+        _ => None,
+    };
+    if let Some(fault) = counted {
+        fetched.lease.backend().series.failed(fault);
     }
     let secret = fetched.lease.backend().settings.secret.clone();
-    let told = match collected {
-        Collected::Whole(body) if is_tellable(&body, secret.as_deref()) => Some(body),
-        _ => None,
+    // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.
+    let for_clients = status.is_client_error() && status.as_u16() != 429 || status == StatusCode::NOT_IMPLEMENTED;
+    let (told, log) = match collected {
+        Collected::Whole(body) if for_clients && is_tellable(&body, secret.as_deref()) => (Some(body), Bytes::new()),
+        Collected::Whole(body) | Collected::More(body) => (None, body),
     };
     let body = told.unwrap_or_else(|| {
         let (code, message) = match cause {
@@ -91,7 +113,13 @@ pub async fn error(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched
     });
     head.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     send(session, trip, &mut head, body).await?;
-    Ok(Answered::failed(status, cause, format!("the backend answered {status}")))
+    let said = String::from_utf8_lossy(&log[..log.len().min(LOGGED)]);
+    let said = if secret.is_some_and(|secret| said.contains(&*secret)) { "(its own key)".into() } else { said };
+    Ok(Answered::failed(
+        status,
+        cause,
+        format!("the backend answered {status}: {}", said.trim()).trim_end_matches(": "),
+    ))
 }
 
 enum Collected {
@@ -144,11 +172,20 @@ fn is_answer(answer: &[u8], endpoint: Endpoint) -> bool {
     std::str::from_utf8(answer).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// Whether an error may be passed on as it is: an object, which SDKs read, without the backend's own key.
+/// Whether an error may be passed on as it is: one that SDKs read, without the backend's own key.
 fn is_tellable(body: &[u8], secret: Option<&str>) -> bool {
-    let object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    #[derive(serde::Deserialize)]
+    struct Told {
+        #[serde(rename = "error")]
+        _error: Error,
+    }
+    #[derive(serde::Deserialize)]
+    struct Error {
+        #[serde(rename = "message")]
+        _message: String,
+    }
     let leaks = secret.is_some_and(|secret| memmem::find(body, secret.as_bytes()).is_some());
-    object && !leaks && serde_json::from_slice::<IgnoredAny>(body).is_ok()
+    !leaks && serde_json::from_slice::<Told>(body).is_ok()
 }
 
 /// A backend cannot send clients to sleep for a year, or make them parse a novel.

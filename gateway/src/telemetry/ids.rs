@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
@@ -15,7 +16,7 @@ const LONGEST: usize = 128;
 
 /// The name of one request: the caller's, if it is 1-128 printable ASCII characters, else a UUIDv7.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RequestId(Box<str>);
+pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// A UUIDv7 of our own.
@@ -27,7 +28,7 @@ impl RequestId {
         random[8..].copy_from_slice(&random_bits().to_ne_bytes()[..2]);
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
-        Self(id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into())
+        Self(Arc::from(&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())))
     }
 
     /// What the caller sent, if it may be used: 1-128 printable ASCII characters, no blank at either end.
@@ -40,8 +41,18 @@ impl RequestId {
     }
 
     /// The caller's id if it may be used, else a new one.
-    pub fn from_caller_or_new(value: Option<&[u8]>) -> Self {
+    pub fn accept(value: Option<&[u8]>) -> Self {
         value.and_then(Self::from_caller).unwrap_or_else(Self::new)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same id, for whoever keeps it.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 
     /// As a header for the answer and for the backend.
@@ -97,8 +108,8 @@ impl TraceContext {
     }
 
     /// The caller's trace continued, or a new one. `continued` tells whether its `tracestate` still means anything.
-    pub fn parse_or_start(header: Option<&[u8]>) -> Self {
-        header.and_then(Self::parse).unwrap_or_else(Self::start)
+    pub fn accept(header: Option<&str>) -> Self {
+        header.and_then(|header| Self::parse(header.as_bytes())).unwrap_or_else(Self::start)
     }
 
     /// Whether the caller began this trace; if not, its `tracestate` must not be passed on.
@@ -112,23 +123,39 @@ impl TraceContext {
     }
 
     /// The trace id as 32 hex digits.
-    pub fn trace_id(&self) -> impl fmt::Display {
-        Hex128(self.trace_id)
+    pub fn trace_id(&self) -> TraceId {
+        TraceId(hex_digits(self.trace_id))
     }
 
     /// The `traceparent` for the backend: the same trace, with our span as the parent.
     pub fn to_header(&self) -> HeaderValue {
-        let text = format!("00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span, self.flags);
-        HeaderValue::try_from(text).expect("hex and dashes are a header value")
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        text[3..35].copy_from_slice(&hex_digits::<32>(self.trace_id));
+        text[36..52].copy_from_slice(&hex_digits::<16>(self.span.into()));
+        text[53..].copy_from_slice(&hex_digits::<2>(self.flags.into()));
+        HeaderValue::from_bytes(&text).expect("hex and dashes are a header value")
     }
 }
 
-struct Hex128(u128);
+/// A trace id, spelled out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceId([u8; 32]);
 
-impl fmt::Display for Hex128 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+impl TraceId {
+    /// 32 lower-case hex digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
     }
+}
+
+/// The last `N` hex digits of a number.
+fn hex_digits<const N: usize>(mut number: u128) -> [u8; N] {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 0xf) as usize];
+        number >>= 4;
+    }
+    digits
 }
 
 /// Lower-case hex only, as the specification demands.
@@ -174,7 +201,7 @@ mod tests {
     fn a_valid_traceparent_is_continued_under_a_new_parent() {
         let trace = TraceContext::parse(VALID.as_bytes()).unwrap();
         assert!(trace.continued() && trace.sampled());
-        assert_eq!(trace.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(trace.trace_id().as_str(), "0af7651916cd43dd8448eb211c80319c");
         let header = trace.to_header();
         let header = header.to_str().unwrap();
         assert!(header.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && header.ends_with("-01"));
@@ -197,7 +224,7 @@ mod tests {
             &upper,
         ] {
             assert_eq!(TraceContext::parse(bad.as_bytes()), None, "{bad}");
-            assert!(!TraceContext::parse_or_start(Some(bad.as_bytes())).continued());
+            assert!(!TraceContext::accept(Some(bad)).continued());
         }
     }
 
@@ -237,12 +264,12 @@ mod tests {
 
         #[test]
         fn a_callers_id_is_kept_if_it_is_printable(id in "[!-~]([ -~]{0,126}[!-~])?") {
-            prop_assert_eq!(&*RequestId::from_caller_or_new(Some(id.as_bytes())), &id);
+            prop_assert_eq!(&*RequestId::accept(Some(id.as_bytes())), &id);
         }
 
         #[test]
         fn a_callers_id_is_replaced_if_it_is_not(id in "([ -~]{129,200})|([ -~]{0,20}[^ -~][ -~]{0,20})|( .*)|(.* )") {
-            prop_assert_eq!(RequestId::from_caller_or_new(Some(id.as_bytes())).len(), 36);
+            prop_assert_eq!(RequestId::accept(Some(id.as_bytes())).len(), 36);
         }
 
         #[test]

@@ -9,9 +9,9 @@ mod log;
 mod metrics;
 mod record;
 
-pub use ids::{RequestId, TraceContext};
+pub use ids::{RequestId, TraceContext, TraceId};
 pub use log::{Format, Log, LogGuard};
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, InFlight, Metrics, NO_POOL, OTHER_ROUTE, Series, documentation,
 };
-pub use record::{Cause, Record, Usage, bounded, path_for_log};
+pub use record::{Cause, Record, bounded, path_for_log};

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidegate_plugins::usage::Usage;
+
 use super::ids::{RequestId, TraceContext};
 
 /// Longest path that is kept for the log, in bytes.
@@ -140,22 +142,6 @@ impl Record {
         let first = self.first_token.filter(|_| self.stream)?;
         Some(self.ended.saturating_duration_since(first) / later)
     }
-}
-
-/// Tokens of one request. Each is `None` when the backend did not say.
-// replaced by plugins::Usage
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens of the prompt, cached ones included.
-    pub prompt: Option<u64>,
-    /// Tokens of the answer, reasoning included.
-    pub completion: Option<u64>,
-    /// Prompt tokens the backend had cached.
-    pub cached_prompt: Option<u64>,
-    /// Answer tokens spent on reasoning.
-    pub reasoning: Option<u64>,
-    /// Counted by us, because the backend did not (or was cut off before it could).
-    pub estimated: bool,
 }
 
 /// Who is to blame for what became of a request: the error budget is split by it, and each request has exactly one.

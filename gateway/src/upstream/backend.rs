@@ -2,7 +2,7 @@
 
 use super::health::Health;
 use crate::telemetry::BackendSeries;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderValue};
 use pingora::protocols::ALPN;
 use pingora::protocols::l4::socket::SocketAddr;
@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tidegate_config as config;
 
 /// Where a backend listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,14 +59,37 @@ pub struct Tls {
     pub verify: bool,
 }
 
+/// What the file said, to know a backend again after a reload.
+#[derive(PartialEq, Eq)]
+pub struct Origin {
+    backend: config::Backend,
+    tls: config::BackendTls,
+    health: Option<config::Health>,
+    http2: bool,
+}
+
+impl Origin {
+    /// What `pool` says of `backend`, wherever in the file it stands.
+    pub fn new(pool: &config::Pool, backend: &config::Backend) -> Self {
+        let backend = config::Backend { path: config::KeyPath::root(), ..backend.clone() };
+        Self { backend, tls: pool.tls.clone(), health: pool.health.clone(), http2: pool.http2 }
+    }
+}
+
 /// A backend and its state, shared by all requests.
 pub struct Backend {
     /// How to speak to it.
     pub settings: Settings,
+    /// What the file said.
+    pub origin: Origin,
     /// Whether it is up.
     pub health: Health,
     /// Its metrics.
     pub series: Arc<BackendSeries>,
+    /// The models it says it serves, as it describes them.
+    pub serves: ArcSwap<Vec<serde_json::Map<String, serde_json::Value>>>,
+    /// When it was last asked for them; held while it is being asked.
+    pub asked: tokio::sync::Mutex<Option<Instant>>,
     in_flight: AtomicUsize,
     resolved: ArcSwapOption<Resolved>,
 }
@@ -81,8 +105,10 @@ const RESOLUTION: Duration = Duration::from_secs(30);
 
 impl Backend {
     /// A backend of which nothing is known yet.
-    pub fn new(settings: Settings, health: Health, series: Arc<BackendSeries>) -> Self {
-        Self { settings, health, series, in_flight: AtomicUsize::new(0), resolved: ArcSwapOption::empty() }
+    pub fn new(settings: Settings, origin: Origin, health: Health, series: Arc<BackendSeries>) -> Self {
+        let (serves, in_flight, resolved) = (ArcSwap::default(), AtomicUsize::new(0), ArcSwapOption::empty());
+        let asked = tokio::sync::Mutex::default();
+        Self { settings, origin, health, series, serves, asked, in_flight, resolved }
     }
 
     /// Requests it is answering now.

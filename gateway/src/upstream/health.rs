@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 pub struct HealthSettings {
     /// The time between probes.
     pub every: Duration,
-    /// What is asked for; none: `/v1/models`, which also tells its models.
-    pub path: Option<String>,
+    /// What is asked for.
+    pub path: String,
     /// How long a probe may take.
     pub timeout: Duration,
     /// Failures in a row after which it is down.
@@ -106,7 +106,7 @@ mod tests {
     fn health() -> Health {
         Health::new(HealthSettings {
             every: Duration::from_secs(10),
-            path: None,
+            path: "/v1/models".to_owned(),
             timeout: Duration::from_secs(2),
             down_after: 2,
             up_after: 1,

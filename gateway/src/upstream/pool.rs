@@ -43,9 +43,8 @@ impl Pool {
     /// # Errors
     /// [`NoBackend`] says why there is none.
     pub fn lease(&self, exchange: &Exchange, tried: &[Arc<Backend>]) -> Result<Lease, NoBackend> {
-        let open = |backend: &Arc<Backend>| {
-            backend.health.is_up() && !tried.iter().any(|other| Arc::ptr_eq(other, backend))
-        };
+        let open =
+            |backend: &Arc<Backend>| backend.health.is_up() && !tried.iter().any(|other| Arc::ptr_eq(other, backend));
         if let [only] = &self.backends[..] {
             return match open(only) {
                 true => Lease::take(only).ok_or(NoBackend::Busy),

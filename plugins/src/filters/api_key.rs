@@ -197,7 +197,8 @@ mod tests {
 
     fn filter() -> (ApiKey, String) {
         let new = KeyHasher::new(None).generate().expect("the system has randomness");
-        let settings = json!({ "keys": [{ "id": "k1", "hash": new.hash().to_string(), "user": "ann", "org": "acme" }] });
+        let settings =
+            json!({ "keys": [{ "id": "k1", "hash": new.hash().to_string(), "user": "ann", "org": "acme" }] });
         let settings = serde_json::from_value(settings).expect("well-formed");
         (ApiKey::new(settings, &Services::none()).expect("meant"), new.secret().to_owned())
     }
@@ -216,9 +217,7 @@ mod tests {
     async fn a_known_key_lets_in_wherever_sdks_put_it() {
         let (filter, key) = filter();
         let (bearer, protocol) = (format!("Bearer {key}"), format!("realtime, {SUBPROTOCOL}{key}"));
-        for header in
-            [("authorization", &*bearer), ("x-api-key", &*key), ("sec-websocket-protocol", &*protocol)]
-        {
+        for header in [("authorization", &*bearer), ("x-api-key", &*key), ("sec-websocket-protocol", &*protocol)] {
             let (status, caller) = status(&filter, &[header]).await;
             assert_eq!(status, None, "{}", header.0);
             assert_eq!(caller.and_then(|caller| caller.user.clone()).as_deref(), Some("ann"));

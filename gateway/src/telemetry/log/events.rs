@@ -11,7 +11,7 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter, Layer};
 
-use super::text::{Clean, Stamp};
+use super::text::{Clean, CleanJson, Stamp};
 use super::{Log, Shared, Style, level_name};
 
 impl<S: Subscriber> Layer<S> for Log {
@@ -87,7 +87,7 @@ fn write(out: &mut Vec<u8>, style: Style, level: Level, target: &str, fill: impl
 }
 
 fn json(out: &mut Vec<u8>, level: Level, target: &str, fill: impl FnOnce(&mut dyn Fields)) -> serde_json::Result<()> {
-    let mut serializer = serde_json::Serializer::new(out);
+    let mut serializer = serde_json::Serializer::with_formatter(out, CleanJson);
     let mut map = serializer.serialize_map(None)?;
     map.serialize_entry("time", &Stamp::now())?;
     map.serialize_entry("level", level_name(level))?;

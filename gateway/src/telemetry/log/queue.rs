@@ -176,7 +176,9 @@ mod tests {
         }
     }
 
-    fn gated() -> (mpsc::Sender<()>, Arc<Mutex<Vec<u8>>>, Arc<Queue>, IntCounter) {
+    type Gated = (mpsc::Sender<()>, Arc<Mutex<Vec<u8>>>, Arc<Queue>, IntCounter);
+
+    fn gated() -> Gated {
         let (permit, permits) = mpsc::channel();
         let written = Arc::new(Mutex::new(Vec::new()));
         let dropped = IntCounter::new("dropped", "Dropped.").unwrap();

@@ -2,9 +2,11 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
+use tidegate_plugins::usage::Usage;
+
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};
-use crate::telemetry::record::{Cause, Usage};
+use crate::telemetry::record::Cause;
 
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -107,7 +109,7 @@ fn a_client_cannot_forge_a_line_or_paint_the_terminal() {
     for style in [Style::Json, Style::Plain] {
         let lines = lines(style, |log| log.request(&record, "llama", "gpu"));
         assert_eq!(lines.len(), 1, "{style:?}");
-        assert!(!lines[0].contains(['\r', '\x1b']), "{style:?}");
+        assert!(!lines[0].contains(['\r', '\x1b', '\u{9b}']), "{style:?}");
     }
 }
 

@@ -1,9 +1,11 @@
 //! Pieces of lines: times, and text of foreign origin that must not disturb a terminal or forge a line.
 
 use std::fmt::{self, Write};
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
+use serde_json::ser::Formatter;
 
 /// A point in time as RFC 3339 with milliseconds, in UTC: `2026-07-14T09:30:00.123Z`.
 pub(super) struct Stamp([u8; 24]);
@@ -28,7 +30,7 @@ impl Stamp {
             (20, 3, u64::from(since.subsec_millis())),
         ] {
             for place in text[at..at + digits].iter_mut().rev() {
-                *place = b'0' + u8::try_from(number % 10).unwrap_or(0);
+                *place = b'0' + (number % 10) as u8;
                 number /= 10;
             }
         }
@@ -77,11 +79,60 @@ struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
 impl Write for Escaping<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if c.is_control() || turns {
+            if disturbs(c) {
                 write!(self.0, "{}", c.escape_default())?;
             } else {
                 self.0.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends a JSON string. Plain ASCII is copied; the rest is serde's.
+pub(super) fn write_json_string(out: &mut Vec<u8>, text: &str) {
+    // Without an early end, so that it is done many bytes at a time.
+    let odd = |b: u8| !matches!(b, b' '..=b'~') | (b == b'"') | (b == b'\\');
+    if !text.bytes().fold(false, |found, b| found | odd(b)) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // Writing to memory does not fail.
+        drop(text.serialize(&mut serde_json::Serializer::with_formatter(out, CleanJson)));
+    }
+}
+
+/// Appends a decimal number of `least` digits or more.
+pub(super) fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
+    let mut digits = [b'0'; 20];
+    let mut start = digits.len();
+    while number > 0 || digits.len() - start < least {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Whether a character moves a terminal's cursor, ends a line or turns the direction of writing.
+fn disturbs(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Compact JSON in which such characters are escaped too: JSON itself leaves those beyond ASCII as they are.
+pub(super) struct CleanJson;
+
+impl Formatter for CleanJson {
+    fn write_string_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.is_ascii() || !fragment.contains(disturbs) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for c in fragment.chars() {
+            match disturbs(c) {
+                // All of them are in the basic plane: no surrogates.
+                true => write!(writer, "\\u{:04x}", u32::from(c))?,
+                false => write!(writer, "{c}")?,
             }
         }
         Ok(())
@@ -107,5 +158,31 @@ mod tests {
     fn foreign_text_cannot_move_the_cursor_or_end_the_line() {
         let text = Clean("a\n\x1b[2J\u{9b}1m\u{202e}é").to_string();
         assert_eq!(text, "a\\n\\u{1b}[2J\\u{9b}1m\\u{202e}é");
+    }
+
+    #[test]
+    fn json_says_the_same_without_characters_that_disturb() {
+        let text = "a\"\n\x1b\u{7f}\u{9b}1m\u{202e}é\u{1f600}";
+        let mut out = Vec::new();
+        write_json_string(&mut out, text);
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out, "\"a\\\"\\n\\u001b\\u007f\\u009b1m\\u202eé\u{1f600}\"");
+        assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
+    }
+
+    #[test]
+    fn plain_text_and_numbers_are_what_serde_makes_of_them() {
+        for text in ["", "llama-3.1-8b", "a\"b", "a\\b", "~\u{7f}", "\u{1f}", "é"] {
+            let mut out = Vec::new();
+            write_json_string(&mut out, text);
+            assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+        for (number, least, text) in
+            [(0, 1, "0"), (7, 3, "007"), (1234, 3, "1234"), (u64::MAX, 1, "18446744073709551615")]
+        {
+            let mut out = Vec::new();
+            write_digits(&mut out, number, least);
+            assert_eq!(out, text.as_bytes());
+        }
     }
 }

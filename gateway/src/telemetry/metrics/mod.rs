@@ -8,6 +8,7 @@ mod build;
 mod list;
 mod sets;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -167,6 +168,7 @@ impl Families {
     }
 
     fn retain(&self, routes: &[(&str, &str)], backends: &[(&str, &str)]) {
+        let (routes, backends): (HashSet<_>, HashSet<_>) = (routes.iter().collect(), backends.iter().collect());
         let route = |labels: &build::Labels<'_>| {
             let pair = (labels["route"], labels["pool"]);
             pair.0 == OTHER_ROUTE || pair.1 == NO_POOL || routes.contains(&pair)

@@ -15,13 +15,14 @@ const CAUSES: usize = Cause::ALL.len();
 const TOKEN_TYPES: [&str; 4] = ["input", "output", "cached_input", "reasoning"];
 
 /// What a request may be for. The last stands for all others.
-const OPERATIONS: [&str; 11] = [
+const OPERATIONS: [&str; 12] = [
     "chat",
     "text_completion",
     "embeddings",
     "rerank",
     "count_tokens",
     "tokenize",
+    "detokenize",
     "models",
     "audio",
     "images",
@@ -149,10 +150,8 @@ pub struct BackendSeries {
     pub attempts: IntCounter,
     /// Requests it gave the answer to.
     pub requests: IntCounter,
-    /// Connections made for a request.
-    pub connections_new: IntCounter,
-    /// Connections taken from the idle ones.
-    pub connections_reused: IntCounter,
+    connections_new: IntCounter,
+    connections_reused: IntCounter,
     errors: [IntCounter; BackendFault::ALL.len()],
 }
 
@@ -172,8 +171,14 @@ impl BackendSeries {
         }
     }
 
+    /// Counts a connection taken for a request.
+    pub fn connected(&self, reused: bool) {
+        let connections = if reused { &self.connections_reused } else { &self.connections_new };
+        connections.inc();
+    }
+
     /// Counts something that went wrong with it.
-    pub fn error(&self, fault: BackendFault) {
+    pub fn failed(&self, fault: BackendFault) {
         self.errors[fault as usize].inc();
     }
 }

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use tidegate_plugins::usage::Usage;
+
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};
-use crate::telemetry::record::{Cause, Usage};
+use crate::telemetry::record::Cause;
 
 fn record() -> Record {
     let mut record = Record::new(RequestId::new(), TraceContext::start(), http::Method::POST, "/v1/chat/completions");
@@ -76,7 +78,7 @@ fn a_reload_forgets_what_it_removed_and_keeps_the_rest() {
         metrics.observe(&metrics.series(route, "gpu"), &record());
     }
     for backend in ["a", "b"] {
-        metrics.backend("gpu", backend).error(BackendFault::Connect);
+        metrics.backend("gpu", backend).failed(BackendFault::Connect);
     }
     metrics.retain(&[("new", "gpu")], &[("gpu", "b")]);
     let text = metrics.render();

@@ -1,0 +1,61 @@
+# Two commands matter: `make demo` shows the gateway at work, `make test` proves that it works.
+# Everything they need beyond Rust, a C compiler, make, Python 3 and Node they fetch themselves, into this folder.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+
+CLIENTS := gateway/tests/clients
+BIN := target/debug/tidegate
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+say = @printf '\033[1m== %s\033[0m\n'
+
+.PHONY: help
+help: ## List what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: ## Build and run the gateway in front of a built-in model simulator
+	$(say) 'Building the gateway (the first time a few minutes)'
+	cargo build --workspace --bins
+	exec $(BIN) demo
+
+.PHONY: test
+test: test-rust test-clients ## Fetch what the tests need and run them all
+
+.PHONY: test-rust
+test-rust: ## Unit, property and black-box tests, in Rust only
+	@.ci/prepare rust
+	$(say) 'Testing the crates, and the built gateway against scripted backends'
+	if [ -n "$(NEXTEST)" ]; then
+		cargo nextest run --workspace --no-fail-fast
+	else
+		cargo test --workspace --no-fail-fast --lib --bins --tests
+	fi
+	cargo test --workspace --doc
+
+.PHONY: test-clients
+test-clients: ## Real SDKs through the gateway against real llama.cpp servers
+	@.ci/prepare clients
+	$(say) 'Building the gateway the clients talk to'
+	cargo build --workspace --all-targets
+	export TIDEGATE_BIN="$(CURDIR)/$(BIN)"
+	$(say) 'Testing with real clients against real llama.cpp servers'
+	.venv/bin/python -m pytest -q $(CLIENTS)
+
+.PHONY: check
+check: ## Formatting, lints, import rules, dependencies, generated files
+	$(say) 'Formatting'
+	cargo fmt --all --check
+	$(say) 'Lints'
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(say) 'Who imports whom, and what is in the tree'
+	.ci/imports
+	.ci/dependencies
+	$(say) 'Generated files'
+	.ci/generated
+
+.PHONY: generate
+generate: ## Write the generated files anew
+	.ci/generated --write

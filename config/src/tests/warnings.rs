@@ -1,0 +1,56 @@
+//! What is said about files that can be used and probably should not.
+
+use super::{POOL, World};
+
+fn warned(text: &str, message: &str, line: usize) {
+    let world = World::default().var("K", "secret");
+    let warnings = world.load(text).unwrap_or_else(|faults| panic!("{faults}")).warnings;
+    let [warning] = &warnings[..] else { panic!("one warning expected of {text:?}: {warnings:#?}") };
+    assert!(warning.message.contains(message), "{warning}");
+    assert_eq!(warning.line(), Some(line), "{warning}");
+}
+
+fn silent(text: &str) {
+    let warnings = World::default().var("K", "secret").load(text).unwrap_or_else(|faults| panic!("{faults}")).warnings;
+    assert!(warnings.is_empty(), "{warnings:#?}");
+}
+
+#[test]
+fn an_open_door_is_pointed_at() {
+    warned(&format!("{POOL}listen: 0.0.0.0:8080\n"), "anyone who can reach", 2);
+    silent(&format!("{POOL}listen: 0.0.0.0:8080\nfilters: [api_key]\n"));
+    silent(POOL);
+}
+
+#[test]
+fn a_key_that_others_may_see_is_pointed_at() {
+    let backend = |fields: &str| format!("pools: {{ a: {{ backends: [{{ {fields} }}] }} }}\n");
+    warned(&backend("url: https://a.com, key: plain"), "plain text", 1);
+    warned(&backend("url: https://a.com, headers: { X-Api-Key: plain }"), "plain text", 1);
+    warned(&backend("url: http://a.com, key: \"${env:K}\""), "unencrypted", 1);
+    silent(&backend("url: https://a.com, key: \"${env:K}\""));
+    silent(&backend("url: http://10.0.0.1:8000, key: \"${env:K}\""));
+    silent(&backend("url: http://vllm:8000, key: \"${env:K}\""));
+    let text =
+        "pools:\n  a:\n    tls:\n      verify: false\n    backends: [{ url: https://a.com, key: \"${env:K}\" }]\n";
+    warned(text, "not verified", 4);
+}
+
+#[test]
+fn timeouts_that_can_never_be_reached_are_pointed_at() {
+    warned(&format!("{POOL}timeouts: {{ total: 4m, first_byte: 1m }}\n"), "`first_token` is longer", 2);
+    warned(&format!("{POOL}timeouts: {{ connect: 6m }}\n"), "`connect` is longer", 2);
+    let text = "pools:\n  main:\n    timeouts: { idle: 2h }\n    backends: [http://127.0.0.1:1]\n";
+    warned(text, "`idle` is longer", 3);
+    warned(&format!("{POOL}models:\n  m: {{ pool: main, timeouts: {{ idle: 2h }} }}\n"), "`idle` is longer", 3);
+}
+
+#[test]
+fn a_pool_that_does_not_do_what_it_seems_to_is_pointed_at() {
+    let pools = "pools:\n  a: { backends: [http://a:1] }\n  b: { backends: [http://b:1] }\n";
+    warned(&format!("{pools}models: {{ m: {{ pool: a }} }}\n"), "nothing is ever sent to the pool `b`", 3);
+    silent(&format!("{pools}models: {{ m: {{ pool: a }} }}\nother_paths: {{ pool: b }}\n"));
+    warned("pools: { a: { health: off, backends: [http://a:1, http://b:1] } }\n", "without health checks", 1);
+    warned("pools: { a: { tls: {}, backends: [http://a:1] } }\n", "no backend of this pool speaks TLS", 1);
+    warned("pools: { a: { backends: [http://a:1/v1/] } }\n", "/v1/v1", 1);
+}

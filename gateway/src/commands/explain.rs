@@ -1,0 +1,196 @@
+//! `tidegate explain`: what a request would meet, and why.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
+use tidegate_config::write_duration;
+
+use super::say::{Paint, say};
+use super::{Failure, Format, file};
+
+/// Say which route, filters, pool and backends a request would meet, and why.
+#[derive(Args)]
+pub(super) struct Explain {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: PathBuf,
+    /// The model the request names
+    #[arg(long, short)]
+    model: Option<String>,
+    /// Its path
+    #[arg(long, default_value = "/v1/chat/completions")]
+    path: String,
+    /// Its key
+    #[arg(long)]
+    key: Option<String>,
+    /// It asks for a stream
+    #[arg(long)]
+    stream: bool,
+    /// How to answer
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = file::load(&self.config)?.config;
+        let question = Question { path: self.path, model: self.model, stream: self.stream };
+        let mut explanation = tidegate::explain::explain(&config, &question);
+        if let Some(key) = &self.key {
+            // The file was checked when it was loaded: the filters can be built.
+            let filters = tidegate::assemble::filters(&config).unwrap_or_default();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
+            runtime.block_on(identify(&mut explanation, &filters, key));
+        }
+        match self.format {
+            Format::Human => say(&human(&explanation, Paint::on_stdout())),
+            Format::Json => {
+                let json = serde_json::to_string_pretty(&explanation);
+                say(&json.map_err(|error| Failure::could_not(format!("cannot write JSON: {error}")))?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The explanation as a table: what on the left, in the order of the road.
+fn human(explanation: &Explanation, paint: Paint) -> String {
+    let mut rows = Rows { text: String::new(), paint };
+    let request = &explanation.request;
+    let kind = if request.stream { ", streamed" } else { "" };
+    rows.add(
+        "request",
+        &format!("{}{}{kind}", request.path, request.model.as_ref().map_or(String::new(), |m| format!(", model {m}"))),
+    );
+    rows.add("route", explanation.route.endpoint);
+    for (at, filter) in explanation.filters.iter().enumerate() {
+        rows.add(
+            if at == 0 { "filters" } else { "" },
+            &format!("{}. {}  {}", at + 1, filter.filter, paint.dim(&filter.path)),
+        );
+    }
+    if explanation.filters.is_empty() && explanation.refused.is_none() {
+        rows.add("filters", "none");
+    }
+    if let Some(caller) = &explanation.caller {
+        rows.add("caller", &whose(caller));
+    }
+    if let Some(model) = &explanation.model {
+        rows.add("model", &format!("{}: {}", paint.bold(&model.entry), model.why));
+        rows.add(
+            "",
+            &format!("the answer names {}", if model.keep_name { &model.asked } else { "what the backend calls it" }),
+        );
+    }
+    for target in &explanation.targets {
+        destination(&mut rows, target, request.stream);
+    }
+    match &explanation.refused {
+        Some(refused) => rows.add("answer", &paint.red(format!("{}: {}", refused.status, refused.why))),
+        None if explanation.targets.is_empty() => rows.add("answer", "from the gateway itself"),
+        None => {}
+    }
+    rows.text.trim_end().to_owned()
+}
+
+fn whose(caller: &Identity) -> String {
+    let told = [("key", &caller.key), ("user", &caller.user), ("team", &caller.team), ("org", &caller.org)];
+    let told = told.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
+    let models = caller.models.as_ref().map(|models| format!("may use {}", models.join(", ")));
+    told.chain(models).collect::<Vec<_>>().join(", ")
+}
+
+fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
+    let paint = rows.paint;
+    let share = if target.share < 1.0 { format!("{} of requests to ", percent(target.share)) } else { String::new() };
+    let renamed = target.model.as_ref().map_or(String::new(), |model| format!(", as {model}"));
+    rows.add("pool", &format!("{share}{}{renamed}", paint.bold(&target.pool)));
+    let (balance, backends) = (&target.balance, file::count(target.candidates.len(), "backend"));
+    rows.add("", &format!("{balance} over {backends}; after a failed connection up to {} more", target.retries));
+    for candidate in &target.candidates {
+        let bound = candidate.max_in_flight.map_or(String::new(), |most| format!(", at most {most} at once"));
+        let share = if candidate.share > 0.0 { percent(candidate.share) } else { "never".to_owned() };
+        let line = format!("- {}  {}", candidate.url, paint.dim(format!("{}, {share}{bound}", candidate.backend)));
+        rows.add("", &line);
+    }
+    let limits = &target.timeouts;
+    let first = if stream { ("first event", limits.first_token) } else { ("answer's head", limits.first_byte) };
+    let told = [("connect", limits.connect), first, ("between pieces", limits.idle), ("in all", limits.total)];
+    let told: Vec<String> = told.iter().map(|(name, time)| format!("{name} {}", write_duration(*time))).collect();
+    rows.add("", &paint.dim(format!("timeouts: {}", told.join(", "))));
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+struct Rows {
+    text: String,
+    paint: Paint,
+}
+
+impl Rows {
+    fn add(&mut self, name: &str, value: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{}  {value}", self.paint.dim(format!("{name:<8}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::load_text;
+    use super::*;
+
+    fn told(file: &str, path: &str, model: Option<&str>) -> String {
+        let config = load_text(file, "test").unwrap().config;
+        let question = Question { path: path.to_owned(), model: model.map(str::to_owned), stream: true };
+        human(&tidegate::explain::explain(&config, &question), Paint::none())
+    }
+
+    const FILE: &str = "
+listen: 127.0.0.1:0
+models: { gpt: { pool: a, as: llama }, 'q*': { split: [{ pool: a, weight: 1 }, { pool: b, weight: 3 }] } }
+pools:
+  a: { backends: [{ url: 'http://a1:1', max_in_flight: 4 }] }
+  b: { backends: ['http://b1:1', { url: 'http://b2:1', weight: 0 }] }
+";
+
+    #[test]
+    fn the_road_is_told_from_request_to_backend() {
+        let told = told(FILE, "/v1/chat/completions", Some("gpt"));
+        let lines: Vec<&str> = told.lines().map(str::trim_end).collect();
+        assert_eq!(
+            lines,
+            [
+                "request   /v1/chat/completions, model gpt, streamed",
+                "route     chat",
+                "filters   none",
+                "model     gpt: it is named exactly",
+                "          the answer names gpt",
+                "pool      a, as llama",
+                "          round_robin over 1 backend; after a failed connection up to 2 more",
+                "          - http://a1:1  a1:1, 100 %, at most 4 at once",
+                "          timeouts: connect 2s, first event 5m, between pieces 2m, in all 1h",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_split_tells_the_shares_and_who_gets_nothing() {
+        let told = told(FILE, "/v1/embeddings", Some("qwen"));
+        assert!(told.contains("25 % of requests to a") && told.contains("75 % of requests to b"), "{told}");
+        assert!(told.contains("http://b2:1  b2:1, never"), "{told}");
+    }
+
+    #[test]
+    fn a_refusal_is_the_last_word() {
+        let told = told(FILE, "/v1/chat/completions", Some("nobody"));
+        assert!(
+            told.lines().last().unwrap().starts_with("answer    404: no entry of models answers to nobody"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! A gateway, from its configuration to the end of its process.
+
+use crate::assemble::{self, Parts};
+use crate::core::Core;
+use crate::life::{self, Signals};
+use crate::server::Server;
+use crate::telemetry::{Format, Log, Metrics};
+use pingora::listeners::tls::TlsSettings;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server as PingoraServer};
+use pingora::services::background::background_service;
+use pingora::services::listening::Service;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tidegate_config::{
+    self as config, Address, Config, Faults, Listen, Loaded, LogFormat, Positions, ProcessEnvironment, Source,
+};
+use tidegate_plugins::Registry;
+use tidegate_plugins::filter::Plugin;
+
+/// A gateway that is not running yet.
+pub struct Gateway {
+    config: Config,
+    positions: Option<Positions>,
+    file: Option<PathBuf>,
+    registry: Registry,
+}
+
+/// Why a gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be meant.
+    #[error("{0}")]
+    Faults(Faults),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Pingora refuses a certificate.
+    #[error("the certificate for {address} cannot be used: {reason}")]
+    Certificate {
+        /// For which listener.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Gateway {
+    /// A gateway with the built-in filters.
+    pub fn new(config: Config) -> Self {
+        Self { config, positions: None, file: None, registry: Registry::built_in() }
+    }
+
+    /// A gateway from what was loaded, so that faults found later point into the file. SIGHUP reads `file` again.
+    pub fn from_loaded(loaded: Loaded, file: impl Into<PathBuf>) -> Self {
+        let (positions, file) = (Some(loaded.positions), Some(file.into()));
+        Self { config: loaded.config, positions, file, registry: Registry::built_in() }
+    }
+
+    /// A gateway from a file. SIGHUP reads it again.
+    ///
+    /// # Errors
+    /// All faults in the file.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Faults> {
+        let path = path.as_ref();
+        let loaded = config::load(&Source::read(path)?, &ProcessEnvironment)?;
+        Ok(Self::from_loaded(loaded, path))
+    }
+
+    /// Adds a filter of your own.
+    #[must_use]
+    pub fn with<P: Plugin>(mut self) -> Self {
+        self.registry = self.registry.with::<P>();
+        self
+    }
+
+    /// Runs until a signal ends it. Owns its threads: not to be called from within an async runtime.
+    ///
+    /// # Errors
+    /// Why it cannot start. Once it runs, nothing ends it but a signal.
+    pub fn run(self) -> Result<(), RunError> {
+        let metrics = Arc::new(Metrics::new());
+        let parts = Parts { registry: &self.registry, metrics: &metrics, previous: None };
+        let snapshot = assemble::assemble(&self.config, &parts).map_err(|faults| self.placed(faults))?;
+        self.config.listen.iter().try_for_each(|listen| try_bind(&listen.address))?;
+        try_bind(&self.config.admin.listen)?;
+        let format = match self.config.log.format {
+            LogFormat::Json => Format::Json,
+            LogFormat::Human => Format::Human,
+            LogFormat::Auto => Format::for_stdout(),
+        };
+        let dropped = metrics.log_lines_dropped_total.clone();
+        let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped);
+        metrics.config_loaded(&snapshot.hash);
+        let core = Arc::new(Core::new(Arc::new(snapshot), metrics, log));
+        let mut service = Service::new("tidegate".to_owned(), Server::new(core.clone()));
+        for listen in &self.config.listen {
+            add_listener(&mut service, listen)?;
+        }
+        let (config, file, registry) = (self.config, self.file, self.registry);
+        let drain = config.drain;
+        let life = life::Life::new(core.clone(), config, file, registry, guard);
+        let mut server = PingoraServer::new_with_opt_and_conf(None, configuration(drain.time.as_secs()));
+        server.add_service(service);
+        server.add_service(background_service("house", life));
+        server.run(RunArgs { shutdown_signal: Box::new(Signals::new(core, drain.delay)) });
+        Ok(())
+    }
+
+    fn placed(&self, mut faults: Vec<config::Fault>) -> RunError {
+        if let Some(positions) = &self.positions {
+            faults = assemble::place(faults, positions);
+        }
+        RunError::Faults(Faults(faults))
+    }
+}
+
+fn configuration(drain: u64) -> ServerConf {
+    ServerConf {
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        // Pingora sleeps for all of it; `life` ends the process as soon as the last request does.
+        grace_period_seconds: Some(drain),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    }
+}
+
+/// Finds out before anything starts whether an address is free: Pingora would find out in a thread, and panic.
+fn try_bind(address: &Address) -> Result<(), RunError> {
+    let bound = match address {
+        Address::Ip(address) => TcpListener::bind(address).map(drop),
+        Address::Name { host, port } => TcpListener::bind((host.as_str(), *port)).map(drop),
+        Address::Unix(_) => Ok(()),
+    };
+    bound.map_err(|error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "it is in use by another process. Stop that, or choose another address".to_owned()
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "not permitted. Ports below 1024 need the right to bind them; choose a higher one".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        RunError::Listen { address: address.to_string(), reason }
+    })
+}
+
+fn add_listener(service: &mut Service<Server>, listen: &Listen) -> Result<(), RunError> {
+    let address = listen.address.to_string();
+    match (&listen.address, &listen.tls) {
+        (Address::Unix(path), _) => service.add_uds(&path.to_string_lossy(), None),
+        (_, None) => service.add_tcp(&address),
+        (_, Some(tls)) => {
+            let refuse = |reason: String| RunError::Certificate { address: address.clone(), reason };
+            life::check_certificate(&tls.cert, &tls.key).map_err(refuse)?;
+            let settings = TlsSettings::intermediate(&tls.cert.to_string_lossy(), &tls.key.to_string_lossy());
+            let mut settings = settings.map_err(|error| refuse(error.to_string()))?;
+            settings.enable_h2();
+            service.add_tls_with_settings(&address, None, settings);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! What goes on beside the requests: the admin listener, the probes, reloads, and the end.
+
+use crate::admin::{self, House};
+use crate::assemble::{self, Parts};
+use crate::core::Core;
+use crate::telemetry::LogGuard;
+use crate::upstream::probe;
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::BackgroundService;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tidegate_config::{self as config, Address, Config, Faults, ProcessEnvironment, Source};
+use tidegate_plugins::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+
+/// How often the drain looks whether the last request is over.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long connections get to take their last bytes once the last request is over.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Everything beside the requests.
+pub(crate) struct Life {
+    core: Arc<Core>,
+    config: Config,
+    file: Option<PathBuf>,
+    registry: Registry,
+    /// Flushes the log when dropped.
+    guard: Mutex<Option<LogGuard>>,
+}
+
+impl Life {
+    /// The life of the gateway that runs `config`, read from `file`.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        config: Config,
+        file: Option<PathBuf>,
+        registry: Registry,
+        guard: LogGuard,
+    ) -> Self {
+        Self { core, config, file, registry, guard: Mutex::new(Some(guard)) }
+    }
+
+    async fn admin(&self) {
+        let listener = match &self.config.admin.listen {
+            Address::Ip(address) => TcpListener::bind(address).await,
+            Address::Name { host, port } => TcpListener::bind((host.as_str(), *port)).await,
+            Address::Unix(_) => return tracing::error!("the admin listener cannot be a Unix socket"),
+        };
+        let token = self.config.admin.token.as_ref().map(|token| token.expose().into());
+        match listener {
+            Ok(listener) => admin::serve(listener, self.core.clone(), token, pending()).await,
+            Err(error) => tracing::error!(%error, "the admin listener cannot be opened"),
+        }
+    }
+
+    /// On SIGHUP the file is read again: swapped whole, or not at all.
+    async fn reload(&self) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        while hangup.recv().await.is_some() {
+            let Some(file) = &self.file else {
+                tracing::warn!("SIGHUP: there is no file to read again");
+                continue;
+            };
+            match self.read_again(file) {
+                Ok(hash) => tracing::info!(hash, file = %file.display(), "configuration reloaded"),
+                Err(faults) => {
+                    self.core.metrics.config_refused();
+                    let faults = faults.to_string();
+                    tracing::error!(file = %file.display(), %faults, "configuration refused; the old one stays");
+                }
+            }
+        }
+    }
+
+    fn read_again(&self, file: &Path) -> Result<String, Faults> {
+        let loaded = config::load(&Source::read(file)?, &ProcessEnvironment)?;
+        let previous = self.core.snapshot.load_full();
+        let parts = Parts { registry: &self.registry, metrics: &self.core.metrics, previous: Some(&previous) };
+        let snapshot = assemble::assemble(&loaded.config, &parts)
+            .map_err(|faults| Faults(assemble::place(faults, &loaded.positions)))?;
+        let new = &loaded.config;
+        if new.listen != self.config.listen || new.admin != self.config.admin {
+            tracing::warn!("listeners, certificates and the admin token change only with a restart");
+        }
+        if let Err(error) = self.core.log.set_level(new.log.level.as_str()) {
+            tracing::warn!(error, "the log level stays as it was");
+        }
+        for warning in &loaded.warnings {
+            tracing::warn!(warning = %warning.message, "configuration");
+        }
+        let hash = snapshot.hash.clone();
+        self.core.metrics.config_loaded(&hash);
+        self.core.snapshot.store(Arc::new(snapshot));
+        Ok(hash)
+    }
+
+    /// Ends the process as soon as the last request is over: Pingora would sleep for the whole drain time.
+    async fn end(&self, mut shutdown: ShutdownWatch) {
+        let _ = shutdown.wait_for(|leaving| *leaving).await;
+        // Requests that are on their way to us when the listener closes are still taken.
+        sleep(LOOK).await;
+        while self.core.requests.now() > 0 {
+            sleep(LOOK).await;
+        }
+        // The last answer is written; HTTP/2 connections still have to send it.
+        let closed = async {
+            while self.core.connections.now() > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_BYTES, closed).await;
+        tracing::info!("drained");
+        drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
+        std::process::exit(0);
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Life {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        tokio::join!(self.admin(), self.reload(), probe::run(&self.core), self.end(shutdown));
+    }
+}
+
+/// SIGTERM ends gracefully, SIGINT at once.
+pub(crate) struct Signals {
+    core: Arc<Core>,
+    delay: Duration,
+}
+
+impl Signals {
+    /// On SIGTERM, `core` says that it is not ready for `delay` before the listeners close.
+    pub(crate) fn new(core: Arc<Core>, delay: Duration) -> Self {
+        Self { core, delay }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        tokio::select! {
+            () = received(&mut terminate) => {
+                tracing::info!("SIGTERM: draining");
+                self.core.drain();
+                sleep(self.delay).await;
+                ShutdownSignal::GracefulTerminate
+            }
+            () = received(&mut interrupt) => ShutdownSignal::FastShutdown,
+        }
+    }
+}
+
+async fn received(signal: &mut std::io::Result<Signal>) {
+    match signal {
+        Ok(signal) => {
+            signal.recv().await;
+        }
+        Err(_) => pending().await,
+    }
+}
+
+impl House for Core {
+    fn ready(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("draining".to_owned());
+        }
+        let snapshot = self.snapshot.load();
+        for model in snapshot.models.iter() {
+            let serves = |target: &crate::models::Target| target.pool.is_known() && target.pool.is_up();
+            if !model.targets.iter().any(serves) {
+                let pools: Vec<_> = model.targets.iter().map(|target| &*target.pool.name).collect();
+                return Err(format!("model '{}' has no backend that is up in {}", model.name, pools.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
+    fn health(&self) -> serde_json::Value {
+        let snapshot = self.snapshot.load();
+        let pools: serde_json::Map<_, _> = snapshot
+            .pools
+            .iter()
+            .map(|pool| {
+                let backends: serde_json::Map<_, _> = pool
+                    .backends
+                    .iter()
+                    .map(|backend| {
+                        let state = if !backend.health.is_known() {
+                            "unknown"
+                        } else if backend.health.is_up() {
+                            "up"
+                        } else {
+                            "down"
+                        };
+                        let max = backend.settings.max_in_flight;
+                        let about = json!({ "state": state, "in_flight": backend.in_flight(), "max_in_flight": max });
+                        (backend.settings.name.to_string(), about)
+                    })
+                    .collect();
+                (pool.name.to_string(), json!({ "up": pool.is_up(), "backends": backends }))
+            })
+            .collect();
+        let ready = self.ready();
+        json!({
+            "ready": ready.is_ok(),
+            "reason": ready.err(),
+            "config": snapshot.hash,
+            "requests_in_flight": self.requests.now(),
+            "connections": self.connections.now(),
+            "pools": pools,
+        })
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.connections.set(i64::try_from(self.connections.now()).unwrap_or(i64::MAX));
+        self.metrics.bodies_bytes.set(i64::try_from(self.bodies.taken()).unwrap_or(i64::MAX));
+        self.metrics.draining.set(i64::from(self.is_draining()));
+        self.metrics.render()
+    }
+}
+
+/// Whether a certificate and its key are what they should be: Pingora panics on what is not.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn check_certificate(cert: &Path, key: &Path) -> Result<(), String> {
+    let chain: Result<Vec<CertificateDer<'static>>, _> =
+        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| format!("{}: {error}", cert.display()))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
+    rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}

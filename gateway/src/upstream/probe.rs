@@ -1,0 +1,185 @@
+//! Asks each backend, again and again, whether it is well and which models it serves.
+//!
+//! Probes carry the backend's own credentials: a backend that answers only those who have a key must not be taken for
+//! dead. They have connections of their own, so that they neither borrow nor spoil those of requests.
+
+use super::backend::Backend;
+use super::connect::{Connector, Upstream};
+use crate::core::Core;
+use crate::telemetry::BackendFault;
+use bytes::Bytes;
+use http::{HeaderValue, Uri, Version, header};
+use pingora::http::RequestHeader;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// How often it is looked whether a probe is due.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The largest answer to a probe that is read, in bytes.
+const LARGEST: usize = 4 << 20;
+
+/// Where the models stand.
+const MODELS: &str = "/v1/models";
+
+/// How long a backend's list of models is believed.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// Asks the backends whose models are not known, or were not lately, so that a list of models can be given. Each is
+/// asked once however many clients want to know, and one that does not answer is left as it was.
+pub async fn refresh(connector: &Connector, backends: impl Iterator<Item = &Arc<Backend>>) {
+    let ask = |backend: &Arc<Backend>| {
+        let backend = backend.clone();
+        async move {
+            let mut asked = backend.asked.lock().await;
+            if asked.is_none_or(|asked| asked.elapsed() > FRESH) && backend.health.is_up() {
+                learn(&backend, get(connector, &backend, MODELS, backend.health.settings().timeout).await.ok());
+                *asked = Some(Instant::now());
+            }
+        }
+    };
+    futures_util::future::join_all(backends.map(ask)).await;
+}
+
+/// Probes the backends of whatever configuration is current, until dropped. At most one probe a backend at a time.
+pub async fn run(core: &Core) {
+    let connector = Arc::new(Connector::default());
+    let mut due: HashMap<usize, (Weak<Backend>, Instant)> = HashMap::new();
+    let mut probes = JoinSet::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            Some(_) = probes.join_next() => continue,
+        }
+        due.retain(|_, (backend, _)| backend.strong_count() > 0);
+        let snapshot = core.snapshot.load_full();
+        for backend in snapshot.pools.iter().flat_map(|pool| &pool.backends) {
+            let now = Instant::now();
+            let known = due.entry(Arc::as_ptr(backend).addr());
+            let (_, at) = known.or_insert_with(|| (Arc::downgrade(backend), now));
+            if *at <= now && backend.health.settings().enabled {
+                // The next one counts from here: a probe is over well before, or has timed out.
+                let settings = backend.health.settings();
+                *at = now + settings.every.max(settings.timeout);
+                let (backend, connector) = (backend.clone(), connector.clone());
+                probes.spawn(async move { probe(&connector, &backend).await });
+            }
+        }
+    }
+}
+
+/// One probe: health, and the models if that went well.
+async fn probe(connector: &Connector, backend: &Backend) {
+    let settings = backend.health.settings();
+    let begun = Instant::now();
+    match get(connector, backend, &settings.path, settings.timeout).await {
+        Ok(answer) if is_well(&answer) => {
+            if backend.health.probe_succeeded() {
+                tracing::info!(backend = &*backend.settings.name, "backend is up");
+            }
+            backend.series.up.set(1);
+            let mut asked = backend.asked.lock().await;
+            *asked = Some(Instant::now());
+            if settings.path == MODELS {
+                learn(backend, Some(answer));
+            } else {
+                learn(backend, get(connector, backend, MODELS, settings.timeout).await.ok());
+            }
+        }
+        outcome => {
+            let reason = match outcome {
+                Ok(answer) => format!("{} answered {}", settings.path, answer.status),
+                Err(reason) => reason,
+            };
+            backend.series.failed(BackendFault::Health);
+            if backend.health.failed(begun) {
+                backend.series.up.set(0);
+                tracing::warn!(backend = &*backend.settings.name, reason, "backend is down");
+            }
+        }
+    }
+}
+
+struct Answer {
+    status: u16,
+    retry_after: bool,
+    body: Vec<u8>,
+}
+
+/// Whether this is the answer of a backend that requests can be sent to. Busy is well; so is a backend that has no
+/// such path, or wants another key: it answers.
+fn is_well(answer: &Answer) -> bool {
+    match answer.status {
+        503 => answer.retry_after,
+        500.. => false,
+        _ => true,
+    }
+}
+
+async fn get(connector: &Connector, backend: &Backend, path: &str, limit: Duration) -> Result<Answer, String> {
+    let asked = async {
+        let mut upstream = connector.connect(backend, false).await.map_err(|error| error.to_string())?;
+        let answer = ask(&mut upstream, backend, path).await.map_err(|error| error.to_string())?;
+        if upstream.is_done() {
+            connector.release(upstream, Duration::from_secs(4)).await;
+        }
+        Ok(answer)
+    };
+    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+}
+
+async fn ask(upstream: &mut Upstream, backend: &Backend, path: &str) -> super::connect::Result<Answer> {
+    let settings = &backend.settings;
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    let target = format!("{}{path}", settings.base_path);
+    parts.headers = settings.headers.clone();
+    parts.headers.insert(header::USER_AGENT, HeaderValue::from_static("tidegate-probe"));
+    parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    let invalid =
+        |error: http::Error| pingora::Error::because(pingora::ErrorType::InvalidHTTPHeader, "building a probe", error);
+    if upstream.is_http2() {
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
+        let uri = Uri::builder().scheme(scheme).authority(&*settings.authority).path_and_query(target);
+        (parts.version, parts.uri) = (Version::HTTP_2, uri.build().map_err(invalid)?);
+    } else {
+        let host = HeaderValue::from_str(&settings.authority).map_err(|error| invalid(error.into()))?;
+        parts.headers.insert(header::HOST, host);
+        parts.uri = target.parse::<Uri>().map_err(|error| invalid(error.into()))?;
+    }
+    upstream.send_head(Box::new(RequestHeader::from(parts))).await?;
+    upstream.send_end().await?;
+    upstream.read_head().await?;
+    let head = upstream.head();
+    let status = head.map_or(0, |head| head.status.as_u16());
+    let retry_after = head.is_some_and(|head| head.headers.contains_key(header::RETRY_AFTER));
+    let mut body = Vec::new();
+    while !upstream.is_done() && body.len() < LARGEST {
+        let Some(data): Option<Bytes> = upstream.read_body().await? else { break };
+        body.extend_from_slice(&data);
+    }
+    Ok(Answer { status, retry_after, body })
+}
+
+/// Remembers the models that an answer lists. What is no list of models leaves what is known alone.
+fn learn(backend: &Backend, answer: Option<Answer>) {
+    let Some(answer) = answer.filter(|answer| answer.status == 200) else { return };
+    let Ok(Value::Object(mut list)) = serde_json::from_slice(&answer.body) else { return };
+    let Some(Value::Array(models)) = list.remove("data") else { return };
+    let models: Vec<Map<String, Value>> = models
+        .into_iter()
+        .filter_map(|model| match model {
+            Value::Object(model) if model.get("id").is_some_and(Value::is_string) => Some(model),
+            _ => None,
+        })
+        .take(MOST_MODELS)
+        .collect();
+    backend.serves.store(Arc::new(models));
+}
+
+/// Models of one backend that are remembered.
+const MOST_MODELS: usize = 1000;

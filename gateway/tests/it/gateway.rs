@@ -1,0 +1,253 @@
+//! The built gateway as a child process: a file of its own, free ports, its log, its metrics, its signals.
+
+mod log;
+mod metrics;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+pub(crate) use log::Log;
+pub(crate) use metrics::Metrics;
+
+use crate::backend::Backend;
+use crate::client::{Answer, Connection, Request};
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
+
+/// A folder that goes when dropped.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("tidegate-it-{}-{}", std::process::id(), NEXT.fetch_add(1, SeqCst));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file into it.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A port that nobody listens on, outside the range the kernel hands out by itself, so that no other test's
+/// backend or outgoing connection can take it in the meantime.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = std::process::id() as usize * 61;
+    loop {
+        let port = 10_000 + ((start + NEXT.fetch_add(1, SeqCst)) % 20_000) as u16;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// An address that refuses every connection.
+pub(crate) fn refused() -> String {
+    format!("http://127.0.0.1:{}", free_port())
+}
+
+/// One pool of these backends and nothing else; lines can be added below it.
+pub(crate) fn pool_of(backends: &[&Backend]) -> String {
+    let urls: Vec<&str> = backends.iter().map(|backend| backend.url()).collect();
+    pool_at(&urls)
+}
+
+/// The same by address.
+pub(crate) fn pool_at(urls: &[&str]) -> String {
+    format!("pools:\n  main:\n    health: off\n    backends: [{}]\n", urls.join(", "))
+}
+
+/// A running gateway, killed when dropped.
+pub(crate) struct Gateway {
+    child: Child,
+    pub(crate) port: u16,
+    pub(crate) admin_port: u16,
+    pub(crate) folder: Folder,
+    pub(crate) log: Log,
+}
+
+impl Gateway {
+    /// In front of this one backend, with all defaults.
+    pub(crate) async fn before(backend: &Backend) -> Self {
+        Self::start(&pool_of(&[backend])).await
+    }
+
+    /// With this file; see [`Self::start_in`].
+    pub(crate) async fn start(config: &str) -> Self {
+        Self::start_in(Folder::new(), config, &[]).await
+    }
+
+    /// With this file and environment. `listen`, `admin` and `log` are put in where the file does not say them;
+    /// `$PORT`, `$ADMIN` and `$DIR` stand for this gateway's ports and folder.
+    pub(crate) async fn start_in(folder: Folder, config: &str, environment: &[(&str, &str)]) -> Self {
+        let mut folder = folder;
+        for _ in 0..5 {
+            match Self::try_start(folder, config, environment).await {
+                Ok(gateway) => return gateway,
+                // Somebody else took the port between our look and the gateway's bind.
+                Err((back, text)) if text.contains("in use") => folder = back,
+                Err((_, text)) => panic!("the gateway did not start:\n{text}\nwith:\n{config}"),
+            }
+        }
+        panic!("no free port in five tries");
+    }
+
+    async fn try_start(folder: Folder, config: &str, environment: &[(&str, &str)]) -> Result<Self, (Folder, String)> {
+        let (port, admin_port) = (free_port(), free_port());
+        let text = complete(config, port, admin_port, folder.path());
+        let file = folder.write("gateway.yaml", &text);
+        let mut child = Command::new(BINARY)
+            .args(["run", "--config"])
+            .arg(&file)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::of(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let mut gateway = Self { child, port, admin_port, folder, log };
+        match gateway.becomes_live().await {
+            true => Ok(gateway),
+            false => {
+                let (text, folder) = (gateway.log.text(), std::mem::replace(&mut gateway.folder, Folder::new()));
+                Err((folder, text))
+            }
+        }
+    }
+
+    async fn becomes_live(&mut self) -> bool {
+        let until = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < until {
+            if self.child.try_wait().unwrap().is_some() {
+                self.log.finish().await;
+                return false;
+            }
+            if tokio::net::TcpStream::connect(self.admin_address()).await.is_ok()
+                && self.admin("/livez").await.status == 200
+            {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin_port))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A connection of its own to the gateway.
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::open(self.address()).await
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn send(&self, request: &Request) -> Answer {
+        self.connect().await.exchange(request).await
+    }
+
+    /// A GET on the admin listener.
+    pub(crate) async fn admin(&self, path: &str) -> Answer {
+        Connection::open(self.admin_address()).await.exchange(&Request::get(path).header("Connection", "close")).await
+    }
+
+    pub(crate) async fn metrics(&self) -> Metrics {
+        Metrics::parse(self.admin("/metrics").await.text())
+    }
+
+    /// Sends a signal by name: `TERM`, `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Puts another file in place of the one it runs with.
+    pub(crate) fn rewrite(&self, config: &str) {
+        let text = complete(config, self.port, self.admin_port, self.folder.path());
+        self.folder.write("gateway.yaml", &text);
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.log.finish().await;
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("the process has not ended within {within:?}:\n{}", self.log.text());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            self.log.show();
+        }
+    }
+}
+
+fn complete(config: &str, port: u16, admin_port: u16, folder: &Path) -> String {
+    let mut text = String::new();
+    let says = |key: &str| config.lines().any(|line| line.starts_with(key));
+    for (key, line) in [
+        ("listen:", "listen: 127.0.0.1:$PORT\n"),
+        ("admin:", "admin: { listen: 127.0.0.1:$ADMIN }\n"),
+        ("log:", "log: { format: json }\n"),
+    ] {
+        if !says(key) {
+            text.push_str(line);
+        }
+    }
+    text.push_str(config);
+    text.replace("$PORT", &port.to_string())
+        .replace("$ADMIN", &admin_port.to_string())
+        .replace("$DIR", &folder.display().to_string())
+}
+
+/// Runs a command of the binary to its end.
+pub(crate) fn command(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// The same with something on its standard input closed and an environment of its own.
+pub(crate) fn command_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(BINARY).args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap()
+}

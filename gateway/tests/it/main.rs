@@ -1,0 +1,27 @@
+//! The gateway from outside: the built binary between a scripted backend and plain clients, one module a theme.
+//!
+//! `backend`, `client` and `gateway` are the rig; `rig` proves the rig itself, client against backend.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod auth;
+mod backend;
+mod bodies;
+mod cancel;
+mod certs;
+mod cli;
+mod client;
+mod faithful;
+mod faults;
+mod gateway;
+mod input;
+mod life;
+mod models;
+mod multipart;
+mod observe;
+mod pools;
+mod rig;
+mod timeouts;
+mod transport;
+mod websocket;
+mod wire;
