@@ -27,7 +27,11 @@ pub(crate) fn multipart(body: &[u8]) {
 fn found(chunks: &[&[u8]]) -> Result<Option<String>, MultipartFault> {
     let mut finder = ModelFinder::new(BOUNDARY);
     chunks.iter().try_for_each(|chunk| finder.feed(chunk))?;
-    finder.finish()
+    let place = finder.model_range();
+    let model = finder.finish()?;
+    let named = place.map(|place| chunks.concat()[place].to_vec());
+    assert_eq!(model.as_deref().map(str::as_bytes), named.as_deref());
+    Ok(model)
 }
 
 /// The parts of the form: their heads, and what they contain.
