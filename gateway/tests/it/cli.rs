@@ -249,7 +249,7 @@ async fn demo_answers_and_prints_snippets_that_work_when_pasted() {
                 (snippet, String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
             })
         });
-        let pasted = pasted.map(|thread| thread.join().unwrap());
+        let pasted = pasting.map(|thread| thread.join().unwrap());
         drop(running);
         pasted
     });
