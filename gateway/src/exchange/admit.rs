@@ -49,7 +49,13 @@ async fn ask(trip: &mut Trip, filters: &[crate::snapshot::NamedFilter]) -> Resul
 pub(super) async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let bytes = body::read_whole(session, trip).await?;
     let endpoint = trip.exchange.endpoint();
-    let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| Fault::call(&fault))?;
+    // A chunked body that is no JSON may have been cut short by a chunk size that two servers read differently: what
+    // follows on the connection is not to be trusted as a request.
+    let chunked = trip.exchange.headers().contains_key(http::header::TRANSFER_ENCODING);
+    let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| {
+        let fault = Fault::call(&fault);
+        if chunked { fault.closing() } else { fault }
+    })?;
     let model: Option<Arc<str>> = call.model(&bytes).map(|model| model.as_ref().into());
     trip.record.stream = call.stream;
     trip.exchange.replace_body(bytes, Some(call));
@@ -144,6 +150,12 @@ pub(super) fn route(trip: &mut Trip) -> Result<()> {
     };
     let route = Route::of_model(model, model.target());
     rename(trip, &route);
+    if let Some(served) = &route.send_as {
+        super::body::rename_in_form(trip, served);
+    }
+    if trip.upgrade {
+        trip.query = rename_in_query(trip, &route);
+    }
     trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
     trip.route = Some(route);
     Ok(())
@@ -162,6 +174,17 @@ fn rename(trip: &mut Trip, route: &Route) {
     }
     let (renamed, call) = splice::set_model(call, body, served);
     trip.exchange.replace_body(renamed, Some(call));
+}
+
+/// The query with the name the backend knows.
+fn rename_in_query(trip: &Trip, route: &Route) -> Option<String> {
+    let (query, served) = (trip.exchange.head().query.as_deref()?, route.send_as.as_deref()?);
+    let encode = |served| percent_encoding::utf8_percent_encode(served, percent_encoding::NON_ALPHANUMERIC);
+    let renamed = query.split('&').map(|pair| match pair.starts_with("model=") {
+        true => format!("model={}", encode(served)),
+        false => pair.to_owned(),
+    });
+    Some(renamed.collect::<Vec<_>>().join("&"))
 }
 
 /// 404 with the names it may have meant, among those the caller may use.

@@ -3,6 +3,7 @@
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::{Session, Trip, cors, relay};
+use crate::core::Core;
 use crate::telemetry::Cause;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
@@ -74,6 +75,9 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) 
         return Answered { status: 499, cause: Cause::ClientGone, log: None };
     };
     let log = Some(log.unwrap_or_else(|| refusal.message.clone()));
+    if let (Some(backend), Some(fault)) = (&trip.backend, super::fail::counted(&refusal, trip)) {
+        backend.series.failed(fault);
+    }
     if trip.head_sent {
         let told = trip.streaming && tell_in_stream(session, trip, &refusal).await.is_ok();
         if !told {
@@ -87,7 +91,7 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) 
         session.set_keepalive(None);
     }
     let status = refusal.status.as_u16();
-    let answer = refusal.reply(trip.exchange.endpoint(), trip.exchange.id());
+    let answer = refusal.reply(trip.voice, trip.exchange.id());
     match reply(session, trip, answer).await {
         Ok(_) => {
             if close {
@@ -103,7 +107,7 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) 
 }
 
 async fn tell_in_stream(session: &mut Session, trip: &mut Trip, refusal: &Refusal) -> Result<()> {
-    let event = refusal.event(trip.exchange.endpoint(), trip.exchange.id());
+    let event = refusal.event(trip.voice, trip.exchange.id());
     relay::write(session, trip, event).await?;
     session.finish_body().await.map_err(|_| Fault::ClientGone)
 }
@@ -204,9 +208,16 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 ///
 /// # Errors
 /// 404 if there is no such model, or not for this caller.
-pub(super) async fn models(session: &mut Session, trip: &mut Trip, id: Option<String>) -> Result<Answered> {
+pub(super) async fn models(
+    core: &Core,
+    session: &mut Session,
+    trip: &mut Trip,
+    id: Option<String>,
+) -> Result<Answered> {
     let caller = trip.exchange.caller().cloned();
     let may_use = |model: &str| caller.as_ref().is_none_or(|caller| caller.may_use(model));
+    let backends = trip.snapshot.pools.iter().flat_map(|pool| &pool.backends);
+    crate::upstream::probe::refresh(&core.connector, backends).await;
     let catalogue = crate::catalogue::list(&trip.snapshot);
     let body = match id {
         None => {

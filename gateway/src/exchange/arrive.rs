@@ -43,7 +43,9 @@ pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session)
     let has_body = !session.is_body_done();
     let keep_alive = session.get_keepalive().is_some();
     let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
-    let upgrade = session.is_upgrade_req();
+    let upgrade = session.is_upgrade_req()
+        && session.req_header().method == Method::GET
+        && headers::has_token(&session.req_header().headers, &header::UPGRADE, "websocket");
     let stub = stub(session.req_header());
     let head = match upgrade {
         // Pingora looks at the head again when the 101 goes out.
@@ -59,6 +61,7 @@ pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session)
     record.client = client;
     record.correlation_id = headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
     let endpoint = Endpoint::from_path(parts.uri.path());
+    let anthropic = parts.uri.path().starts_with("/v1/messages/") && endpoint == Some(Endpoint::Other);
     record.endpoint = endpoint.map_or("none", Endpoint::as_str);
     record.operation = endpoint.map_or("other", Endpoint::gen_ai_operation);
     let (path, query) = (parts.uri.path().into(), parts.uri.query().map(Into::into));
@@ -79,6 +82,11 @@ pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session)
         replayable: true,
         streaming: false,
         form: None,
+        model_in_form: None,
+        grown: 0,
+        voice: if anthropic { Endpoint::Messages } else { endpoint.unwrap_or(Endpoint::Other) },
+        backend: None,
+        query: None,
         head_sent: false,
         receiving: Duration::ZERO,
     }
@@ -116,12 +124,10 @@ pub(super) fn plan(trip: &Trip) -> Result<Plan> {
         }
     }
     if trip.upgrade && trip.known {
-        let websocket = headers::has_token(&head.headers, &header::UPGRADE, "websocket");
-        return if websocket {
-            Ok(Plan::Socket)
-        } else {
-            Err(Fault::bad("bad_upgrade", "Only WebSocket upgrades are known here."))
-        };
+        return Ok(Plan::Socket);
+    }
+    if head.path.as_ref() == REALTIME {
+        return Err(Fault::bad("upgrade_required", "This path speaks WebSocket only: send an upgrade."));
     }
     match trip.exchange.endpoint() {
         Endpoint::Other if trip.known && snapshot.other_paths.is_some() => Ok(Plan::Opaque),
@@ -190,6 +196,9 @@ fn unknown_path(path: &str) -> Fault {
     let message = format!("There is no {} here.{hint}", short(path));
     Fault::refused(Refusal::new(StatusCode::NOT_FOUND, "unknown_url", message))
 }
+
+/// Where WebSockets are at home. Others may be elsewhere, on paths that are not ours.
+const REALTIME: &str = "/v1/realtime";
 
 /// The paths that a wrong one may have meant.
 const PATHS: [&str; 9] = [

@@ -3,7 +3,8 @@
 //! A fault says who is to blame (its [`Cause`], for the error budget) and carries two messages: one for the caller,
 //! in its [`Refusal`], and one for the log, which may name addresses.
 
-use crate::telemetry::Cause;
+use super::Trip;
+use crate::telemetry::{BackendFault, Cause};
 use crate::upstream::NoBackend;
 use http::StatusCode;
 use std::fmt::Display;
@@ -31,6 +32,19 @@ pub(crate) enum Fault {
 
 /// What the road returns.
 pub(super) type Result<T> = std::result::Result<T, Fault>;
+
+/// What a fault after a connection was made counts as, on the side of the backend. Connections that could not be made
+/// are counted where they are made, since another backend may then answer.
+pub(super) fn counted(refusal: &Refusal, trip: &Trip) -> Option<BackendFault> {
+    Some(match refusal.code? {
+        "upstream_error" if trip.record.upstream_status.is_some() => BackendFault::Truncated,
+        "upstream_error" => BackendFault::Broken,
+        "upstream_malformed" => BackendFault::Malformed,
+        "upstream_auth" => BackendFault::Auth,
+        "upstream_timeout" | "first_token_timeout" | "idle_timeout" | "total_timeout" => BackendFault::Timeout,
+        _ => return None,
+    })
+}
 
 /// Which wait was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

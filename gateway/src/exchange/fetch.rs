@@ -78,6 +78,11 @@ pub(super) async fn wait<T>(
 async fn gone(session: &mut Session) {
     // Anything that this returns with, an error included, means that nobody waits for the answer any more; bytes of
     // a next request do not end it, since pipelining is on.
+    // While a body is still to come, or bytes of another protocol, reading here would take what is somebody else's:
+    // whoever reads those notices.
+    if session.is_upgrade_req() || !session.is_body_done() {
+        std::future::pending().await
+    }
     let _ = session.read_body_or_idle(true).await;
 }
 
@@ -117,6 +122,7 @@ pub(super) async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -
         let backend = lease.backend().clone();
         trip.record.attempts += 1;
         trip.record.backend = Some(backend.settings.name.clone());
+        trip.backend = Some(backend.clone());
         let began = Instant::now();
         let mut outcome = attempt(core, session, trip, &backend, &route, deadline, false).await;
         if matches!(outcome, Err(Failed::Stale)) {
@@ -174,12 +180,7 @@ async fn attempt(
         Err(error) if upstream.reused && is_disconnect(&error) && trip.replayable => Err(Failed::Stale),
         Err(error) => {
             let log = format!("{}: {error}", backend.settings.name);
-            let (counted, fault) = match is_disconnect(&error) {
-                true => (BackendFault::Broken, Fault::broken(log)),
-                false => (BackendFault::Malformed, Fault::malformed(log)),
-            };
-            backend.series.failed(counted);
-            Err(Failed::Final(fault))
+            Err(Failed::Final(if is_disconnect(&error) { Fault::broken(log) } else { Fault::malformed(log) }))
         }
     }
 }
@@ -188,6 +189,7 @@ async fn attempt(
 fn begun(trip: &mut Trip, backend: &Backend, upstream: Upstream) -> Upstream {
     let now = Instant::now();
     backend.health.alive(now);
+    backend.series.requests.inc();
     trip.record.head = Some(now);
     trip.record.upstream_status = upstream.head().map(|head| head.status.as_u16());
     upstream

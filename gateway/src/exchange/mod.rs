@@ -20,17 +20,19 @@ use crate::core::Core;
 use crate::models::{Model, Target};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Record, Series};
-use crate::upstream::Pool;
+use crate::upstream::{Backend, Pool};
 use answer::Answered;
 use arrive::Plan;
 use body::Body;
 use budget::Share;
 use fail::{Fault, Result};
 use futures_util::FutureExt;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::Timeouts;
+use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Exchange, ResponseFilter};
 
@@ -46,6 +48,12 @@ pub(crate) struct Trip {
     record: Record,
     body: Body,
     share: Share,
+    /// In whose protocol the gateway speaks to this client.
+    voice: Endpoint,
+    /// The backend that was asked last.
+    backend: Option<Arc<Backend>>,
+    /// The query as the backend gets it, if another than the client's.
+    query: Option<String>,
     /// Whether the path is one of an API.
     known: bool,
     /// Whether the client would use the connection again.
@@ -54,6 +62,10 @@ pub(crate) struct Trip {
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
     route: Option<Route>,
+    /// Where in a form the model's name stands.
+    model_in_form: Option<Range<usize>>,
+    /// Bytes by which the gateway has made the body longer than it came.
+    grown: i64,
     /// Reads a form as it is sent on, so that a second model in it does not get past.
     form: Option<ModelFinder>,
     /// Whether the body could be sent once more.
@@ -133,8 +145,8 @@ async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Ans
         return answer::reply(session, trip, reply).await;
     }
     match plan {
-        Plan::Models => return answer::models(session, trip, None).await,
-        Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
+        Plan::Models => return answer::models(core, session, trip, None).await,
+        Plan::Model(id) => return answer::models(core, session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
     let fetched = fetch::fetch(core, session, trip).await?;

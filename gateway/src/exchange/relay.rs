@@ -9,7 +9,7 @@ use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
 use super::{Session, Trip, headers, socket, whole};
 use crate::core::Core;
-use crate::telemetry::Cause;
+use crate::telemetry::{Cause, bounded};
 use bytes::Bytes;
 use http::header;
 use http::{Method, StatusCode};
@@ -31,6 +31,8 @@ pub(super) async fn relay(
     mut fetched: Fetched,
 ) -> Result<Answered> {
     let mut head = head(&fetched)?;
+    let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
+    trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
     let answered = match kind(trip, &head)? {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
         Kind::Stream => stream(session, trip, &mut fetched, head).await?,
@@ -45,6 +47,9 @@ pub(super) async fn relay(
     put_back(core, trip, fetched).await;
     Ok(answered)
 }
+
+/// The longest id of a backend that is logged, in bytes.
+const MAX_ID: usize = 128;
 
 enum Kind {
     Tunnel,
@@ -214,7 +219,11 @@ async fn stream(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, m
 async fn flow(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
     loop {
         let until = patience(trip, fetched, it);
+        let waiting = it.head.is_some().then(Instant::now);
         let read = wait(session, until, fetched.upstream.read_body()).await?;
+        if let Some(since) = waiting {
+            trip.record.upstream_time += since.elapsed();
+        }
         let (block, flow) = step(trip, fetched, it, read)?;
         if let Some(block) = block {
             if let Some(mut head) = it.head.take() {
@@ -282,6 +291,9 @@ fn step(
     let seen = it.watch.see(&block);
     if seen.has_event {
         it.last_event = now;
+    }
+    // The event that only names the role is no token yet.
+    if it.watch.content_events() > 0 {
         trip.record.first_token.get_or_insert(now);
     }
     if let Some(end) = seen.done_at {
@@ -297,7 +309,8 @@ fn ended(trip: &mut Trip, it: &mut Streaming) -> Result<(Option<Bytes>, Flow)> {
     if !rest.is_empty() {
         it.watch.see(&rest);
     }
-    if !it.watch.complete() {
+    // After an error event nothing more needs to be said: the backend has said it.
+    if !it.watch.complete() && !it.watch.saw_error() {
         return Err(Fault::broken("the stream ended without saying that it was complete"));
     }
     outgoing(trip, it, &mut rest)?;

@@ -25,8 +25,31 @@ pub(super) fn headers_for_all(trip: &Trip) -> HeaderMap {
     if !record.trace.continued() {
         headers.remove("tracestate");
     }
+    if trip.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        strip_key(&mut headers);
+    }
     frame(trip, &mut headers);
     headers
+}
+
+/// Takes the key that browsers put among the subprotocols out again: see the `api_key` filter.
+fn strip_key(headers: &mut HeaderMap) {
+    let offered: Vec<String> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|protocol| protocol.trim().to_owned())
+        .filter(|protocol| !protocol.starts_with("openai-insecure-api-key."))
+        .collect();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Ok(value) = HeaderValue::from_str(&offered.join(", "))
+        && !value.is_empty()
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
 }
 
 /// Says how long the body is: our own framing, whatever the client's was.
@@ -46,6 +69,7 @@ fn frame(trip: &Trip, headers: &mut HeaderMap) {
         }
         Body::Streamed { more: true, .. } => match body::declared_length(trip.exchange.headers()) {
             Some(length) => {
+                let length = length.saturating_add_signed(trip.grown);
                 headers.insert(header::CONTENT_LENGTH, headers::number(length));
             }
             None => {
@@ -66,7 +90,8 @@ pub(super) fn head_for(
     http2: bool,
 ) -> Result<Box<RequestHeader>, http::Error> {
     let (settings, head) = (&backend.settings, trip.exchange.head());
-    let query = head.query.as_deref().map_or_else(String::new, |query| format!("?{query}"));
+    let query = trip.query.as_deref().or(head.query.as_deref());
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
     let target = format!("{}{}{query}", settings.base_path, head.path);
     for (name, value) in &settings.headers {
         headers.insert(name.clone(), value.clone());

@@ -7,6 +7,7 @@ use super::fetch::{Fetched, wait};
 use super::{Session, Trip, body, headers, relay};
 use crate::telemetry::{BackendFault, Cause};
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{self, HeaderName};
 use memchr::memmem;
 use serde::de::IgnoredAny;
@@ -17,6 +18,9 @@ use tidegate_plugins::{Head, Refusal};
 
 /// The largest error that is read; what is beyond cannot be meant for an SDK.
 const MAX_ERROR: usize = 1 << 20;
+
+/// How much of a backend's own words is logged where the client gets ours, in bytes.
+const LOGGED: usize = 256;
 
 /// The longest wait that a backend can make a client believe in, in seconds.
 const MAX_RETRY_AFTER: u64 = 3600;
@@ -91,9 +95,11 @@ pub(super) async fn error(
         fetched.lease.backend().series.failed(fault);
     }
     let secret = fetched.lease.backend().settings.secret.clone();
-    let told = match collected {
-        Collected::Whole(body) if is_tellable(&body, secret.as_deref()) => Some(body),
-        _ => None,
+    // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.
+    let for_clients = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
+    let (told, log) = match collected {
+        Collected::Whole(body) if for_clients && is_tellable(&body, secret.as_deref()) => (Some(body), Bytes::new()),
+        Collected::Whole(body) | Collected::More(body) => (None, body),
     };
     let body = told.unwrap_or_else(|| {
         let (code, message) = match cause {
@@ -107,7 +113,13 @@ pub(super) async fn error(
     });
     head.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     send(session, trip, &mut head, body).await?;
-    Ok(Answered::failed(status, cause, format!("the backend answered {status}")))
+    let said = String::from_utf8_lossy(&log[..log.len().min(LOGGED)]);
+    let said = if secret.is_some_and(|secret| said.contains(&*secret)) { "(its own key)".into() } else { said };
+    Ok(Answered::failed(
+        status,
+        cause,
+        format!("the backend answered {status}: {}", said.trim()).trim_end_matches(": "),
+    ))
 }
 
 enum Collected {
@@ -160,11 +172,20 @@ fn is_answer(answer: &[u8], endpoint: Endpoint) -> bool {
     std::str::from_utf8(answer).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// Whether an error may be passed on as it is: an object, which SDKs read, without the backend's own key.
+/// Whether an error may be passed on as it is: one that SDKs read, without the backend's own key.
 fn is_tellable(body: &[u8], secret: Option<&str>) -> bool {
-    let object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    #[derive(serde::Deserialize)]
+    struct Told {
+        #[serde(rename = "error")]
+        _error: Error,
+    }
+    #[derive(serde::Deserialize)]
+    struct Error {
+        #[serde(rename = "message")]
+        _message: String,
+    }
     let leaks = secret.is_some_and(|secret| memmem::find(body, secret.as_bytes()).is_some());
-    object && !leaks && serde_json::from_slice::<IgnoredAny>(body).is_ok()
+    !leaks && serde_json::from_slice::<Told>(body).is_ok()
 }
 
 /// A backend cannot send clients to sleep for a year, or make them parse a novel.

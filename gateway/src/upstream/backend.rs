@@ -88,6 +88,8 @@ pub struct Backend {
     pub series: Arc<BackendSeries>,
     /// The models it says it serves, as it describes them.
     pub serves: ArcSwap<Vec<serde_json::Map<String, serde_json::Value>>>,
+    /// When it was last asked for them; held while it is being asked.
+    pub asked: tokio::sync::Mutex<Option<Instant>>,
     in_flight: AtomicUsize,
     resolved: ArcSwapOption<Resolved>,
 }
@@ -105,7 +107,8 @@ impl Backend {
     /// A backend of which nothing is known yet.
     pub fn new(settings: Settings, origin: Origin, health: Health, series: Arc<BackendSeries>) -> Self {
         let (serves, in_flight, resolved) = (ArcSwap::default(), AtomicUsize::new(0), ArcSwapOption::empty());
-        Self { settings, origin, health, series, serves, in_flight, resolved }
+        let asked = tokio::sync::Mutex::default();
+        Self { settings, origin, health, series, serves, asked, in_flight, resolved }
     }
 
     /// Requests it is answering now.

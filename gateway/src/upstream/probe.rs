@@ -25,6 +25,25 @@ const LARGEST: usize = 4 << 20;
 /// Where the models stand.
 const MODELS: &str = "/v1/models";
 
+/// How long a backend's list of models is believed.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// Asks the backends whose models are not known, or were not lately, so that a list of models can be given. Each is
+/// asked once however many clients want to know, and one that does not answer is left as it was.
+pub async fn refresh(connector: &Connector, backends: impl Iterator<Item = &Arc<Backend>>) {
+    let ask = |backend: &Arc<Backend>| {
+        let backend = backend.clone();
+        async move {
+            let mut asked = backend.asked.lock().await;
+            if asked.is_none_or(|asked| asked.elapsed() > FRESH) && backend.health.is_up() {
+                learn(&backend, get(connector, &backend, MODELS, backend.health.settings().timeout).await.ok());
+                *asked = Some(Instant::now());
+            }
+        }
+    };
+    futures_util::future::join_all(backends.map(ask)).await;
+}
+
 /// Probes the backends of whatever configuration is current, until dropped. At most one probe a backend at a time.
 pub async fn run(core: &Core) {
     let connector = Arc::new(Connector::default());
@@ -43,7 +62,7 @@ pub async fn run(core: &Core) {
             let now = Instant::now();
             let known = due.entry(Arc::as_ptr(backend).addr());
             let (_, at) = known.or_insert_with(|| (Arc::downgrade(backend), now));
-            if *at <= now {
+            if *at <= now && backend.health.settings().enabled {
                 // The next one counts from here: a probe is over well before, or has timed out.
                 let settings = backend.health.settings();
                 *at = now + settings.every.max(settings.timeout);
@@ -57,9 +76,6 @@ pub async fn run(core: &Core) {
 /// One probe: health, and the models if that went well.
 async fn probe(connector: &Connector, backend: &Backend) {
     let settings = backend.health.settings();
-    if !settings.enabled {
-        return learn(backend, get(connector, backend, MODELS, settings.timeout).await.ok());
-    }
     let begun = Instant::now();
     match get(connector, backend, &settings.path, settings.timeout).await {
         Ok(answer) if is_well(&answer) => {
@@ -67,6 +83,8 @@ async fn probe(connector: &Connector, backend: &Backend) {
                 tracing::info!(backend = &*backend.settings.name, "backend is up");
             }
             backend.series.up.set(1);
+            let mut asked = backend.asked.lock().await;
+            *asked = Some(Instant::now());
             if settings.path == MODELS {
                 learn(backend, Some(answer));
             } else {
