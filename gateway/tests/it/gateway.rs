@@ -129,7 +129,7 @@ impl Gateway {
             .unwrap();
         let log = Log::of(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let mut gateway = Self { child, port, admin_port, folder, log };
-        match gateway.becomes_live().await {
+        match gateway.becomes_live(text.contains(&format!(":{port}"))).await {
             true => Ok(gateway),
             false => {
                 let (text, folder) = (gateway.log.text(), std::mem::replace(&mut gateway.folder, Folder::new()));
@@ -138,7 +138,7 @@ impl Gateway {
         }
     }
 
-    async fn becomes_live(&mut self) -> bool {
+    async fn becomes_live(&mut self, on_port: bool) -> bool {
         let until = Instant::now() + Duration::from_secs(15);
         while Instant::now() < until {
             if self.child.try_wait().unwrap().is_some() {
@@ -148,7 +148,7 @@ impl Gateway {
             // Alive is said by the admin listener, which may be up before the others.
             if listens(self.admin_address()).await
                 && self.admin("/livez").await.status == 200
-                && listens(self.address()).await
+                && (!on_port || listens(self.address()).await)
             {
                 return true;
             }
