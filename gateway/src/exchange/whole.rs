@@ -62,8 +62,7 @@ async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answe
     head.headers.insert(header::CONTENT_LENGTH, headers::number(answer.len() as u64));
     relay::start(session, trip, head).await?;
     relay::follow(trip, &mut answer, false)?;
-    relay::write(session, trip, answer).await?;
-    relay::end(session, trip).await
+    relay::write(session, trip, answer).await
 }
 
 /// Passes a backend's error on if it is one an SDK understands, else says the same in our words.
