@@ -40,7 +40,7 @@ test-clients: ## Real SDKs through the gateway against real llama.cpp servers
 	@.ci/prepare clients
 	$(say) 'Building the gateway the clients talk to'
 	cargo build --workspace --all-targets
-	export TIDEGATE_BIN="$(CURDIR)/$(BIN)"
+	export GATEWAY_BIN="$(CURDIR)/$(BIN)"
 	$(say) 'Testing with real clients against real llama.cpp servers'
 	.venv/bin/python -m pytest -q $(CLIENTS)
 

@@ -39,7 +39,7 @@ pub use address::Address;
 pub use environment::{Environment, ProcessEnvironment};
 pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
-pub use load::{Loaded, Source, load};
+pub use load::{Loaded, Source, load, load_judged};
 pub use meant::{
     Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
     Origins, Pattern, Pool, Target,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::compose::compose;
 use crate::environment::Environment;
-use crate::fault::{Fault, Faults};
+use crate::fault::{Fault, Faults, Severity};
 use crate::interpolate::interpolate;
 use crate::key_path::KeyPath;
 use crate::meant::Config;
@@ -71,6 +71,16 @@ pub struct Loaded {
 /// Reads a configuration: `TIDEGATE_*` variables laid over it, references replaced, everything checked that can be
 /// checked without knowing the filters. The error has every fault at once.
 pub fn load(source: &Source, environment: &dyn Environment) -> Result<Loaded, Faults> {
+    load_judged(source, environment, |_, _| Vec::new())
+}
+
+/// The same, with `judge` asked too: what only others can know (which filters there are, what their settings mean) is
+/// told together with the rest. It may be shown a configuration that has faults already.
+pub fn load_judged(
+    source: &Source,
+    environment: &dyn Environment,
+    judge: impl FnOnce(&Config, &Positions) -> Vec<Fault>,
+) -> Result<Loaded, Faults> {
     let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
     let (root, misread) = compose(text);
     let broken = root.is_none() && !misread.is_empty();
@@ -92,7 +102,11 @@ pub fn load(source: &Source, environment: &dyn Environment) -> Result<Loaded, Fa
     let mut resolver = Resolver { tree: &root, positions: &positions, environment, directory: &directory, faults };
     let config = file.map(|file| resolver.config(file));
     let mut faults = resolver.faults;
-    let warnings = config.as_ref().map(|config| warnings(config, &root, &positions)).unwrap_or_default();
+    let judged = config.as_ref().map(|config| judge(config, &positions)).unwrap_or_default();
+    let (errors, hints): (Vec<_>, Vec<_>) = judged.into_iter().partition(|fault| fault.severity == Severity::Error);
+    faults.extend(errors);
+    let mut warnings = config.as_ref().map(|config| warnings(config, &root, &positions)).unwrap_or_default();
+    warnings.extend(hints);
 
     match config {
         Some(config) if faults.is_empty() => Ok(Loaded { config, warnings: in_order(warnings), positions }),

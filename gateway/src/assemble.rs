@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::{self as config, Config, Fault, KeyPath, Loaded, Positions};
+use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::services::Files;
 use tidegate_plugins::{Registry, Services};
 
@@ -29,21 +29,21 @@ pub struct Parts<'a> {
 }
 
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
-pub fn check(loaded: &Loaded) -> Vec<Fault> {
+pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    build_filters(&loaded.config, &registry, &mut faults);
-    for pool in &loaded.config.pools {
+    build_filters(config, &registry, &mut faults);
+    for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
     }
-    for listen in &loaded.config.listen {
+    for listen in &config.listen {
         if let Some(tls) = &listen.tls
             && let Err(reason) = crate::life::check_certificate(&tls.cert, &tls.key)
         {
             faults.push(Fault::error(listen.path.key("tls"), reason));
         }
     }
-    place(faults, &loaded.positions)
+    place(faults, positions)
 }
 
 /// Gives faults the place in the file that they point at.

@@ -107,7 +107,10 @@ fn is_http10(raw: &[u8]) -> bool {
 fn check_request_line(line: &[u8]) -> Result<(), Refused> {
     let target = line.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
     let plain = target.iter().all(|&byte| byte.is_ascii_graphic() && byte != b'#');
-    if plain && (target.first() == Some(&b'/') || target == b"*") {
+    // Pingora has by now written a bare space in the target as %20, and paths of these APIs have neither.
+    let path = target.split(|&byte| byte == b'?').next().unwrap_or_default();
+    let spaced = memchr::memmem::find(path, b"%20").is_some();
+    if plain && !spaced && (target.first() == Some(&b'/') || target == b"*") {
         return Ok(());
     }
     // CONNECT gets its 405 further on.

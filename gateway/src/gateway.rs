@@ -141,7 +141,7 @@ fn try_bind(address: &Address) -> Result<(), RunError> {
     bound.map_err(|error| {
         let reason = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                "it is in use by another process. Stop that, or choose another address".to_owned()
+                "another process listens there already. Stop that, or choose another address".to_owned()
             }
             std::io::ErrorKind::PermissionDenied => {
                 "not permitted. Ports below 1024 need the right to bind them; choose a higher one".to_owned()

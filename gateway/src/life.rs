@@ -3,6 +3,7 @@
 use crate::admin::{self, House};
 use crate::assemble::{self, Parts};
 use crate::core::Core;
+use crate::snapshot::Snapshot;
 use crate::telemetry::LogGuard;
 use crate::upstream::probe;
 use async_trait::async_trait;
@@ -100,7 +101,24 @@ impl Life {
         let hash = snapshot.hash.clone();
         self.core.metrics.config_loaded(&hash);
         self.core.snapshot.store(Arc::new(snapshot));
+        self.forget(&self.core.snapshot.load());
         Ok(hash)
+    }
+
+    /// Drops the metrics of routes and backends that are gone.
+    fn forget(&self, snapshot: &Snapshot) {
+        let of_models = snapshot
+            .models
+            .iter()
+            .flat_map(|model| model.targets.iter().map(|target| (&*model.name, &*target.pool.name)));
+        let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
+        let routes: Vec<_> = of_models.chain(other).collect();
+        let backends: Vec<_> = snapshot
+            .pools
+            .iter()
+            .flat_map(|pool| pool.backends.iter().map(|backend| (&*pool.name, &*backend.settings.name)))
+            .collect();
+        self.core.metrics.retain(&routes, &backends);
     }
 
     /// Ends the process as soon as the last request is over: Pingora would sleep for the whole drain time.

@@ -67,7 +67,13 @@ impl Server {
             stream.try_peek(&mut all).await.ok()?;
             Some(&all == PREFACE)
         };
-        pingora::time::timeout(patience, look).await.ok().flatten()
+        match pingora::time::timeout(patience, look).await {
+            Ok(looked) => looked,
+            Err(_) => {
+                self.core.metrics.bad_request(BadHead::Timeout);
+                None
+            }
+        }
     }
 
     /// Answers one request after the other until either side has had enough.
@@ -137,10 +143,7 @@ impl ServerApp for Server {
                 self.http1(stream, shutdown).await;
                 None
             }
-            None => {
-                self.core.metrics.bad_request(BadHead::Timeout);
-                None
-            }
+            None => None,
         }
     }
 }

@@ -129,9 +129,9 @@ impl Exchange {
         self.call.as_ref().is_some_and(|call| call.stream)
     }
 
-    /// What filters noted for the log line.
-    pub fn notes(&self) -> &[(&'static str, String)] {
-        &self.notes
+    /// What filters noted for the log line; they are gone from here then.
+    pub fn take_notes(&mut self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.notes)
     }
 
     /// Says who sends this request. For identity filters.

@@ -143,12 +143,21 @@ pub fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
     }
     let mut at = start + 1;
     loop {
-        at += memchr2(b'"', b'\\', json.get(at..)?)?;
+        at += quote_or_backslash(json.get(at..)?)?;
         if json[at] == b'"' {
             return Some(at + 1);
         }
         at += 2;
     }
+}
+
+/// Most strings are keys and other short ones, for which the preparations of `memchr` cost more than the search.
+fn quote_or_backslash(text: &[u8]) -> Option<usize> {
+    const SHORT: usize = 16;
+    let near = &text[..text.len().min(SHORT)];
+    near.iter()
+        .position(|byte| matches!(byte, b'"' | b'\\'))
+        .or_else(|| memchr2(b'"', b'\\', &text[near.len()..]).map(|at| at + near.len()))
 }
 
 /// The position behind the value that begins at `start`; `None` if none does or it never ends.

@@ -75,7 +75,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let asked = async {
+    // Owns the sender: a connection that is kept alive ends only when nobody can send on it any more.
+    let asked = async move {
         let answer = sender.send_request(request(backend)?).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LARGEST_LIST).collect().await?;

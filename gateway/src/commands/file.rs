@@ -52,14 +52,9 @@ pub(super) fn load_text(text: &str, name: &str) -> Result<Loaded, Failure> {
 }
 
 fn judge(source: &Source) -> Result<(Loaded, Vec<Fault>), Faults> {
-    let mut loaded = tidegate_config::load(source, &ProcessEnvironment)?;
-    let mut faults = std::mem::take(&mut loaded.warnings);
-    faults.extend(tidegate::assemble::check(&loaded));
-    if faults.iter().any(|fault| fault.severity == Severity::Error) {
-        Err(Faults(faults))
-    } else {
-        Ok((loaded, faults))
-    }
+    let mut loaded = tidegate_config::load_judged(source, &ProcessEnvironment, tidegate::assemble::check)?;
+    let warnings = std::mem::take(&mut loaded.warnings);
+    Ok((loaded, warnings))
 }
 
 /// The fault as it prints itself, its first line in colour.

@@ -5,6 +5,7 @@ use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::{Route, Session, Trip};
 use crate::models::Models;
+use crate::telemetry::InFlight;
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -138,6 +139,7 @@ pub(super) fn route(trip: &mut Trip) -> Result<()> {
         let other = snapshot.other_paths.as_ref().ok_or_else(|| Fault::ours("no model and no pool for other paths"))?;
         let (pool, series) = (other.pool.clone(), other.series.clone());
         let timeouts = pool.timeouts;
+        trip.under_way = Some(InFlight::new(&series.in_flight));
         trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts });
         return Ok(());
     };
@@ -157,6 +159,7 @@ pub(super) fn route(trip: &mut Trip) -> Result<()> {
         trip.query = rename_in_query(trip, &route);
     }
     trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
+    trip.under_way = Some(InFlight::new(&route.series.in_flight));
     trip.route = Some(route);
     Ok(())
 }

@@ -79,6 +79,7 @@ pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session)
         upgrade,
         followers: Vec::new(),
         route: None,
+        under_way: None,
         replayable: true,
         streaming: false,
         form: None,

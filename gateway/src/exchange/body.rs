@@ -9,7 +9,6 @@ use http::StatusCode;
 use http::header::{self, HeaderMap};
 use std::collections::VecDeque;
 use std::io::Read;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 use tidegate_config::{CompressedBodies, Limits};
 use tidegate_plugins::Refusal;
@@ -190,12 +189,11 @@ pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: 
             return finder.finish().map_err(bad_form);
         };
         hold(trip, data.len())?;
-        let before = finder.clone();
         finder.feed(&data).map_err(bad_form)?;
         held.push_back(data);
         if let Some(model) = finder.model() {
             let model = model.to_owned();
-            trip.model_in_form = place_of_model(before, &held, model.len(), boundary.len());
+            trip.model_in_form = finder.model_range();
             // A backend might take the last of two models where we took the first: the rest is read as it passes.
             trip.form = Some(finder);
             trip.body = Body::Streamed { held, more: true };
@@ -204,25 +202,8 @@ pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: 
     }
 }
 
-/// Where the model's name stands in what is held: before the delimiter with whose last byte it became known.
-fn place_of_model(
-    mut before: ModelFinder,
-    held: &VecDeque<Bytes>,
-    model: usize,
-    boundary: usize,
-) -> Option<Range<usize>> {
-    let last = held.back()?;
-    let known = last.iter().position(|byte| before.feed(&[*byte]).is_err() || before.model().is_some())? + 1;
-    let passed: usize = held.iter().take(held.len() - 1).map(Bytes::len).sum();
-    let end = (passed + known).checked_sub(DELIMITER + boundary)?;
-    Some(end.checked_sub(model)?..end)
-}
-
-/// What stands before a boundary: the line end that belongs to it, and two dashes.
-const DELIMITER: usize = b"\r\n--".len();
-
 /// Puts another name into a form that is held up to its model.
-pub fn rename_in_form(trip: &mut Trip, served: &str) {
+pub(crate) fn rename_in_form(trip: &mut Trip, served: &str) {
     let (Some(place), Body::Streamed { held, .. }) = (trip.model_in_form.take(), &mut trip.body) else { return };
     let mut renamed = BytesMut::with_capacity(held.iter().map(Bytes::len).sum::<usize>() + served.len());
     for data in held.iter() {

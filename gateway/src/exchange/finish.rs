@@ -25,6 +25,7 @@ pub(super) fn finish(core: &Core, mut trip: Trip, answered: Answered) {
     while let Some(follower) = trip.followers.pop() {
         follower.end(&trip.exchange);
     }
+    trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
     core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));

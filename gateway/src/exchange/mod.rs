@@ -20,7 +20,7 @@ mod whole;
 use crate::core::Core;
 use crate::models::{Model, Target};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Record, Series};
+use crate::telemetry::{InFlight, Record, Series};
 use crate::upstream::{Backend, Pool};
 use answer::Answered;
 use arrive::Plan;
@@ -65,6 +65,8 @@ pub(crate) struct Trip {
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
     route: Option<Route>,
+    /// Counts it among the route's requests that are under way.
+    under_way: Option<InFlight>,
     /// Where in a form the model's name stands.
     model_in_form: Option<Range<usize>>,
     /// Bytes by which the gateway has made the body longer than it came.

@@ -45,7 +45,15 @@ pub(super) async fn relay(
             opaque(session, trip, &mut fetched, Bytes::new()).await?
         }
     };
-    put_back(core, trip, fetched).await;
+    trailers::take(session, trip, &mut fetched).await;
+    // The place and the connection are free again before the client can know that its answer is over, and ask for more.
+    if fetched.upstream.is_done() {
+        put_back(core, trip, fetched);
+        end(session, trip).await?;
+    } else {
+        end(session, trip).await?;
+        finish_reading(core, trip, fetched).await;
+    }
     Ok(answered)
 }
 
@@ -233,16 +241,12 @@ async fn flow(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, it:
         }
         match flow {
             Flow::Open => {}
-            Flow::Done => {
-                trailers::take(session, trip, fetched).await;
-                return end(session, trip).await;
-            }
+            Flow::Done => return Ok(()),
             Flow::Ended => {
                 if let Some(mut head) = it.head.take() {
                     start(session, trip, &mut head).await?;
                 }
-                trailers::take(session, trip, fetched).await;
-                return end(session, trip).await;
+                return Ok(());
             }
         }
     }
@@ -364,24 +368,25 @@ pub(super) async fn opaque(
         fetched.lease.backend().health.alive(now);
         trip.record.first_token.get_or_insert(now);
     }
-    trailers::take(session, trip, fetched).await;
-    end(session, trip).await?;
     Ok(Answered::ok(fetched.head.status))
 }
 
-/// Keeps the connection for the next request, if the answer has been read to its end. A backend that says `[DONE]` and
-/// then nothing more gets a moment for the end of its message; the client has its answer already.
-async fn put_back(core: &Core, trip: &Trip, mut fetched: Fetched) {
+/// Gives the place back, and keeps the connection for the next request.
+fn put_back(core: &Core, trip: &Trip, fetched: Fetched) {
     let Some(route) = &trip.route else { return };
-    if !fetched.upstream.is_done() {
-        let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.upstream.read_body()).await;
-        if !matches!(rest, Ok(Ok(None))) {
-            fetched.upstream.close();
-            return;
-        }
-    }
     drop(fetched.lease);
     core.connector.release(fetched.upstream, route.pool.idle_connections);
+}
+
+/// A backend that says `[DONE]` gets a moment for the end of its message; the client has its answer already. What does
+/// not end then is closed.
+async fn finish_reading(core: &Core, trip: &Trip, mut fetched: Fetched) {
+    let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.upstream.read_body()).await;
+    if matches!(rest, Ok(Ok(None))) {
+        put_back(core, trip, fetched);
+    } else {
+        fetched.upstream.close();
+    }
 }
 
 /// How long the end of a message may take after its last event.

@@ -24,8 +24,31 @@ pub(super) fn headers_for_all(trip: &Trip) -> HeaderMap {
     if !record.trace.continued() {
         headers.remove("tracestate");
     }
+    if trip.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        strip_key(&mut headers);
+    }
     frame(trip, &mut headers);
     headers
+}
+
+/// Takes the key that browsers put among the subprotocols out again: see the `api_key` filter.
+fn strip_key(headers: &mut HeaderMap) {
+    let offered: Vec<String> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|protocol| protocol.trim().to_owned())
+        .filter(|protocol| !protocol.starts_with("openai-insecure-api-key."))
+        .collect();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Ok(value) = HeaderValue::from_str(&offered.join(", "))
+        && !value.is_empty()
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+    }
 }
 
 /// Says how long the body is: our own framing, whatever the client's was.

@@ -62,8 +62,7 @@ async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answe
     head.headers.insert(header::CONTENT_LENGTH, headers::number(answer.len() as u64));
     relay::start(session, trip, head).await?;
     relay::follow(trip, &mut answer, false)?;
-    relay::write(session, trip, answer).await?;
-    relay::end(session, trip).await
+    relay::write(session, trip, answer).await
 }
 
 /// Passes a backend's error on if it is one an SDK understands, else says the same in our words.
@@ -96,7 +95,7 @@ pub(super) async fn error(
     }
     let secret = fetched.lease.backend().settings.secret.clone();
     // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.
-    let for_clients = status.is_client_error() && status.as_u16() != 429 || status == StatusCode::NOT_IMPLEMENTED;
+    let for_clients = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
     let (told, log) = match collected {
         Collected::Whole(body) if for_clients && is_tellable(&body, secret.as_deref()) => (Some(body), Bytes::new()),
         Collected::Whole(body) | Collected::More(body) => (None, body),

@@ -82,6 +82,8 @@ pub struct Record {
     pub usage: Option<Usage>,
     /// The backend's own request id.
     pub upstream_request_id: Option<Box<str>>,
+    /// What filters noted.
+    pub notes: Vec<(&'static str, String)>,
 }
 
 impl Record {
@@ -123,6 +125,7 @@ impl Record {
             response_bytes: 0,
             usage: None,
             upstream_request_id: None,
+            notes: Vec::new(),
         }
     }
 

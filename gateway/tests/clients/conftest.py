@@ -17,7 +17,7 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent.parent
-BINARY = os.environ.get("TIDEGATE_BIN", str(ROOT / "target" / "debug" / "tidegate"))
+BINARY = os.environ.get("GATEWAY_BIN", str(ROOT / "target" / "debug" / "tidegate"))
 
 
 def free_port():
@@ -92,8 +92,9 @@ def direct_embed(model_file, folder):
 @pytest.fixture(scope="session")
 def key_and_hash():
     """A key as `tidegate keys new` prints it, and the hash that goes into the file."""
-    text = subprocess.run([BINARY, "keys", "new", "clients"], check=True, capture_output=True, text=True).stdout
-    return re.search(r"\btg[\w-]+", text).group(), re.search(r"hash:\s*[\"']?([^\s\"',}]+)", text).group(1)
+    made = subprocess.run([BINARY, "keys", "new", "--id", "clients"], check=True, capture_output=True, text=True)
+    text = made.stdout + made.stderr
+    return re.search(r"^tg-\w+", text, re.M).group(), re.search(r'hash: "(\w+)"', text).group(1)
 
 
 @pytest.fixture(scope="session")

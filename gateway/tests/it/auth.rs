@@ -4,26 +4,7 @@ use serde_json::Value;
 
 use crate::backend::{Backend, Script};
 use crate::client::{Answer, Request};
-use crate::gateway::{Gateway, command};
-
-/// A fresh key as `tidegate keys new` gives it: the key itself and its hash for the file.
-struct Key {
-    key: String,
-    hash: String,
-}
-
-fn new_key(id: &str) -> Key {
-    let output = command(&["keys", "new", id]);
-    let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{text}");
-    let word = |start: &str| {
-        let at = text.find(start).unwrap_or_else(|| panic!("no {start} in {text}"));
-        text[at..].split(|c: char| !(c.is_ascii_alphanumeric() || "_-:+/=".contains(c))).next().unwrap().to_owned()
-    };
-    let hash = text.lines().find_map(|line| line.split_once("hash:")).expect("the entry has a hash").1;
-    let hash = hash.trim().trim_matches(|c| "\"' ,}".contains(c)).to_owned();
-    Key { key: word("tg"), hash: hash.split(['"', ',', ' ']).next().unwrap().to_owned() }
-}
+use crate::gateway::{Gateway, Key};
 
 fn config(backend: &Backend, key: &Key, rest: &str) -> String {
     format!(
@@ -35,7 +16,7 @@ fn config(backend: &Backend, key: &Key, rest: &str) -> String {
 
 #[tokio::test]
 async fn a_good_key_opens_in_each_of_its_forms_and_stays_here() {
-    let (backend, key) = (Backend::start().await, new_key("alice"));
+    let (backend, key) = (Backend::start().await, Key::new("alice"));
     let gateway = Gateway::start(&config(&backend, &key, "")).await;
     for (n, request) in [
         Request::chat("m").bearer(&key.key),
@@ -90,16 +71,13 @@ async fn a_clients_credential_never_goes_upstream_even_where_nobody_asks_for_one
 
 fn invalid(answer: &Answer) -> Value {
     let error = answer.openai_error(401);
-    assert_eq!(
-        (error["code"].as_str(), error["type"].as_str()),
-        (Some("invalid_api_key"), Some("invalid_request_error"))
-    );
+    assert_eq!(error["code"], "invalid_api_key");
     error
 }
 
 #[tokio::test]
 async fn anything_but_a_good_key_is_401_in_the_callers_protocol() {
-    let (backend, key, stranger) = (Backend::start().await, new_key("alice"), new_key("bob"));
+    let (backend, key, stranger) = (Backend::start().await, Key::new("alice"), Key::new("bob"));
     let gateway = Gateway::start(&config(&backend, &key, "")).await;
     let mut near = key.key.clone();
     let last = near.pop().unwrap();
@@ -125,7 +103,7 @@ async fn anything_but_a_good_key_is_401_in_the_callers_protocol() {
 
 #[tokio::test]
 async fn two_different_credentials_are_refused() {
-    let (backend, key) = (Backend::start().await, new_key("alice"));
+    let (backend, key) = (Backend::start().await, Key::new("alice"));
     let gateway = Gateway::start(&config(&backend, &key, "")).await;
     let twice = Request::chat("m").bearer(&key.key).bearer("other");
     let status = gateway.send(&twice).await.status;
@@ -135,7 +113,7 @@ async fn two_different_credentials_are_refused() {
 
 #[tokio::test]
 async fn a_key_may_be_kept_to_some_models() {
-    let (backend, key) = (Backend::start().await, new_key("alice"));
+    let (backend, key) = (Backend::start().await, Key::new("alice"));
     backend.probes_get(|_| Script::models(&["llama-3", "qwen-2"]));
     let gateway = Gateway::start(&config(&backend, &key, ", models: [\"llama*\", exact]")).await;
     for (model, status) in [("llama-3", 200), ("exact", 200), ("exactly", 404), ("qwen-2", 404)] {
@@ -150,7 +128,7 @@ async fn a_key_may_be_kept_to_some_models() {
 
 #[tokio::test]
 async fn who_called_is_in_the_log_and_cannot_be_claimed_by_headers() {
-    let (backend, key) = (Backend::start().await, new_key("alice"));
+    let (backend, key) = (Backend::start().await, Key::new("alice"));
     let gateway = Gateway::start(&config(&backend, &key, "")).await;
     let request = Request::chat("m")
         .bearer(&key.key)
@@ -168,7 +146,7 @@ async fn who_called_is_in_the_log_and_cannot_be_claimed_by_headers() {
 
 #[tokio::test]
 async fn a_backend_that_refuses_our_key_is_our_fault_and_not_the_clients() {
-    let (backend, key) = (Backend::start().await, new_key("alice"));
+    let (backend, key) = (Backend::start().await, Key::new("alice"));
     let gateway = Gateway::start(&config(&backend, &key, "")).await;
     for status in ["401 Unauthorized", "403 Forbidden"] {
         backend.push(Script::status(

@@ -165,12 +165,12 @@ impl Backend {
         self.state.seen.lock().unwrap().len()
     }
 
-    /// How many connections have been accepted.
+    /// How many connections have carried a request that was no probe.
     pub(crate) fn connections(&self) -> usize {
         self.state.connections.load(SeqCst)
     }
 
-    /// How many connections are open now.
+    /// How many of those are open now.
     pub(crate) fn open(&self) -> usize {
         self.state.open.load(SeqCst)
     }

@@ -103,7 +103,8 @@ async fn an_undeclared_body_is_refused_as_soon_as_it_passes_the_limit() {
 #[tokio::test]
 async fn bodies_in_flight_have_a_budget_together_and_give_it_back() {
     let backend = Backend::start().await;
-    let gateway = Gateway::start(&format!("{}limits: {{ bodies_in_flight: 1MiB }}\n", pool_of(&[&backend]))).await;
+    let gateway =
+        Gateway::start(&format!("{}limits: {{ body: 1MiB, bodies_in_flight: 1MiB }}\n", pool_of(&[&backend]))).await;
     let request = Request::post("/v1/chat/completions", body_of(700 * KIB));
     let gate = Gate::closed();
     backend.push(Script::new().wait(&gate).send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"));
@@ -123,7 +124,8 @@ async fn bodies_in_flight_have_a_budget_together_and_give_it_back() {
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_of_its_body_gives_its_budget_back() {
     let backend = Backend::start().await;
-    let gateway = Gateway::start(&format!("{}limits: {{ bodies_in_flight: 1MiB }}\n", pool_of(&[&backend]))).await;
+    let gateway =
+        Gateway::start(&format!("{}limits: {{ body: 1MiB, bodies_in_flight: 1MiB }}\n", pool_of(&[&backend]))).await;
     let request = Request::post("/v1/chat/completions", body_of(700 * KIB));
     for _ in 0..4 {
         let mut connection = gateway.connect().await;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::backend::{Backend, Script};
 use crate::client::{Connection, Request};
-use crate::gateway::{BINARY, Folder, command, command_with, free_port, pool_of};
+use crate::gateway::{BINARY, Folder, Key, command, command_with, free_port, pool_of};
 
 /// Standard output, standard error and the exit code of a command.
 fn run(arguments: &[&str]) -> (String, String, i32) {
@@ -71,7 +71,8 @@ fn the_environment_fills_in_and_overrides_the_file() {
     assert_eq!(command_with(&["check", path], &[("RIG_KEY", "x")]).status.code(), Some(0));
     let output = command_with(&["check", path], &[("RIG_KEY", "x"), ("TIDEGATE_LIMITS__BODY", "lots")]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("TIDEGATE_LIMITS__BODY"), "an override is named as such");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(said.contains("TIDEGATE_LIMITS__BODY"), "an override is named as such: {said}");
 }
 
 #[test]
@@ -103,11 +104,15 @@ fn version_and_completions_print_what_their_name_says() {
 
 #[test]
 fn keys_new_prints_a_key_once_and_the_entry_for_the_file() {
-    let (first, _, code) = run(&["keys", "new", "alice"]);
+    let (out, err, code) = run(&["keys", "new", "--id", "alice", "--team", "red"]);
     assert_eq!(code, 0);
-    assert!(first.contains("alice") && first.contains("hash:"), "{first}");
-    let (second, ..) = run(&["keys", "new", "alice"]);
-    assert_ne!(first, second, "each is random");
+    for word in ["tg-", "id: alice", "team: red", "hash:"] {
+        assert!((out.clone() + &err).contains(word), "{word} is missing in:\n{out}{err}");
+    }
+    let (first, second) = (Key::new("a"), Key::new("a"));
+    assert!(first.key != second.key && first.hash != second.hash, "each is random");
+    // 160 bits and a checksum in letters and digits.
+    assert!(first.key.len() >= 32 && !first.hash.contains(&first.key));
 }
 
 #[tokio::test]
@@ -116,7 +121,7 @@ async fn init_writes_a_starter_from_a_running_backend_that_check_accepts() {
     backend.probes_get(|_| Script::models(&["llama-3.1-8b"]));
     let (folder, url) = (Folder::new(), backend.url().to_owned());
     let file = folder.path().join("starter.yaml");
-    let arguments = ["init".to_owned(), url, "--output".to_owned(), file.display().to_string()];
+    let arguments = ["init", "--from", &url, "--output", file.to_str().unwrap()].map(str::to_owned);
     let output = tokio::task::spawn_blocking(move || command(&arguments.each_ref().map(String::as_str))).await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(&file).unwrap();
@@ -134,14 +139,14 @@ async fn explain_says_what_a_request_would_meet_and_why() {
         pool_of(&[&backend])
     );
     let file = folder.write("explain.yaml", &text);
-    let (out, err, code) = run(&["explain", file.to_str().unwrap(), "--model", "gpt-4o-mini"]);
+    let (out, err, code) = run(&["explain", "--config", file.to_str().unwrap(), "--model", "gpt-4o-mini"]);
     assert_eq!(code, 0, "{err}");
     for word in ["gpt-4o-mini", "llama", "main", backend.url()] {
         assert!(out.contains(word), "{word} is missing in:\n{out}");
     }
-    let (out, ..) = run(&["explain", file.to_str().unwrap(), "--model", "qwen-2"]);
+    let (out, ..) = run(&["explain", "--config", file.to_str().unwrap(), "--model", "qwen-2"]);
     assert!(out.contains("qwen*"), "{out}");
-    let (out, err, _) = run(&["explain", file.to_str().unwrap(), "--model", "gpt-4o-min"]);
+    let (out, err, _) = run(&["explain", "--config", file.to_str().unwrap(), "--model", "gpt-4o-min"]);
     assert!((out + &err).contains("gpt-4o-mini"), "a near name");
 }
 
@@ -211,15 +216,8 @@ async fn proxy_needs_no_file_and_tells_how_to_use_it() {
     let backend = Backend::start().await;
     backend.probes_get(|_| Script::models(&["llama-3.1-8b"]));
     let port = free_port();
-    let arguments = [
-        "proxy",
-        "--to",
-        backend.url(),
-        "--listen",
-        &format!("127.0.0.1:{port}"),
-        "--admin",
-        &format!("127.0.0.1:{}", free_port()),
-    ];
+    let listen = format!("127.0.0.1:{port}");
+    let arguments = ["proxy", "--to", backend.url(), "--listen", &listen];
     let running = Running::start(&arguments.map(str::to_owned));
     let answer = answers(port, &Request::chat("llama-3.1-8b")).await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
@@ -228,20 +226,36 @@ async fn proxy_needs_no_file_and_tells_how_to_use_it() {
     assert!(text.contains("llama-3.1-8b") || text.contains(&port.to_string()), "{text}");
 }
 
+/// The lines of `text` from one that starts so to one that is so.
+fn block(text: &str, first: &str, last: &str) -> String {
+    let from = text.lines().skip_while(|line| !line.starts_with(first));
+    let lines: Vec<&str> = from.take_while(|line| *line != last).collect();
+    assert!(!lines.is_empty(), "no {first} in:\n{text}");
+    lines.join("\n") + "\n" + last + "\n"
+}
+
 #[tokio::test]
 async fn demo_answers_and_prints_snippets_that_work_when_pasted() {
-    let (port, admin) = (free_port(), free_port());
-    let arguments = ["demo", "--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")];
-    let running = Running::start(&arguments.map(str::to_owned));
+    let port = free_port();
+    let running = Running::start(&["demo", "--port", &port.to_string()].map(str::to_owned));
     let list = answers(port, &Request::get("/v1/models")).await;
     assert!(matches!(list.status, 200 | 401), "{}", list.status);
-    let text = tokio::task::spawn_blocking(move || {
-        let text = running.until(|line| line.contains("openai") && line.contains("import") && !line.contains("from"));
-        (text, running)
-    })
-    .await
-    .unwrap();
-    let (text, _running) = text;
-    assert!(text.contains(&format!("http://127.0.0.1:{port}/v1")), "{text}");
-    assert!(text.contains("curl"), "{text}");
+    let pasted = tokio::task::spawn_blocking(move || {
+        let text = running.until(|line| line.contains("Ctrl-C"));
+        let snippets = [block(&text, "curl -N", ""), block(&text, "python3 - <<", "EOF"), block(&text, "node ", "EOF")];
+        let pasting = snippets.map(|snippet| {
+            std::thread::spawn(move || {
+                let output = Command::new("bash").arg("-c").arg(&snippet).stdin(Stdio::null()).output().unwrap();
+                (snippet, String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+            })
+        });
+        let pasted = pasting.map(|thread| thread.join().unwrap());
+        drop(running);
+        pasted
+    });
+    let [curl, python, node] = pasted.await.unwrap();
+    assert!(curl.2 && curl.1.contains("data: [DONE]"), "{curl:?}");
+    for (snippet, said, well) in [python, node] {
+        assert!(well && said.split(' ').count() > 3, "{snippet}\nsaid {said:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The built gateway as a child process: a file of its own, free ports, its log, its metrics, its signals.
 
+mod key;
 mod log;
 mod metrics;
 
@@ -9,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+pub(crate) use key::Key;
 pub(crate) use log::Log;
 pub(crate) use metrics::Metrics;
 
@@ -105,7 +107,7 @@ impl Gateway {
             match Self::try_start(folder, config, environment).await {
                 Ok(gateway) => return gateway,
                 // Somebody else took the port between our look and the gateway's bind.
-                Err((back, text)) if text.contains("in use") => folder = back,
+                Err((back, text)) if text.contains("in use by another process") => folder = back,
                 Err((_, text)) => panic!("the gateway did not start:\n{text}\nwith:\n{config}"),
             }
         }
@@ -127,7 +129,7 @@ impl Gateway {
             .unwrap();
         let log = Log::of(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let mut gateway = Self { child, port, admin_port, folder, log };
-        match gateway.becomes_live().await {
+        match gateway.becomes_live(text.contains(&format!(":{port}"))).await {
             true => Ok(gateway),
             false => {
                 let (text, folder) = (gateway.log.text(), std::mem::replace(&mut gateway.folder, Folder::new()));
@@ -136,15 +138,17 @@ impl Gateway {
         }
     }
 
-    async fn becomes_live(&mut self) -> bool {
+    async fn becomes_live(&mut self, on_port: bool) -> bool {
         let until = Instant::now() + Duration::from_secs(15);
         while Instant::now() < until {
             if self.child.try_wait().unwrap().is_some() {
                 self.log.finish().await;
                 return false;
             }
-            if tokio::net::TcpStream::connect(self.admin_address()).await.is_ok()
+            // Alive is said by the admin listener, which may be up before the others.
+            if listens(self.admin_address()).await
                 && self.admin("/livez").await.status == 200
+                && (!on_port || listens(self.address()).await)
             {
                 return true;
             }
@@ -182,6 +186,20 @@ impl Gateway {
 
     pub(crate) async fn metrics(&self) -> Metrics {
         Metrics::parse(self.admin("/metrics").await.text())
+    }
+
+    /// Waits up to 2 s for a metric to have this value: a request is counted when it is over, which is after its
+    /// client has read the answer.
+    pub(crate) async fn metric_is(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let until = Instant::now() + Duration::from_secs(2);
+        loop {
+            let metrics = self.metrics().await;
+            if metrics.has(name) && metrics.sum(name, labels) == value {
+                return;
+            }
+            assert!(Instant::now() < until, "{name} {labels:?} is not {value}:\n{}", metrics.with(name));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Sends a signal by name: `TERM`, `HUP`.
@@ -222,6 +240,10 @@ impl Drop for Gateway {
             self.log.show();
         }
     }
+}
+
+async fn listens(address: SocketAddr) -> bool {
+    tokio::net::TcpStream::connect(address).await.is_ok()
 }
 
 fn complete(config: &str, port: u16, admin_port: u16, folder: &Path) -> String {

@@ -7,12 +7,15 @@
 mod auth;
 mod backend;
 mod bodies;
+mod broken_streams;
 mod cancel;
 mod certs;
 mod cli;
 mod client;
+mod examples;
 mod faithful;
 mod faults;
+mod framing;
 mod gateway;
 mod input;
 mod life;

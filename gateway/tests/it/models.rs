@@ -25,6 +25,20 @@ fn listed(answer: &Answer) -> BTreeSet<String> {
     set
 }
 
+/// Waits up to 2 s for the list to have these: backends are asked in the background.
+async fn lists(gateway: &Gateway, wanted: &[&str]) -> Answer {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    loop {
+        let answer = gateway.send(&Request::get("/v1/models")).await;
+        let ids = listed(&answer);
+        if ids.is_superset(&names(wanted)) {
+            return answer;
+        }
+        assert!(std::time::Instant::now() < until, "{wanted:?} should be in {ids:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
 fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(ToString::to_string).collect()
 }
@@ -110,9 +124,8 @@ async fn the_model_list_merges_what_backends_serve_and_what_the_file_names() {
         "  alias: { pool: a, as: llama }\n  \"*\": { pool: b }\n  \"llama*\": { pool: a }",
     ))
     .await;
-    let list = gateway.send(&Request::get("/v1/models")).await;
+    let list = lists(&gateway, &["alias", "llama", "qwen"]).await;
     let ids = listed(&list);
-    assert!(ids.is_superset(&names(&["alias", "llama", "qwen"])), "{ids:?}");
     assert!(ids.iter().all(|id| !id.contains('*')), "a wildcard is no model: {ids:?}");
     for model in list.json()["data"].as_array().unwrap() {
         assert_eq!(model["object"], "model");
@@ -130,7 +143,7 @@ async fn the_model_list_answers_although_a_backend_is_down() {
         refused()
     );
     let gateway = Gateway::start(&config).await;
-    assert!(listed(&gateway.send(&Request::get("/v1/models")).await).contains("llama"));
+    lists(&gateway, &["llama"]).await;
 }
 
 #[tokio::test]
@@ -139,7 +152,7 @@ async fn the_model_list_survives_a_backend_that_answers_nonsense() {
     a.probes_get(|_| Script::models(&["llama"]));
     b.probes_get(|_| Script::answer("200 OK", &[("content-type", "text/html")], "<html>"));
     let gateway = Gateway::start(&two_pools(&a, &b, "  \"l*\": { pool: a }\n  \"*\": { pool: b }")).await;
-    assert!(listed(&gateway.send(&Request::get("/v1/models")).await).contains("llama"));
+    lists(&gateway, &["llama"]).await;
 }
 
 #[tokio::test]
@@ -148,6 +161,7 @@ async fn one_model_can_be_asked_about() {
     a.probes_get(|_| Script::models(&["org/llama"]));
     let gateway =
         Gateway::start(&two_pools(&a, &b, "  alias: { pool: a, as: org/llama }\n  \"org*\": { pool: a }")).await;
+    lists(&gateway, &["org/llama"]).await;
     for id in ["alias", "org/llama", "org%2Fllama"] {
         let answer = gateway.send(&Request::get(&format!("/v1/models/{id}"))).await;
         assert_eq!(answer.status, 200, "{id}: {:?}", answer.body);

@@ -86,6 +86,20 @@ async fn a_gate_holds_an_answer_until_it_is_opened() {
 }
 
 #[tokio::test]
+async fn a_websocket_echoes_what_comes_with_the_handshake_and_after_it() {
+    let backend = Backend::start().await;
+    backend.push(Script::websocket_echo("x", None));
+    let mut connection = Connection::open(backend.address()).await;
+    connection.send([Request::get("/v1/realtime").bytes().as_ref(), b"one"].concat()).await;
+    assert_eq!(connection.head().await.status, 101);
+    assert_eq!(connection.raw().await, "one");
+    connection.send("two").await;
+    assert_eq!(connection.raw().await, "two");
+    drop(connection);
+    backend.only().await.gone().await;
+}
+
+#[tokio::test]
 async fn the_same_works_in_tls_and_on_a_unix_socket() {
     let certs = Certs::new();
     let backend = Backend::start_tls(&certs).await;

@@ -86,8 +86,10 @@ async fn a_head_without_a_first_token_in_time_is_an_error() {
         Script::stream().repeat(crate::wire::chunk(b": wait\n\n"), Duration::from_millis(40)),
         Script::stream().chunk(role).hang(),
     ] {
+        let what = format!("{script:.300?}");
         backend.push(script);
         let (answer, time) = timed(&gateway, &Request::stream("m")).await;
+        assert!(time < Duration::from_secs(2), "{what} took {time:?}");
         assert!(answer.status == 504 || answer.text().contains("\"error\""), "{} {:?}", answer.status, answer.body);
         assert!(!answer.text().contains("[DONE]"));
         between(time, 250, 2000);

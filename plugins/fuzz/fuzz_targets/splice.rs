@@ -2,7 +2,7 @@
 #![no_main]
 
 #[path = "../properties/mod.rs"]
-#[expect(dead_code, reason = "each target has its own property")]
+#[expect(dead_code, unused_imports, reason = "each target has its own property")]
 mod properties;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::splice(data));

@@ -1,3 +1,4 @@
+use serde_json::Value;
 use tidegate_plugins::call::{Call, CallFault, Endpoint, FaultKind, Key, MAX_DEPTH};
 use tidegate_plugins::json;
 
@@ -27,6 +28,10 @@ fn members_are_the_same(body: &[u8], reference: Option<&Object>) {
 
 fn agrees(call: &Call, body: &[u8], members: &[(String, String)]) {
     assert!(reference::depth(body) <= MAX_DEPTH);
+    assert!(!serde_json::from_slice(body).is_ok_and(|body| has_nul_in_key(&body)));
+    let is_escaped =
+        |member: json::Member<'_>| member.key.contains(&b'\\') && Key::ALL.iter().any(|key| member.is(key.name()));
+    assert!(!json::members(body).any(is_escaped));
     assert_eq!(call.is_empty(), members.is_empty());
     assert_eq!(body[call.end()], b'}');
     assert!(body[call.end() + 1..].trim_ascii().is_empty());
@@ -41,7 +46,7 @@ fn agrees(call: &Call, body: &[u8], members: &[(String, String)]) {
     }
     let value = |key: &str| {
         let (_, value) = members.iter().find(|(name, _)| name == key)?;
-        serde_json::from_str::<serde_json::Value>(value).ok()
+        serde_json::from_str::<Value>(value).ok()
     };
     assert_eq!(call.model(body).as_deref(), value("model").as_ref().and_then(|model| model.as_str()));
     assert_eq!(call.stream, value("stream").is_some_and(|stream| stream == true));
@@ -53,6 +58,14 @@ fn agrees(call: &Call, body: &[u8], members: &[(String, String)]) {
     assert_eq!(call.include_usage, include_usage);
     if let Some(limit) = value("max_tokens").and_then(|limit| limit.as_u64()) {
         assert!(call.max_tokens >= Some(limit));
+    }
+}
+
+fn has_nul_in_key(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.iter().any(|(key, value)| key.contains('\0') || has_nul_in_key(value)),
+        Value::Array(elements) => elements.iter().any(has_nul_in_key),
+        _ => false,
     }
 }
 

@@ -21,6 +21,10 @@ pub use keys::Key;
 /// How deep a body may nest; the body itself is the first level.
 pub const MAX_DEPTH: usize = 128;
 
+/// The longest name of a model, in bytes. It comes back in every event of a renamed stream, so that a longer one would
+/// be a lever.
+pub const MAX_MODEL: usize = 256;
+
 /// What a body says, as positions within it. Small, and tied to the bytes it was read from only by convention:
 /// methods that take `body` want those very bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The one reading of a body.
 
 use super::object::Object;
-use super::{Call, CallFault, Endpoint, FaultKind, Key, MAX_DEPTH, Span};
+use super::{Call, CallFault, Endpoint, FaultKind, Key, MAX_DEPTH, MAX_MODEL, Span};
 use crate::json;
 
 pub(super) fn read(body: &[u8], endpoint: Endpoint) -> Result<Call, CallFault> {
@@ -71,8 +71,9 @@ impl<'a> Values<'a> {
         let Some(raw) = self.raw(Key::Model) else { return Ok(()) };
         let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
         let name = inner.and_then(|inner| json::unquoted(inner.as_bytes()));
-        if name.is_none_or(|name| name.is_empty()) {
-            return Err(self.wrong_type(Key::Model, raw, "a non-empty string"));
+        if !name.is_some_and(|name| (1..=MAX_MODEL).contains(&name.len())) {
+            let expected = format!("a string of 1 to {MAX_MODEL} bytes");
+            return Err(self.wrong_type(Key::Model, raw, &expected));
         }
         Ok(())
     }

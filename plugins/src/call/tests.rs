@@ -96,6 +96,13 @@ fn a_member_of_another_type_is_refused() {
 }
 
 #[test]
+fn a_models_name_is_bounded() {
+    let body = |length| format!("{{\"model\":\"{}\"}}", "m".repeat(length));
+    read(&body(MAX_MODEL));
+    assert_eq!(fault(body(MAX_MODEL + 1)).kind, FaultKind::WrongType);
+}
+
+#[test]
 fn what_is_no_single_json_object_is_refused() {
     for (body, kind) in [
         ("", FaultKind::Empty),

@@ -7,13 +7,15 @@
 
 mod head;
 
+use std::ops::Range;
+
 use memchr::memchr;
 use thiserror::Error;
 
 pub use head::boundary_of;
 
-/// The longest name of a model.
-const MAX_MODEL: usize = 256;
+use crate::call::MAX_MODEL;
+
 /// The longest head of a part.
 const MAX_HEAD: usize = 4096;
 
@@ -32,6 +34,10 @@ pub struct ModelFinder {
     /// Of the part at hand.
     head: Vec<u8>,
     model: Option<String>,
+    /// Where in the body the model stands.
+    place: Range<usize>,
+    /// How much of the body has been taken.
+    taken: usize,
 }
 
 /// What is wrong with a form. Always the client's fault.
@@ -84,6 +90,8 @@ impl ModelFinder {
             is_fresh: true,
             head: Vec::new(),
             model: None,
+            place: 0..0,
+            taken: 0,
         }
     }
 
@@ -100,6 +108,7 @@ impl ModelFinder {
             };
             let taken = taken.inspect_err(|fault| self.state = State::Broken(*fault))?;
             chunk = &chunk[taken..];
+            self.taken += taken;
         }
         Ok(())
     }
@@ -108,6 +117,12 @@ impl ModelFinder {
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
+    }
+
+    /// Where the model's name stands in the body, once its field has come: another may be put in its place.
+    #[must_use]
+    pub fn model_range(&self) -> Option<Range<usize>> {
+        self.model.is_some().then(|| self.place.clone())
     }
 
     /// The model, now that the body is over; `None` if the form has no such field.
@@ -144,12 +159,13 @@ impl ModelFinder {
             value.extend_from_slice(&chunk[..taken]);
         }
         if self.matched == self.delimiter.len() {
-            self.delimited()?;
+            self.delimited(self.taken + taken)?;
         }
         Ok(taken)
     }
 
-    fn delimited(&mut self) -> Result<(), MultipartFault> {
+    /// Ends a part with the delimiter that ends at `end` of the body.
+    fn delimited(&mut self, end: usize) -> Result<(), MultipartFault> {
         if self.last != b'\r' {
             return Err(MultipartFault::Malformed("a boundary stands behind a bare line feed"));
         }
@@ -159,7 +175,9 @@ impl ModelFinder {
                 return Err(MultipartFault::Malformed("a part has no content, not even an empty one"));
             }
             State::Model(mut value) => {
-                value.truncate(value.len() - self.delimiter.len() - 1);
+                let delimiter = self.delimiter.len() + 1;
+                value.truncate(value.len() - delimiter);
+                self.place = end - delimiter - value.len()..end - delimiter;
                 let model = String::from_utf8(value).ok().filter(|model| !model.is_empty());
                 let fault = MultipartFault::Malformed("the model's name is empty or not UTF-8");
                 self.model = Some(model.ok_or(fault)?);

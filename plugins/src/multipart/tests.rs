@@ -73,6 +73,7 @@ fn what_another_reader_might_take_apart_otherwise_is_refused() {
     malformed(&good[..good.len() - 4]);
     malformed(&good.replace("\r\n", "\n"));
     malformed(&good.replace("1\r\n--XX", "1\n--XX"));
+    malformed(&good.replace("1\r\n--XX", "1\r\n\n--XX"));
     malformed(&good.replace("\r\n1\r\n", "\r\n"));
     malformed(&good.replace("\r\n\r\n1\r\n", "\r\n"));
     malformed(&good.replace("--XX\r\n", "--XXY\r\n"));

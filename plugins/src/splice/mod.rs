@@ -65,7 +65,9 @@ impl Edits {
 
     /// Puts `text` in the place of `range`. Earlier edits of the same range, or within it, give way.
     pub fn replace(&mut self, range: Range<usize>, text: impl Into<Bytes>) -> Result<(), SpliceFault> {
-        self.list.retain(|edit| !edit.lies_within(&range));
+        if !self.are_all_before(range.start) {
+            self.list.retain(|edit| !edit.lies_within(&range));
+        }
         self.add(Edit { range, text: text.into(), member: None })
     }
 
@@ -126,7 +128,8 @@ impl Edits {
 
     fn add(&mut self, new: Edit) -> Result<(), SpliceFault> {
         let apart = |edit: &Edit| edit.range.end <= new.range.start || new.range.end <= edit.range.start;
-        if new.range.start > new.range.end || !self.list.iter().all(apart) {
+        let fits = self.are_all_before(new.range.start) || self.list.iter().all(apart);
+        if new.range.start > new.range.end || !fits {
             return Err(SpliceFault::Overlap);
         }
         // Behind what begins where it begins: insertions keep their order, and come before a replacement.
@@ -134,6 +137,11 @@ impl Edits {
         let place = self.list.partition_point(|edit| order(edit) <= order(&new));
         self.list.insert(place, new);
         Ok(())
+    }
+
+    /// The usual case, edits being made from front to back, and the one in which many of them cost no more than few.
+    fn are_all_before(&self, position: usize) -> bool {
+        self.list.last().is_none_or(|last| last.range.end <= position)
     }
 
     /// The body as edited; itself, at no cost, if nothing is to be done.

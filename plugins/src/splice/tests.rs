@@ -19,7 +19,7 @@ fn a_new_model_changes_its_bytes_only() {
 
 #[test]
 fn a_call_moves_along_with_its_body() {
-    for body in [r#"{"prompt":"a","model":"mm","stream":true,"messages":[]} "#, r#"{"prompt":"a"}"#, "{}"] {
+    for body in [r#"{"prompt":"a","model":"mm","n":1,"messages":[]} "#, r#"{"prompt":"a"}"#, "{}"] {
         let (edited, moved) = set_model(&call(body), &Bytes::from_static(body.as_bytes()), "other");
         assert_eq!(moved, Call::read(&edited, Endpoint::Chat).unwrap(), "{body}");
         assert_eq!(moved.model(&edited).unwrap(), "other");

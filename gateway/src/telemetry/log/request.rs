@@ -8,7 +8,7 @@ use tracing::Level;
 
 use super::text::{Clean, Stamp, write_digits, write_json_string};
 use super::{Style, level_name};
-use crate::telemetry::record::{Cause, Record};
+use crate::telemetry::record::{Cause, Record, bounded};
 
 /// How loud the line of a request is: its fault, not its status, decides, so that `level: warn` shows what is ours to mend.
 pub(super) fn level(cause: Cause) -> Level {
@@ -63,6 +63,7 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
     line.maybe_text("org", record.org.as_deref());
     line.maybe_text("key_id", record.key_id.as_deref());
     json_measures(&mut line, record);
+    line.notes(&record.notes);
     out.push(b'}');
 }
 
@@ -85,6 +86,9 @@ fn json_measures(line: &mut Fields<'_>, record: &Record) {
     line.number("response_bytes", record.response_bytes);
 }
 
+/// The longest note that is logged, in bytes.
+const LONGEST_NOTE: usize = 256;
+
 /// The fields of a JSON object after its first.
 struct Fields<'a>(&'a mut Vec<u8>);
 
@@ -93,6 +97,23 @@ impl Fields<'_> {
         self.0.extend_from_slice(b",\"");
         self.0.extend_from_slice(key.as_bytes());
         self.0.extend_from_slice(b"\":");
+    }
+
+    /// In an object of their own, so that no filter can speak for the gateway.
+    fn notes(&mut self, notes: &[(&'static str, String)]) {
+        if notes.is_empty() {
+            return;
+        }
+        self.key("notes");
+        let mut separator = b'{';
+        for (key, value) in notes {
+            self.0.push(separator);
+            separator = b',';
+            write_json_string(self.0, key);
+            self.0.push(b':');
+            write_json_string(self.0, bounded(value, LONGEST_NOTE).as_ref());
+        }
+        self.0.push(b'}');
     }
 
     fn text(&mut self, key: &'static str, value: &str) {

@@ -10,7 +10,7 @@ use super::Seen;
 use crate::wire;
 
 /// A door that a test opens once: a script waits before it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Gate(Arc<Semaphore>);
 
 impl Gate {
@@ -29,7 +29,7 @@ impl Gate {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum Step {
     Send(Bytes),
     Pause(Duration),
@@ -47,7 +47,7 @@ pub(super) enum Step {
 }
 
 /// Steps in order; after the last the connection serves the next request.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Script {
     pub(super) steps: Vec<Step>,
     /// Begin when the head is read, without reading the body.

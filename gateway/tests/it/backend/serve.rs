@@ -23,10 +23,11 @@ pub(super) async fn accept_tcp(listener: TcpListener, state: Arc<State>, tls: Op
         tasks.spawn(async move {
             match tls {
                 None => connection(stream, state).await,
-                Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => connection(stream, state).await,
-                    Err(_) => drop(state.connections.fetch_add(1, SeqCst)),
-                },
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        connection(stream, state).await;
+                    }
+                }
             }
         });
     }
@@ -64,8 +65,6 @@ enum Next {
 }
 
 async fn connection(io: impl Io + 'static, state: Arc<State>) {
-    state.connections.fetch_add(1, SeqCst);
-    let _open = Counted::new(&state, |state| &state.open);
     let accept = state.accepts.lock().unwrap().pop_front().unwrap_or(OnAccept::Serve);
     match accept {
         OnAccept::Close => {}
@@ -75,10 +74,10 @@ async fn connection(io: impl Io + 'static, state: Arc<State>) {
             while wire.fill().await.is_ok_and(|read| read > 0) {}
         }
         OnAccept::Serve => {
-            let mut wire = Wire::new(io);
+            let (mut wire, mut open) = (Wire::new(io), None);
             let mut next = Next::Request;
             while let Next::Request = next {
-                next = exchange(&mut wire, &state).await.unwrap_or(Next::Close);
+                next = exchange(&mut wire, &state, &mut open).await.unwrap_or(Next::Close);
             }
             if let Next::Reset = next {
                 wire.reset();
@@ -88,13 +87,17 @@ async fn connection(io: impl Io + 'static, state: Arc<State>) {
 }
 
 /// One request and what the script makes of it.
-async fn exchange(wire: &mut Wire, state: &Arc<State>) -> io::Result<Next> {
+async fn exchange(wire: &mut Wire, state: &Arc<State>, open: &mut Option<Counted>) -> io::Result<Next> {
     let Some(head) = wire.head().await? else {
         return Ok(Next::Close);
     };
     let (first_line, headers) = parse_head(&head);
     let framing = Framing::of(&headers, Framing::Empty);
     let mut seen = Seen::new(&first_line, head, headers);
+    if open.is_none() && !seen.is_probe() {
+        state.connections.fetch_add(1, SeqCst);
+        *open = Some(Counted::new(state, |state| &state.open).0);
+    }
     let early = state.is_next_at_head();
     if !early {
         let read = read_body(&mut seen, framing, wire).await;

@@ -32,6 +32,11 @@ impl Metrics {
         })
     }
 
+    /// The lines that begin with this name, for a message.
+    pub(crate) fn with(&self, name: &str) -> String {
+        self.text.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>().join("\n")
+    }
+
     pub(crate) fn text(&self) -> &str {
         &self.text
     }

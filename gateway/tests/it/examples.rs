@@ -1,0 +1,35 @@
+//! Every example file in config/ starts, alone, with nothing but its environment filled in.
+
+use std::path::Path;
+
+use crate::certs::Certs;
+use crate::gateway::{Folder, Gateway, command};
+
+const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config");
+
+#[tokio::test]
+async fn every_example_starts() {
+    let mut started = 0;
+    for entry in std::fs::read_dir(Path::new(CONFIG).join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replace("127.0.0.1:8080", "127.0.0.1:$PORT").replace("127.0.0.1:8443", "127.0.0.1:$PORT");
+        let folder = Folder::new();
+        Certs::new().write_to(folder.path());
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let (cert, key, ca, runtime) = (file("cert.pem"), file("key.pem"), file("ca.pem"), file(""));
+        let environment =
+            [("TLS_CERT", &*cert), ("TLS_KEY", &*key), ("BACKEND_CA", &*ca), ("RUNTIME_DIRECTORY", &*runtime)];
+        let gateway = Gateway::start_in(folder, &text, &environment).await;
+        assert_eq!(gateway.admin("/livez").await.status, 200, "{}", path.display());
+        started += 1;
+    }
+    assert!(started >= 5, "{started} examples");
+}
+
+#[test]
+fn the_reference_file_passes_its_own_check() {
+    let output = command(&["check", &format!("{CONFIG}/gateway.yaml")]);
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+}
