@@ -4,13 +4,15 @@ mod reading;
 mod reusing;
 mod writing;
 
-use super::*;
+use super::{Client, FIRST_PIECE, RequestHead};
+use crate::upstream::error::{self, Error};
 use futures_util::FutureExt;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection that gives `pieces`, one a read, and remembers what is written.
 #[derive(Default)]
@@ -116,7 +118,7 @@ fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Read, Fault> {
     })
 }
 
-async fn read_all(client: &mut Client<Wire>) -> super::Result<Read> {
+async fn read_all(client: &mut Client<Wire>) -> error::Result<Read> {
     let head = client.read_head().await?;
     let mut body = Vec::new();
     while let Some(piece) = client.read_body().await? {

@@ -50,16 +50,12 @@ fn a_body_is_as_long_as_declared() {
 fn nothing_that_would_be_a_second_request_is_sent() {
     let targets = ["/a b", "/a\r\nx: y", "/a\n", "/a\0", "", "a", "/\x7f"];
     let odd_targets = targets.map(|target| RequestHead { target: target.into(), ..post(HeaderMap::new()) });
+    let mut twice = headers(&[(header::CONTENT_LENGTH, "1")]);
+    twice.append(header::CONTENT_LENGTH, HeaderValue::from(1));
     let odd_framings = [
         headers(&[(header::CONTENT_LENGTH, "1x")]),
         headers(&[(header::CONTENT_LENGTH, "1"), (header::TRANSFER_ENCODING, "chunked")]),
-        [(header::CONTENT_LENGTH, HeaderValue::from(1)); 2].into_iter().fold(
-            HeaderMap::new(),
-            |mut all, (name, value)| {
-                all.append(name, value);
-                all
-            },
-        ),
+        twice,
     ]
     .map(post);
     for head in odd_targets.into_iter().chain(odd_framings) {
