@@ -9,7 +9,8 @@ use crate::exchange::{self, Session};
 use crate::framing;
 use crate::telemetry::BadHead;
 use async_trait::async_trait;
-use http::StatusCode;
+use bytes::BytesMut;
+use http::{HeaderMap, StatusCode};
 use pingora::ErrorType;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
@@ -17,6 +18,7 @@ use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// The application behind every client listener.
 pub(crate) struct Server {
@@ -105,10 +107,10 @@ impl Server {
                 self.core.metrics.bad_request(refused.reason);
                 return exchange::unreadable_head(&mut session, refused.status, refused.message).await;
             }
-            self.core.answer(&mut session).await;
-            match session.finish().await {
-                Ok(Some(reusable)) => (stream, prefix) = reusable.into_parts(),
-                _ => return,
+            let trailers = self.core.answer(&mut session).await;
+            match finish(session, trailers, limits.write_timeout).await {
+                Some(reusable) => (stream, prefix) = reusable,
+                None => return,
             }
         }
     }
@@ -186,12 +188,41 @@ impl HttpServerApp for Http2 {
     }
 }
 
+/// Ends an HTTP/1 answer, with its trailers if it has any: Pingora's session cannot write them, but gives the connection
+/// back without having ended the body. Returns the connection if it can be used again, with what has come on it.
+async fn finish(
+    session: Session,
+    trailers: Option<HeaderMap>,
+    patience: Duration,
+) -> Option<(Stream, Option<BytesMut>)> {
+    let (session, trailers) = match (session, trailers) {
+        (Session::H1(session), Some(trailers)) => (session, trailers),
+        (session, _) => return session.finish().await.ok()?.map(|reusable| reusable.into_parts()),
+    };
+    let keeps_alive = session.will_keepalive();
+    let (mut stream, prefix) = match keeps_alive {
+        true => session.reuse().await.ok()??.into_parts(),
+        false => (session.into_inner(), None),
+    };
+    let end = exchange::encode_trailers(&trailers);
+    let sending = async {
+        stream.write_all(&end).await?;
+        stream.flush().await
+    };
+    pingora::time::timeout(patience, sending).await.ok()?.ok()?;
+    if !keeps_alive {
+        let _ = stream.shutdown().await;
+    }
+    keeps_alive.then_some((stream, prefix))
+}
+
 impl Core {
     /// Answers one request, counted as being in flight.
-    async fn answer(&self, session: &mut Session) {
+    async fn answer(&self, session: &mut Session) -> Option<HeaderMap> {
         let _counted = self.requests.enter(usize::MAX);
         self.metrics.in_flight.inc();
-        exchange::serve(self, session).await;
+        let trailers = exchange::serve(self, session).await;
         self.metrics.in_flight.dec();
+        trailers
     }
 }

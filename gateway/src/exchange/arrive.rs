@@ -90,6 +90,7 @@ pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session)
         query: None,
         head_sent: false,
         receiving: Duration::ZERO,
+        trailers: None,
     }
 }
 

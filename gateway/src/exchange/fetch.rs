@@ -7,16 +7,18 @@ use super::fail::{Fault, Result, Wait};
 use super::{Route, Session, Trip, request};
 use crate::core::Core;
 use crate::telemetry::BackendFault;
-use crate::upstream::{Backend, Lease, Upstream};
-use pingora::ErrorType;
+use crate::upstream::{Backend, Error, Lease, RequestHead, Upstream};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidegate_plugins::Head;
 
 /// A backend that has begun to answer.
 pub(super) struct Fetched {
     /// The connection; the answer's head has been read.
     pub upstream: Upstream,
+    /// That head.
+    pub head: Head,
     /// The place at the backend.
     pub lease: Lease,
     /// When this has to be over.
@@ -130,7 +132,7 @@ pub(super) async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -
         }
         trip.record.upstream_time += began.elapsed();
         match outcome {
-            Ok(upstream) => return Ok(Fetched { upstream, lease, deadline }),
+            Ok((upstream, head)) => return Ok(Fetched { upstream, head, lease, deadline }),
             Err(Failed::Next(fault)) if tried.len() < route.pool.retries as usize => {
                 failure = Some(fault);
                 tried.push(backend);
@@ -150,7 +152,7 @@ async fn attempt(
     route: &Route,
     deadline: Deadline,
     fresh: bool,
-) -> std::result::Result<Upstream, Failed> {
+) -> std::result::Result<(Upstream, Head), Failed> {
     let began = Instant::now();
     let until = deadline.until(Wait::FirstByte, began, route.timeouts.connect, true);
     let connected = wait(session, until, core.connector.connect(backend, fresh)).await;
@@ -165,34 +167,35 @@ async fn attempt(
     };
     backend.series.connected(upstream.reused);
     backend.series.attempts.inc();
-    let headers = request::headers_for_all(trip);
-    let head = request::head_for(backend, trip, headers, upstream.is_http2())
-        .map_err(|error| Failed::Final(Fault::ours(format!("request head for {}: {error}", backend.settings.name))))?;
+    let head = request::head_for(backend, trip, request::headers_for_all(trip));
     let sent = send(session, trip, &mut upstream, head, deadline, route).await;
     trip.record.sent = Some(Instant::now());
     if let Err(failed) = sent {
-        let upstream = unsent(session, trip, backend, upstream, failed).await?;
-        return Ok(begun(trip, backend, upstream));
+        let head = unsent(session, trip, backend, &mut upstream, failed).await?;
+        begun(trip, backend, &head);
+        return Ok((upstream, head));
     }
     let until = deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, true);
     match wait(session, until, upstream.read_head()).await? {
-        Ok(()) => Ok(begun(trip, backend, upstream)),
-        Err(error) if upstream.reused && is_disconnect(&error) && trip.replayable => Err(Failed::Stale),
+        Ok(head) => {
+            begun(trip, backend, &head);
+            Ok((upstream, head))
+        }
+        Err(error) if upstream.reused && error.is_unanswered() && trip.replayable => Err(Failed::Stale),
         Err(error) => {
             let log = format!("{}: {error}", backend.settings.name);
-            Err(Failed::Final(if is_disconnect(&error) { Fault::broken(log) } else { Fault::malformed(log) }))
+            Err(Failed::Final(if error.is_disconnect() { Fault::broken(log) } else { Fault::malformed(log) }))
         }
     }
 }
 
 /// The backend has begun to answer.
-fn begun(trip: &mut Trip, backend: &Backend, upstream: Upstream) -> Upstream {
+fn begun(trip: &mut Trip, backend: &Backend, head: &Head) {
     let now = Instant::now();
     backend.health.alive(now);
     backend.series.requests.inc();
     trip.record.head = Some(now);
-    trip.record.upstream_status = upstream.head().map(|head| head.status.as_u16());
-    upstream
+    trip.record.upstream_status = Some(head.status.as_u16());
 }
 
 fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str) -> Failed {
@@ -210,20 +213,22 @@ async fn unsent(
     session: &mut Session,
     trip: &Trip,
     backend: &Backend,
-    mut upstream: Upstream,
+    upstream: &mut Upstream,
     failed: Unsent,
-) -> std::result::Result<Upstream, Failed> {
+) -> std::result::Result<Head, Failed> {
     let error = match failed {
         Unsent::Ours(fault) => return Err(Failed::Final(fault)),
+        Unsent::Backend(Error::Unsendable(why)) => return Err(Failed::Final(Fault::ours(why))),
         Unsent::Backend(error) => error,
     };
     let until = (Instant::now() + EARLY_ANSWER, Wait::FirstByte);
-    match wait(session, until, upstream.read_head()).await {
+    let unanswered = match wait(session, until, upstream.read_head()).await {
         Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
-        Ok(Ok(())) => return Ok(upstream),
-        _ => {}
-    }
-    if upstream.reused && trip.replayable {
+        Ok(Ok(head)) => return Ok(head),
+        Ok(Err(error)) => error.is_unanswered(),
+        Err(_) => true,
+    };
+    if upstream.reused && unanswered && trip.replayable {
         return Err(Failed::Stale);
     }
     backend.series.failed(BackendFault::Broken);
@@ -238,7 +243,7 @@ enum Unsent {
     /// The client's side, or a deadline.
     Ours(Fault),
     /// The backend's side.
-    Backend(Box<pingora::Error>),
+    Backend(Error),
 }
 
 /// Sends head and body.
@@ -246,7 +251,7 @@ async fn send(
     session: &mut Session,
     trip: &mut Trip,
     upstream: &mut Upstream,
-    head: Box<pingora::http::RequestHeader>,
+    head: RequestHead,
     deadline: Deadline,
     route: &Route,
 ) -> std::result::Result<(), Unsent> {
@@ -256,14 +261,7 @@ async fn send(
         return stream(session, trip, upstream).await;
     }
     let body = trip.exchange.body().clone();
-    let sending = async {
-        upstream.send_head(head).await?;
-        if !body.is_empty() {
-            upstream.send_body(body, true).await?;
-        }
-        upstream.send_end().await
-    };
-    match wait(session, until, sending).await {
+    match wait(session, until, upstream.send(head, body)).await {
         Ok(sent) => sent.map_err(Unsent::Backend),
         Err(fault) => Err(Unsent::Ours(fault)),
     }
@@ -274,7 +272,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream)
     let Body::Streamed { held, more } = &trip.body else { return Ok(()) };
     let more = *more;
     for data in held.clone() {
-        upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
+        upstream.send_body(data).await.map_err(Unsent::Backend)?;
     }
     if more {
         let mut reader = Reader::resume(trip);
@@ -285,7 +283,7 @@ async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream)
             if let Some(form) = &mut trip.form {
                 form.feed(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
             }
-            upstream.send_body(data, false).await.map_err(Unsent::Backend)?;
+            upstream.send_body(data).await.map_err(Unsent::Backend)?;
         }
     }
     // Before the end is sent: a backend must not get to run what we would not have let pass.
@@ -293,12 +291,4 @@ async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream)
         form.finish().map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
     }
     upstream.send_end().await.map_err(Unsent::Backend)
-}
-
-/// Whether the connection ended, rather than carried nonsense.
-fn is_disconnect(error: &pingora::Error) -> bool {
-    matches!(
-        error.etype(),
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error
-    )
 }

@@ -71,6 +71,26 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
     }
 }
 
+/// What says how to read a message, or what may be done with it, comes too late after it (RFC 9110 section 6.5.1).
+const NOT_TRAILERS: [HeaderName; 8] = [
+    header::AGE,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::LOCATION,
+    header::VARY,
+];
+
+/// Removes from trailers what has no place in them, or ends at the gateway.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_response(trailers);
+    for name in FROM_CLIENTS.iter().chain(&NOT_TRAILERS) {
+        trailers.remove(name);
+    }
+}
+
 /// Removes hop-by-hop headers, those named by `Connection` included.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers

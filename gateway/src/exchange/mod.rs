@@ -14,6 +14,7 @@ mod headers;
 mod relay;
 mod request;
 mod socket;
+mod trailers;
 mod whole;
 
 use crate::core::Core;
@@ -27,6 +28,7 @@ use body::Body;
 use budget::Share;
 use fail::{Fault, Result};
 use futures_util::FutureExt;
+use http::HeaderMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Exchange, ResponseFilter};
 
 pub(crate) use answer::unreadable_head;
+pub(crate) use trailers::encode as encode_trailers;
 
 /// A client's request on its connection, as Pingora reads it.
 pub(crate) type Session = pingora::protocols::http::ServerSession;
@@ -78,6 +81,8 @@ pub(crate) struct Trip {
     head_sent: bool,
     /// Time spent waiting for the client to send.
     receiving: Duration,
+    /// What follows the answer's body.
+    trailers: Option<HeaderMap>,
 }
 
 /// Where a request goes.
@@ -109,13 +114,15 @@ impl Route {
 }
 
 /// Answers the request that `session` has read the head of. When this returns, the answer is complete, or the
-/// session is not to be used again.
-pub(crate) async fn serve(core: &Core, session: &mut Session) {
+/// session is not to be used again; but trailers that are returned are still to be written, as its end.
+pub(crate) async fn serve(core: &Core, session: &mut Session) -> Option<HeaderMap> {
     let mut trip = arrive::begin(core, core.snapshot.load_full(), session);
     if core.is_draining() {
         session.set_keepalive(None);
     }
     let road = AssertUnwindSafe(road(core, session, &mut trip)).catch_unwind().await;
+    // A fault ends the answer in its own way.
+    let trailers = trip.trailers.take().filter(|_| matches!(road, Ok(Ok(_))));
     let answered = match road {
         Ok(Ok(answered)) => answered,
         Ok(Err(fault)) => answer::fault(session, &mut trip, fault).await,
@@ -125,6 +132,7 @@ pub(crate) async fn serve(core: &Core, session: &mut Session) {
         }
     };
     finish::finish(core, trip, answered);
+    trailers
 }
 
 /// The road of one request, from its head to the last byte of its answer.

@@ -7,9 +7,10 @@
 use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
-use super::{Session, Trip, headers, socket, whole};
+use super::{Session, Trip, headers, socket, trailers, whole};
 use crate::core::Core;
 use crate::telemetry::{Cause, bounded};
+use crate::upstream;
 use bytes::Bytes;
 use http::header;
 use http::{Method, StatusCode};
@@ -30,7 +31,7 @@ pub(super) async fn relay(
     trip: &mut Trip,
     mut fetched: Fetched,
 ) -> Result<Answered> {
-    let mut head = head(&fetched)?;
+    let mut head = head(&mut fetched);
     let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
     trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
     let answered = match kind(trip, &head)? {
@@ -44,9 +45,10 @@ pub(super) async fn relay(
             opaque(session, trip, &mut fetched, Bytes::new()).await?
         }
     };
+    trailers::take(session, trip, &mut fetched).await;
     // The place and the connection are free again before the client can know that its answer is over, and ask for more.
     if fetched.upstream.is_done() {
-        put_back(core, trip, fetched).await;
+        put_back(core, trip, fetched);
         end(session, trip).await?;
     } else {
         end(session, trip).await?;
@@ -67,13 +69,12 @@ enum Kind {
 }
 
 /// The backend's head, less what ends here.
-fn head(fetched: &Fetched) -> Result<Head> {
-    let head = fetched.upstream.head().ok_or_else(|| Fault::ours("an answer without a head"))?;
-    let mut head = Head { status: head.status, headers: head.headers.clone() };
+fn head(fetched: &mut Fetched) -> Head {
+    let mut head = Head { status: fetched.head.status, headers: std::mem::take(&mut fetched.head.headers) };
     if head.status != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_response(&mut head.headers);
     }
-    Ok(head)
+    head
 }
 
 /// Judges the head.
@@ -172,7 +173,7 @@ pub(super) async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
     let mut data = Bytes::new();
     follow(trip, &mut data, true)?;
     write(session, trip, data).await?;
-    session.finish_body().await.map_err(|_| Fault::ClientGone)
+    trailers::end(session, trip).await
 }
 
 /// What a stream is on its way through: the cutter, the watcher, and how far it has come.
@@ -279,7 +280,7 @@ fn step(
     trip: &mut Trip,
     fetched: &Fetched,
     it: &mut Streaming,
-    read: crate::upstream::connect::Result<Option<Bytes>>,
+    read: upstream::error::Result<Option<Bytes>>,
 ) -> Result<(Option<Bytes>, Flow)> {
     let chunk = match read {
         Ok(Some(chunk)) => chunk,
@@ -367,17 +368,14 @@ pub(super) async fn opaque(
         fetched.lease.backend().health.alive(now);
         trip.record.first_token.get_or_insert(now);
     }
-    if let Ok(Some(trailers)) = fetched.upstream.read_trailers().await {
-        let _ = session.write_response_trailers(trailers).await;
-    }
-    Ok(Answered::ok(fetched.upstream.head().map_or(StatusCode::OK, |head| head.status)))
+    Ok(Answered::ok(fetched.head.status))
 }
 
 /// Gives the place back, and keeps the connection for the next request.
-async fn put_back(core: &Core, trip: &Trip, fetched: Fetched) {
+fn put_back(core: &Core, trip: &Trip, fetched: Fetched) {
     let Some(route) = &trip.route else { return };
     drop(fetched.lease);
-    core.connector.release(fetched.upstream, route.pool.idle_connections).await;
+    core.connector.release(fetched.upstream, route.pool.idle_connections);
 }
 
 /// A backend that says `[DONE]` gets a moment for the end of its message; the client has its answer already. What does
@@ -385,11 +383,11 @@ async fn put_back(core: &Core, trip: &Trip, fetched: Fetched) {
 async fn finish_reading(core: &Core, trip: &Trip, mut fetched: Fetched) {
     let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.upstream.read_body()).await;
     if matches!(rest, Ok(Ok(None))) {
-        put_back(core, trip, fetched).await;
+        put_back(core, trip, fetched);
     } else {
-        fetched.upstream.close().await;
+        fetched.upstream.close();
     }
 }
 
 /// How long the end of a message may take after its last event.
-const END_OF_MESSAGE: Duration = Duration::from_millis(50);
+pub(super) const END_OF_MESSAGE: Duration = Duration::from_millis(50);

@@ -2,10 +2,9 @@
 
 use super::body::{self, Body};
 use super::{Trip, headers};
-use crate::upstream::Backend;
+use crate::upstream::{Backend, RequestHead};
+use http::Method;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Uri, Version};
-use pingora::http::RequestHeader;
 
 /// The headers that every attempt sends: the client's, less what ends here, plus ids.
 pub(super) fn headers_for_all(trip: &Trip) -> HeaderMap {
@@ -79,35 +78,18 @@ fn frame(trip: &Trip, headers: &mut HeaderMap) {
     }
 }
 
-/// The head for one backend: its authority, its base path, its credential.
-///
-/// # Errors
-/// If the path cannot be a URI at this backend.
-pub(super) fn head_for(
-    backend: &Backend,
-    trip: &Trip,
-    mut headers: HeaderMap,
-    http2: bool,
-) -> Result<Box<RequestHeader>, http::Error> {
+/// The head for one backend: its base path, its credential.
+pub(super) fn head_for(backend: &Backend, trip: &Trip, mut headers: HeaderMap) -> RequestHead {
     let (settings, head) = (&backend.settings, trip.exchange.head());
-    let query = trip.query.as_deref().or(head.query.as_deref());
-    let query = query.map_or_else(String::new, |query| format!("?{query}"));
-    let target = format!("{}{}{query}", settings.base_path, head.path);
+    let mut target = String::with_capacity(settings.base_path.len() + head.path.len());
+    target.push_str(&settings.base_path);
+    target.push_str(&head.path);
+    if let Some(query) = trip.query.as_deref().or(head.query.as_deref()) {
+        target.push('?');
+        target.push_str(query);
+    }
     for (name, value) in &settings.headers {
         headers.insert(name.clone(), value.clone());
     }
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = head.method.clone();
-    if http2 {
-        let scheme = if settings.tls.is_some() { "https" } else { "http" };
-        parts.version = Version::HTTP_2;
-        parts.uri = Uri::builder().scheme(scheme).authority(&*settings.authority).path_and_query(target).build()?;
-        headers.remove(header::TRANSFER_ENCODING);
-    } else {
-        parts.version = Version::HTTP_11;
-        parts.uri = target.parse()?;
-        headers.insert(header::HOST, HeaderValue::from_str(&settings.authority)?);
-    }
-    parts.headers = headers;
-    Ok(Box::new(parts.into()))
+    RequestHead { method: head.method.clone(), target, headers }
 }

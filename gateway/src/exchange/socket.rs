@@ -38,7 +38,7 @@ pub(super) async fn tunnel(
     fetched.upstream.tunnel();
     let patience = fetched.deadline.total().saturating_duration_since(Instant::now());
     let both = pingora::time::timeout(patience, carry(session, trip, &mut fetched)).await;
-    fetched.upstream.close().await;
+    fetched.upstream.close();
     session.shutdown().await;
     Ok(match both {
         Ok(()) => Answered::ok(StatusCode::SWITCHING_PROTOCOLS),
@@ -61,7 +61,7 @@ async fn carry(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched) {
             message = session.read_request_body() => {
                 let Ok(Some(data)) = message else { return };
                 trip.record.request_bytes += data.len() as u64;
-                if fetched.upstream.send_body(data, false).await.is_err() {
+                if fetched.upstream.send_body(data).await.is_err() {
                     return;
                 }
             }

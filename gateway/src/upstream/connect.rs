@@ -1,16 +1,23 @@
-//! Connections to backends: kept, reused, made.
+//! Connections to backends: kept, reused, made. Pingora connects, checks certificates and keeps the idle ones; HTTP/1
+//! on them is ours ([`super::http1`]), HTTP/2 is Pingora's.
 
 use super::backend::Backend;
+use super::error::{Error, Result};
+use super::http1::{Client, RequestHead};
 use bytes::Bytes;
-use http::HeaderMap;
+use futures_util::FutureExt;
+use http::{HeaderMap, Uri, Version};
 use pingora::connectors::http::v2;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
+use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
-use pingora::protocols::http::v1::client::HttpSession as Http1;
+use pingora::protocols::http::v2::client::Http2Session;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tidegate_plugins::Head;
+use tokio::io::AsyncWriteExt;
 
 /// Idle connections kept over all backends.
 const POOL: usize = 1024;
@@ -30,14 +37,18 @@ impl Default for Connector {
 
 /// A connection to a backend on which one request is answered.
 pub struct Upstream {
-    session: HttpSession,
+    session: Session,
     peer: Arc<HttpPeer>,
+    authority: Arc<str>,
     /// Whether it was used before: then it may have died unnoticed.
     pub reused: bool,
 }
 
-/// What an upstream call returns.
-pub type Result<T> = std::result::Result<T, Box<pingora::Error>>;
+enum Session {
+    Http1(Client<Stream>),
+    // Boxed: large, and seldom there.
+    Http2(Box<Http2Session>),
+}
 
 impl Connector {
     /// A connection to `backend`: an idle one unless `fresh`, else a new one to the first of its addresses that
@@ -47,152 +58,205 @@ impl Connector {
     /// Why the last address could not be connected to.
     pub async fn connect(&self, backend: &Backend, fresh: bool) -> Result<Upstream> {
         let peers = backend.peers().await.map_err(|error| {
-            pingora::Error::because(pingora::ErrorType::ConnectNoRoute, "resolving the backend's name", error)
+            let route = pingora::ErrorType::ConnectNoRoute;
+            Error::Connect(pingora::Error::because(route, "resolving the backend's name", error))
         })?;
+        let upstream = |peer: &Arc<HttpPeer>, session, reused| {
+            let authority = backend.settings.authority.clone();
+            Upstream { session, peer: peer.clone(), authority, reused }
+        };
         if !fresh && !backend.settings.http2 {
             for peer in &peers {
                 if let Some(stream) = self.http1.reused_stream(&**peer).await {
-                    let session = HttpSession::H1(Http1::new_with_options(stream, &**peer));
-                    return Ok(Upstream { session, peer: peer.clone(), reused: true });
+                    return Ok(upstream(peer, Session::Http1(Client::new(stream)), true));
                 }
             }
         }
         let mut failure = None;
         for peer in &peers {
             match self.open(peer, backend.settings.http2, fresh).await {
-                Ok(upstream) => {
+                Ok((session, reused)) => {
                     backend.prefer(peer);
-                    return Ok(upstream);
+                    return Ok(upstream(peer, session, reused));
                 }
                 Err(error) => failure = Some(error),
             }
         }
-        Err(failure.unwrap_or_else(|| pingora::Error::new(pingora::ErrorType::ConnectNoRoute)))
+        let failure = failure.unwrap_or_else(|| pingora::Error::new(pingora::ErrorType::ConnectNoRoute));
+        Err(Error::Connect(failure))
     }
 
-    async fn open(&self, peer: &Arc<HttpPeer>, http2: bool, fresh: bool) -> Result<Upstream> {
+    async fn open(
+        &self,
+        peer: &Arc<HttpPeer>,
+        http2: bool,
+        fresh: bool,
+    ) -> std::result::Result<(Session, bool), Box<pingora::Error>> {
         if !http2 {
             let stream = self.http1.new_stream(&**peer).await?;
-            let session = HttpSession::H1(Http1::new_with_options(stream, &**peer));
-            return Ok(Upstream { session, peer: peer.clone(), reused: false });
+            return Ok((Session::Http1(Client::new(stream)), false));
         }
         // Boxed: rarely taken, and large enough to be felt in every request's future.
         let connector = self.http2.get_or_init(|| v2::Connector::new(Some(ConnectorOptions::new(POOL))));
         Box::pin(async {
             if !fresh && let Some(session) = connector.reused_http_session(&**peer).await? {
-                return Ok(Upstream { session: HttpSession::H2(session), peer: peer.clone(), reused: true });
+                return Ok((Session::Http2(Box::new(session)), true));
             }
-            let session = connector.new_http_session(&**peer).await?;
-            Ok(Upstream { session, peer: peer.clone(), reused: false })
+            match connector.new_http_session(&**peer).await? {
+                HttpSession::H2(session) => Ok((Session::Http2(Box::new(session)), false)),
+                // The backend would not have HTTP/2.
+                HttpSession::H1(session) => Ok((Session::Http1(Client::new(session.into_inner())), false)),
+                HttpSession::Custom(()) => Err(pingora::Error::new(pingora::ErrorType::H2Downgrade)),
+            }
         })
         .await
     }
 
-    /// Takes back a connection whose answer has been read to its end; any other is closed.
-    pub async fn release(&self, upstream: Upstream, idle: Duration) {
+    /// Takes back a connection whose answer has been read to its end; any that cannot be used again is closed.
+    pub fn release(&self, upstream: Upstream, idle: Duration) {
         match upstream.session {
-            HttpSession::H1(mut session) => {
-                session.respect_keepalive();
-                if let Some(stream) = session.reuse().await {
+            Session::Http1(client) => {
+                if let Some(stream) = client.reuse() {
                     self.http1.release_stream(stream, upstream.peer.reuse_hash(), Some(idle));
                 }
             }
-            HttpSession::H2(session) => {
+            Session::Http2(session) => {
                 if let Some(connector) = self.http2.get() {
-                    connector.release_http_session(session, &*upstream.peer, Some(idle));
+                    connector.release_http_session(*session, &*upstream.peer, Some(idle));
                 }
             }
-            HttpSession::Custom(()) => {}
         }
     }
 }
 
 impl Upstream {
-    /// Whether this is HTTP/2.
-    pub fn is_http2(&self) -> bool {
-        matches!(self.session, HttpSession::H2(_))
-    }
-
-    /// Sends the head.
+    /// Sends a whole request.
     ///
     /// # Errors
-    /// If the connection breaks.
-    pub async fn send_head(&mut self, head: Box<RequestHeader>) -> Result<()> {
-        self.session.write_request_header(head).await
+    /// If the connection breaks, or the request cannot be sent.
+    pub async fn send(&mut self, head: RequestHead, body: Bytes) -> Result<()> {
+        match &mut self.session {
+            Session::Http1(client) => client.send(&head, &self.authority, &body).await,
+            Session::Http2(session) => {
+                session.write_request_header(over_http2(head, &self.peer, &self.authority)?, body.is_empty())?;
+                if body.is_empty() { Ok(()) } else { Ok(session.write_request_body(body, true).await?) }
+            }
+        }
+    }
+
+    /// Sends the head of a request whose body follows.
+    ///
+    /// # Errors
+    /// If the connection breaks, or the request cannot be sent.
+    pub async fn send_head(&mut self, head: RequestHead) -> Result<()> {
+        match &mut self.session {
+            Session::Http1(client) => client.send(&head, &self.authority, b"").await,
+            Session::Http2(session) => {
+                Ok(session.write_request_header(over_http2(head, &self.peer, &self.authority)?, false)?)
+            }
+        }
     }
 
     /// Sends a piece of the body.
     ///
     /// # Errors
     /// If the connection breaks.
-    pub async fn send_body(&mut self, data: Bytes, last: bool) -> Result<()> {
-        self.session.write_request_body(data, last).await
+    pub async fn send_body(&mut self, data: Bytes) -> Result<()> {
+        match &mut self.session {
+            Session::Http1(client) => client.send_body(&data).await,
+            Session::Http2(session) => Ok(session.write_request_body(data, false).await?),
+        }
     }
 
     /// Ends the request.
     ///
     /// # Errors
-    /// If the connection breaks.
+    /// If the connection breaks, or less was sent than the head declares.
     pub async fn send_end(&mut self) -> Result<()> {
-        self.session.finish_request_body().await
+        match &mut self.session {
+            Session::Http1(client) => client.send_end().await,
+            Session::Http2(session) => Ok(session.finish_request_body()?),
+        }
     }
 
     /// Reads the answer's head, leaving out what only announces one (100, 103). At most [`MAX_INFORMATIONAL`].
     ///
     /// # Errors
     /// If the connection breaks, or what comes is not HTTP.
-    pub async fn read_head(&mut self) -> Result<()> {
+    pub async fn read_head(&mut self) -> Result<Head> {
         for _ in 0..MAX_INFORMATIONAL {
-            self.session.read_response_header().await?;
-            let informational =
-                self.session.response_header().is_some_and(|head| head.status.is_informational() && head.status != 101);
-            if !informational {
-                return Ok(());
+            let head = match &mut self.session {
+                Session::Http1(client) => client.read_head().await?,
+                Session::Http2(session) => {
+                    session.read_response_header().await?;
+                    let head = session.response_header().ok_or(Error::Malformed("an answer without a head"))?;
+                    Head { status: head.status, headers: head.headers.clone() }
+                }
+            };
+            if !head.status.is_informational() || head.status == 101 {
+                return Ok(head);
             }
         }
-        pingora::Error::e_explain(pingora::ErrorType::InvalidHTTPHeader, "too many informational answers")
+        Err(Error::Malformed("too many informational answers"))
     }
 
-    /// The answer's head, once read.
-    pub fn head(&self) -> Option<&ResponseHeader> {
-        self.session.response_header()
-    }
-
-    /// The next piece of the answer; none at its end.
+    /// The next piece of the answer; none at its end. Nothing is lost if this is not waited for.
     ///
     /// # Errors
     /// If the connection breaks before the answer's end.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        self.session.read_response_body().await
+        match &mut self.session {
+            Session::Http1(client) => client.read_body().await,
+            Session::Http2(session) => Ok(session.read_response_body().await?),
+        }
     }
 
     /// Whether the answer has been read to its end.
-    pub fn is_done(&mut self) -> bool {
-        self.session.response_done()
+    pub fn is_done(&self) -> bool {
+        match &self.session {
+            Session::Http1(client) => client.is_done(),
+            Session::Http2(session) => session.response_finished(),
+        }
     }
 
-    /// What follows the body. HTTP/2 only: Pingora's HTTP/1 reader drops trailers.
+    /// What followed the body, which has been read to its end. Once.
     ///
     /// # Errors
     /// If the connection breaks.
     pub async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
         match &mut self.session {
-            HttpSession::H2(session) => session.read_trailers().await,
-            _ => Ok(None),
+            Session::Http1(client) => Ok(client.take_trailers()),
+            Session::Http2(session) => Ok(session.read_trailers().await?),
         }
     }
 
     /// After a 101: from now on bytes go both ways as they are.
     pub fn tunnel(&mut self) {
-        if let HttpSession::H1(session) = &mut self.session {
-            session.maybe_upgrade_body_writer();
+        if let Session::Http1(client) = &mut self.session {
+            client.tunnel();
         }
     }
 
-    /// Closes the connection at once.
-    pub async fn close(&mut self) {
-        self.session.shutdown().await;
+    /// Closes the connection at once, without waiting for the backend to take what is left.
+    pub fn close(&mut self) {
+        match &mut self.session {
+            Session::Http1(client) => {
+                let _ = AsyncWriteExt::shutdown(client.stream()).now_or_never();
+            }
+            Session::Http2(session) => session.shutdown(),
+        }
     }
+}
+
+/// The head as HTTP/2 has it: the authority is part of the URI, and bodies have no framing of their own.
+fn over_http2(head: RequestHead, peer: &HttpPeer, authority: &str) -> Result<Box<RequestHeader>> {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    let scheme = if peer.tls() { "https" } else { "http" };
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(head.target);
+    parts.uri = uri.build().map_err(|_| Error::Unsendable("its target is no part of a URI"))?;
+    (parts.method, parts.version, parts.headers) = (head.method, Version::HTTP_2, head.headers);
+    parts.headers.remove(http::header::TRANSFER_ENCODING);
+    Ok(Box::new(parts.into()))
 }
 
 /// 1xx answers accepted before the real one.

@@ -2,12 +2,16 @@
 
 pub mod backend;
 pub mod connect;
+pub mod error;
 pub mod health;
+pub mod http1;
 pub mod lease;
 pub mod pool;
 pub mod probe;
 
 pub use backend::Backend;
 pub use connect::{Connector, Upstream};
+pub use error::Error;
+pub use http1::RequestHead;
 pub use lease::Lease;
 pub use pool::{NoBackend, Pool};

@@ -5,11 +5,11 @@
 
 use super::backend::Backend;
 use super::connect::{Connector, Upstream};
+use super::http1::RequestHead;
 use crate::core::Core;
 use crate::telemetry::BackendFault;
 use bytes::Bytes;
-use http::{HeaderValue, Uri, Version, header};
-use pingora::http::RequestHeader;
+use http::{HeaderValue, Method, header};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -126,37 +126,22 @@ async fn get(connector: &Connector, backend: &Backend, path: &str, limit: Durati
         let mut upstream = connector.connect(backend, false).await.map_err(|error| error.to_string())?;
         let answer = ask(&mut upstream, backend, path).await.map_err(|error| error.to_string())?;
         if upstream.is_done() {
-            connector.release(upstream, Duration::from_secs(4)).await;
+            connector.release(upstream, Duration::from_secs(4));
         }
         Ok(answer)
     };
     tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
 }
 
-async fn ask(upstream: &mut Upstream, backend: &Backend, path: &str) -> super::connect::Result<Answer> {
-    let settings = &backend.settings;
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    let target = format!("{}{path}", settings.base_path);
-    parts.headers = settings.headers.clone();
-    parts.headers.insert(header::USER_AGENT, HeaderValue::from_static("tidegate-probe"));
-    parts.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    let invalid =
-        |error: http::Error| pingora::Error::because(pingora::ErrorType::InvalidHTTPHeader, "building a probe", error);
-    if upstream.is_http2() {
-        let scheme = if settings.tls.is_some() { "https" } else { "http" };
-        let uri = Uri::builder().scheme(scheme).authority(&*settings.authority).path_and_query(target);
-        (parts.version, parts.uri) = (Version::HTTP_2, uri.build().map_err(invalid)?);
-    } else {
-        let host = HeaderValue::from_str(&settings.authority).map_err(|error| invalid(error.into()))?;
-        parts.headers.insert(header::HOST, host);
-        parts.uri = target.parse::<Uri>().map_err(|error| invalid(error.into()))?;
-    }
-    upstream.send_head(Box::new(RequestHeader::from(parts))).await?;
-    upstream.send_end().await?;
-    upstream.read_head().await?;
-    let head = upstream.head();
-    let status = head.map_or(0, |head| head.status.as_u16());
-    let retry_after = head.is_some_and(|head| head.headers.contains_key(header::RETRY_AFTER));
+async fn ask(upstream: &mut Upstream, backend: &Backend, path: &str) -> super::error::Result<Answer> {
+    let mut headers = backend.settings.headers.clone();
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("tidegate-probe"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    let target = format!("{}{path}", backend.settings.base_path);
+    upstream.send(RequestHead { method: Method::GET, target, headers }, Bytes::new()).await?;
+    let head = upstream.read_head().await?;
+    let status = head.status.as_u16();
+    let retry_after = head.headers.contains_key(header::RETRY_AFTER);
     let mut body = Vec::new();
     while !upstream.is_done() && body.len() < LARGEST {
         let Some(data): Option<Bytes> = upstream.read_body().await? else { break };
