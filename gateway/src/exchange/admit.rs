@@ -122,11 +122,12 @@ fn ask_for(trip: &mut Trip, model: Option<Arc<str>>, optional: bool) -> Result<(
     }
 }
 
-/// The name to route by when a request names none and there is but one route.
+/// The name to route by when a request names none and only one pool could answer.
 fn only_model(trip: &Trip) -> Option<Arc<str>> {
-    let mut models = trip.snapshot.models.iter();
-    let (only, more) = (models.next()?, models.next());
-    more.is_none().then(|| only.name.clone())
+    let first = trip.snapshot.models.iter().next()?;
+    let mut targets = trip.snapshot.models.iter().flat_map(|model| &model.targets);
+    let pool = &targets.next()?.pool;
+    targets.all(|target| Arc::ptr_eq(&target.pool, pool)).then(|| first.name.clone())
 }
 
 /// Finds who answers.

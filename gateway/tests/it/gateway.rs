@@ -107,7 +107,7 @@ impl Gateway {
             match Self::try_start(folder, config, environment).await {
                 Ok(gateway) => return gateway,
                 // Somebody else took the port between our look and the gateway's bind.
-                Err((back, text)) if text.contains("in use by another process") => folder = back,
+                Err((back, text)) if text.contains("cannot listen on") => folder = back,
                 Err((_, text)) => panic!("the gateway did not start:\n{text}\nwith:\n{config}"),
             }
         }
