@@ -5,8 +5,10 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::{Log, Metrics};
 use crate::upstream::Connector;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 /// One per process.
 pub struct Core {
@@ -21,7 +23,7 @@ pub struct Core {
     /// The log.
     pub log: Log,
     /// Requests that are being answered.
-    pub requests: Count,
+    pub requests: Open,
     /// Client connections that are open.
     pub connections: Count,
     draining: AtomicBool,
@@ -36,7 +38,7 @@ impl Core {
             bodies: Arc::default(),
             metrics,
             log,
-            requests: Count::default(),
+            requests: Open::default(),
             connections: Count::default(),
             draining: AtomicBool::new(false),
         }
@@ -45,6 +47,21 @@ impl Core {
     /// From now on `/readyz` says no and connections are closed after the request they carry.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The time for draining is over: requests that are still open end now, each with an honest word.
+    pub fn cut(&self) {
+        self.requests.cut.store(true, Ordering::Relaxed);
+        self.requests.wake_all();
+    }
+
+    /// Returns once the time for draining is over. Costs one load when polled: [`Core::cut`] wakes whoever waits.
+    pub async fn is_cut(&self) {
+        let over = |_: &mut Context<'_>| match self.requests.cut.load(Ordering::Relaxed) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        };
+        std::future::poll_fn(over).await;
     }
 
     /// Whether the process is on its way out.
@@ -79,5 +96,56 @@ impl Count {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Requests that are open, so that all of them can be woken at once.
+#[derive(Debug, Default)]
+pub struct Open {
+    next: AtomicUsize,
+    cut: AtomicBool,
+    now: Count,
+    // In parts, so that requests that begin and end do not wait for each other.
+    tasks: [Mutex<HashMap<usize, Waker>>; PARTS],
+}
+
+const PARTS: usize = 32;
+
+/// A request that is open; dropping it counts it out.
+#[derive(Debug)]
+pub struct OpenRequest<'a> {
+    open: &'a Open,
+    id: usize,
+    _counted: Option<Counted<'a>>,
+}
+
+impl Open {
+    /// Counts the request in that the current task answers.
+    pub async fn enter(&self) -> OpenRequest<'_> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let waker = std::future::poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        self.part(id).insert(id, waker);
+        OpenRequest { open: self, id, _counted: self.now.enter(usize::MAX) }
+    }
+
+    /// How many are open.
+    pub fn now(&self) -> usize {
+        self.now.now()
+    }
+
+    fn wake_all(&self) {
+        for part in &self.tasks {
+            part.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    fn part(&self, id: usize) -> MutexGuard<'_, HashMap<usize, Waker>> {
+        self.tasks[id % PARTS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OpenRequest<'_> {
+    fn drop(&mut self) {
+        self.open.part(self.id).remove(&self.id);
     }
 }

@@ -124,8 +124,9 @@ impl Gateway {
 fn configuration(drain: u64) -> ServerConf {
     ServerConf {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
-        // Pingora sleeps for all of it; `life` ends the process as soon as the last request does.
-        grace_period_seconds: Some(drain),
+        // Pingora sleeps for all of it. `life` ends the process as soon as the last request does, or a moment after the
+        // time for draining is over.
+        grace_period_seconds: Some(drain + 5),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }

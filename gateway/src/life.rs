@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidegate_config::{self as config, Address, Config, Faults, ProcessEnvironment, Source};
@@ -126,8 +127,16 @@ impl Life {
         let _ = shutdown.wait_for(|leaving| *leaving).await;
         // Requests that are on their way to us when the listener closes are still taken.
         sleep(LOOK).await;
-        while self.core.requests.now() > 0 {
-            sleep(LOOK).await;
+        let answered = async {
+            while self.core.requests.now() > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        let mut answered = pin!(answered);
+        if tokio::time::timeout(self.config.drain.time, &mut answered).await.is_err() {
+            tracing::warn!(open = self.core.requests.now(), "the time for draining is over");
+            self.core.cut();
+            let _ = tokio::time::timeout(LAST_BYTES, answered).await;
         }
         // The last answer is written; HTTP/2 connections still have to send it.
         let closed = async {

@@ -219,7 +219,7 @@ async fn finish(
 impl Core {
     /// Answers one request, counted as being in flight.
     async fn answer(&self, session: &mut Session) -> Option<HeaderMap> {
-        let _counted = self.requests.enter(usize::MAX);
+        let _open = self.requests.enter().await;
         self.metrics.in_flight.inc();
         let trailers = exchange::serve(self, session).await;
         self.metrics.in_flight.dec();

@@ -17,7 +17,7 @@ use tidegate_plugins::{Refusal, Reply, Verdict};
 ///
 /// # Errors
 /// A filter's own fault.
-pub(super) async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn early(trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.early).await
 }
@@ -26,12 +26,12 @@ pub(super) async fn early(trip: &mut Trip) -> Result<Option<Reply>> {
 ///
 /// # Errors
 /// A filter's own fault.
-pub(super) async fn late(trip: &mut Trip) -> Result<Option<Reply>> {
+pub(super) async fn late(trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     ask(trip, &snapshot.late).await
 }
 
-async fn ask(trip: &mut Trip, filters: &[crate::snapshot::NamedFilter]) -> Result<Option<Reply>> {
+async fn ask(trip: &mut Trip<'_>, filters: &[crate::snapshot::NamedFilter]) -> Result<Option<Reply>> {
     for named in filters {
         let verdict = named.filter.request(&mut trip.exchange).await;
         match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
@@ -47,7 +47,7 @@ async fn ask(trip: &mut Trip, filters: &[crate::snapshot::NamedFilter]) -> Resul
 ///
 /// # Errors
 /// What is wrong with the body.
-pub(super) async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn read_call(session: &mut Session, trip: &mut Trip<'_>) -> Result<()> {
     let bytes = body::read_whole(session, trip).await?;
     let endpoint = trip.exchange.endpoint();
     // A chunked body that is no JSON may have been cut short by a chunk size that two servers read differently: what
@@ -68,7 +68,7 @@ pub(super) async fn read_call(session: &mut Session, trip: &mut Trip) -> Result<
 ///
 /// # Errors
 /// What is wrong with the form.
-pub(super) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<()> {
+pub(super) async fn read_form(session: &mut Session, trip: &mut Trip<'_>, boundary: &str) -> Result<()> {
     let model = body::read_form(session, trip, boundary).await?;
     ask_for(trip, model.map(Into::into), false)
 }
@@ -77,7 +77,7 @@ pub(super) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: 
 ///
 /// # Errors
 /// If it is not there.
-pub(super) fn read_query(trip: &mut Trip) -> Result<()> {
+pub(super) fn read_query(trip: &mut Trip<'_>) -> Result<()> {
     let query = trip.exchange.head().query.as_deref().unwrap_or_default();
     let mut models = query.split('&').filter_map(|pair| pair.strip_prefix("model="));
     let (model, second) = (models.next(), models.next());
@@ -92,7 +92,7 @@ pub(super) fn read_query(trip: &mut Trip) -> Result<()> {
 ///
 /// # Errors
 /// If the client has left.
-pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip<'_>) -> Result<()> {
     if matches!(trip.body, Body::Unread) {
         if super::arrive::expects_continue(trip) {
             session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
@@ -102,11 +102,12 @@ pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip) -> Re
     Ok(())
 }
 
-fn ask_for(trip: &mut Trip, model: Option<Arc<str>>, optional: bool) -> Result<()> {
+fn ask_for(trip: &mut Trip<'_>, model: Option<Arc<str>>, optional: bool) -> Result<()> {
     let model = model.or_else(|| trip.snapshot.models.default.clone());
     match model {
         Some(model) => {
             trip.record.model_asked = Some(short(&model).into());
+            trip.asked = Some(model.clone());
             trip.exchange.send_to(model);
             Ok(())
         }
@@ -123,7 +124,7 @@ fn ask_for(trip: &mut Trip, model: Option<Arc<str>>, optional: bool) -> Result<(
 }
 
 /// The name to route by when a request names none and only one pool could answer.
-fn only_model(trip: &Trip) -> Option<Arc<str>> {
+fn only_model(trip: &Trip<'_>) -> Option<Arc<str>> {
     let first = trip.snapshot.models.iter().next()?;
     let mut targets = trip.snapshot.models.iter().flat_map(|model| &model.targets);
     let pool = &targets.next()?.pool;
@@ -134,7 +135,7 @@ fn only_model(trip: &Trip) -> Option<Arc<str>> {
 ///
 /// # Errors
 /// 403 if the caller may not use the model, 404 if nobody answers for it.
-pub(super) fn route(trip: &mut Trip) -> Result<()> {
+pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     let snapshot = trip.snapshot.clone();
     let Some(name) = trip.exchange.model().cloned() else {
         let other = snapshot.other_paths.as_ref().ok_or_else(|| Fault::ours("no model and no pool for other paths"))?;
@@ -166,7 +167,7 @@ pub(super) fn route(trip: &mut Trip) -> Result<()> {
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.
-fn rename(trip: &mut Trip, route: &Route) {
+fn rename(trip: &mut Trip<'_>, route: &Route) {
     let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
     let served = route.send_as.as_ref().unwrap_or(model);
     let body = trip.exchange.body();
@@ -181,7 +182,7 @@ fn rename(trip: &mut Trip, route: &Route) {
 }
 
 /// The query with the name the backend knows.
-fn rename_in_query(trip: &Trip, route: &Route) -> Option<String> {
+fn rename_in_query(trip: &Trip<'_>, route: &Route) -> Option<String> {
     let (query, served) = (trip.exchange.head().query.as_deref()?, route.send_as.as_deref()?);
     let encode = |served| percent_encoding::utf8_percent_encode(served, percent_encoding::NON_ALPHANUMERIC);
     let renamed = query.split('&').map(|pair| match pair.starts_with("model=") {
@@ -192,7 +193,7 @@ fn rename_in_query(trip: &Trip, route: &Route) -> Option<String> {
 }
 
 /// 404 with the names it may have meant, among those the caller may use.
-fn unknown_model(trip: &Trip, name: &str) -> Fault {
+fn unknown_model(trip: &Trip<'_>, name: &str) -> Fault {
     let may_use = |known: &&str| trip.exchange.caller().is_none_or(|caller| caller.may_use(known));
     let known = trip.snapshot.models.iter().map(|model| &*model.name).filter(may_use);
     let near = Models::near(name, known);

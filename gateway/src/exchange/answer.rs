@@ -3,7 +3,6 @@
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::{Session, Trip, cors, relay};
-use crate::core::Core;
 use crate::telemetry::Cause;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
@@ -44,7 +43,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// That the client has left.
-pub(super) async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) -> Result<Answered> {
+pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
     settle_body(session, trip).await;
     let mut head = Head { status: reply.status, headers: reply.headers };
     if reply.status != StatusCode::NO_CONTENT {
@@ -69,7 +68,7 @@ pub(super) async fn reply(session: &mut Session, trip: &mut Trip, reply: Reply) 
 
 /// Turns a fault into an answer: with its status if the client has no head yet, as the last event of its stream if it
 /// has, and by cutting the transfer where nothing else can tell it.
-pub(super) async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) -> Answered {
+pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fault) -> Answered {
     let Fault::Told { refusal, cause, log, close } = fault else {
         session.shutdown().await;
         return Answered { status: 499, cause: Cause::ClientGone, log: None };
@@ -106,14 +105,14 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip, fault: Fault) 
     }
 }
 
-async fn tell_in_stream(session: &mut Session, trip: &mut Trip, refusal: &Refusal) -> Result<()> {
+async fn tell_in_stream(session: &mut Session, trip: &mut Trip<'_>, refusal: &Refusal) -> Result<()> {
     let event = refusal.event(trip.voice, trip.exchange.id());
     relay::write(session, trip, event).await?;
     session.finish_body().await.map_err(|_| Fault::ClientGone)
 }
 
 /// Reads what is left of a body that nobody wants, if that is little; else the connection ends with the answer.
-async fn settle_body(session: &mut Session, trip: &Trip) {
+async fn settle_body(session: &mut Session, trip: &Trip<'_>) {
     if matches!(trip.body, Body::None | Body::Whole) || session.is_body_done() {
         return;
     }
@@ -150,7 +149,7 @@ const LINGER: usize = 4 << 20;
 ///
 /// # Errors
 /// That the client has left.
-pub(super) async fn send_head(session: &mut Session, trip: &mut Trip, head: &Head) -> Result<()> {
+pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: &Head) -> Result<()> {
     let mut headers = head.headers.clone();
     identify(trip, &mut headers);
     let bodyless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -172,7 +171,7 @@ pub(super) fn response(status: StatusCode, headers: HeaderMap) -> Box<ResponseHe
 }
 
 /// Adds who this is, who answered, and what it cost.
-pub(super) fn identify(trip: &mut Trip, headers: &mut HeaderMap) {
+pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
     let waited = trip.receiving + trip.record.upstream_time;
     trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
     let record = &trip.record;
@@ -208,16 +207,11 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 ///
 /// # Errors
 /// 404 if there is no such model, or not for this caller.
-pub(super) async fn models(
-    core: &Core,
-    session: &mut Session,
-    trip: &mut Trip,
-    id: Option<String>,
-) -> Result<Answered> {
+pub(super) async fn models(session: &mut Session, trip: &mut Trip<'_>, id: Option<String>) -> Result<Answered> {
     let caller = trip.exchange.caller().cloned();
     let may_use = |model: &str| caller.as_ref().is_none_or(|caller| caller.may_use(model));
     let backends = trip.snapshot.pools.iter().flat_map(|pool| &pool.backends);
-    crate::upstream::probe::refresh(&core.connector, backends).await;
+    crate::upstream::probe::refresh(&trip.core.connector, backends).await;
     let catalogue = crate::catalogue::list(&trip.snapshot);
     let body = match id {
         None => {

@@ -38,7 +38,7 @@ pub(super) enum Plan {
 }
 
 /// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
-pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip {
+pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip<'a> {
     // The body's framing is read from the head when the body is first asked about: ask before the head goes.
     let has_body = !session.is_body_done();
     let keep_alive = session.get_keepalive().is_some();
@@ -69,6 +69,7 @@ pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session)
     let exchange =
         Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
     Trip {
+        core,
         share: core.bodies.share(),
         body: if has_body { Body::Unread } else { Body::None },
         snapshot,
@@ -87,6 +88,7 @@ pub(super) fn begin(core: &Core, snapshot: Arc<Snapshot>, session: &mut Session)
         grown: 0,
         voice: if anthropic { Endpoint::Messages } else { endpoint.unwrap_or(Endpoint::Other) },
         backend: None,
+        asked: None,
         query: None,
         head_sent: false,
         receiving: Duration::ZERO,
@@ -106,7 +108,7 @@ fn stub(head: &RequestHeader) -> RequestHeader {
 ///
 /// # Errors
 /// What the head alone makes impossible: path, method, size, encoding.
-pub(super) fn plan(trip: &Trip) -> Result<Plan> {
+pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
     let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
     check_path(&head.path)?;
     if head.method == Method::OPTIONS {
@@ -161,7 +163,7 @@ fn check_path(path: &str) -> Result<()> {
 }
 
 /// What the head says about the body.
-fn check_body(trip: &Trip) -> Result<()> {
+fn check_body(trip: &Trip<'_>) -> Result<()> {
     let (headers, limits) = (&trip.exchange.head().headers, &trip.snapshot.limits);
     if let Some(declared) = body::declared_length(headers)
         && declared > limits.body as u64
@@ -177,7 +179,7 @@ fn check_body(trip: &Trip) -> Result<()> {
 }
 
 /// The answer to OPTIONS: to a browser's preflight what the file allows, to anybody else the methods.
-fn options(trip: &Trip) -> Reply {
+fn options(trip: &Trip<'_>) -> Reply {
     let reply = Reply::empty(StatusCode::NO_CONTENT);
     let headers = trip.exchange.headers();
     let preflight = headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -225,12 +227,12 @@ fn unescape(text: &str) -> String {
 }
 
 /// Whether the client waits for leave to send its body (RFC 9110 section 10.1.1).
-pub(super) fn expects_continue(trip: &Trip) -> bool {
+pub(super) fn expects_continue(trip: &Trip<'_>) -> bool {
     trip.record.http >= Version::HTTP_11 && trip.exchange.headers().contains_key(header::EXPECT)
 }
 
 /// How long this client waits for an answer, as the SDKs tell in seconds.
-pub(super) fn client_patience(trip: &Trip) -> Option<Duration> {
+pub(super) fn client_patience(trip: &Trip<'_>) -> Option<Duration> {
     const NAMES: [HeaderName; 2] =
         [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
     NAMES

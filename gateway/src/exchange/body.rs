@@ -78,7 +78,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the client has left.
-    pub(crate) async fn begin(session: &mut Session, trip: &Trip) -> Result<Self> {
+    pub(crate) async fn begin(session: &mut Session, trip: &Trip<'_>) -> Result<Self> {
         if arrive::expects_continue(trip) {
             session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
         }
@@ -86,7 +86,7 @@ impl Reader {
     }
 
     /// Goes on with a body of which a part has been read.
-    pub(crate) fn resume(trip: &Trip) -> Self {
+    pub(crate) fn resume(trip: &Trip<'_>) -> Self {
         Self { began: Instant::now(), received: usize::try_from(trip.record.request_bytes).unwrap_or(usize::MAX) }
     }
 
@@ -94,7 +94,7 @@ impl Reader {
     ///
     /// # Errors
     /// Too large, too slow, badly framed, or the client has left.
-    pub(crate) async fn next(&mut self, session: &mut Session, trip: &mut Trip) -> Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self, session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Bytes>> {
         let limits = &trip.snapshot.limits;
         let read = pingora::time::timeout(self.patience(limits), session.read_request_body()).await;
         let data = match read {
@@ -148,7 +148,7 @@ fn unreadable(error: &pingora::Error) -> Fault {
 ///
 /// # Errors
 /// As [`Reader::next`]; 503 when the memory for bodies is spent.
-pub(crate) async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result<Bytes> {
+pub(crate) async fn read_whole(session: &mut Session, trip: &mut Trip<'_>) -> Result<Bytes> {
     if matches!(trip.body, Body::None) {
         return Ok(Bytes::new());
     }
@@ -179,7 +179,7 @@ pub(crate) async fn read_whole(session: &mut Session, trip: &mut Trip) -> Result
 ///
 /// # Errors
 /// As [`Reader::next`]; 400 if the form is malformed or names two models.
-pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: &str) -> Result<Option<String>> {
+pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip<'_>, boundary: &str) -> Result<Option<String>> {
     let mut finder = ModelFinder::new(boundary);
     let mut held = VecDeque::new();
     let mut reader = Reader::begin(session, trip).await?;
@@ -203,7 +203,7 @@ pub(crate) async fn read_form(session: &mut Session, trip: &mut Trip, boundary: 
 }
 
 /// Puts another name into a form that is held up to its model.
-pub(crate) fn rename_in_form(trip: &mut Trip, served: &str) {
+pub(crate) fn rename_in_form(trip: &mut Trip<'_>, served: &str) {
     let (Some(place), Body::Streamed { held, .. }) = (trip.model_in_form.take(), &mut trip.body) else { return };
     let mut renamed = BytesMut::with_capacity(held.iter().map(Bytes::len).sum::<usize>() + served.len());
     for data in held.iter() {
@@ -223,7 +223,7 @@ pub(crate) fn bad_form(fault: MultipartFault) -> Fault {
     Fault::bad(code, format!("The request cannot be understood: {fault}.")).closing()
 }
 
-fn hold(trip: &mut Trip, bytes: usize) -> Result<()> {
+fn hold(trip: &mut Trip<'_>, bytes: usize) -> Result<()> {
     if trip.share.grow(bytes, trip.snapshot.limits.bodies_in_flight) {
         return Ok(());
     }
@@ -232,7 +232,7 @@ fn hold(trip: &mut Trip, bytes: usize) -> Result<()> {
 }
 
 /// Unpacks a compressed body, within its own limit: a small body must not become a large one.
-fn unpack(trip: &mut Trip, body: Bytes) -> Result<Bytes> {
+fn unpack(trip: &mut Trip<'_>, body: Bytes) -> Result<Bytes> {
     let limit = match trip.snapshot.limits.compressed_bodies {
         CompressedBodies::Unpacked(limit) if trip.exchange.headers().contains_key(header::CONTENT_ENCODING) => limit,
         _ => return Ok(body),

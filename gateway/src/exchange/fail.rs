@@ -35,7 +35,7 @@ pub(super) type Result<T> = std::result::Result<T, Fault>;
 
 /// What a fault after a connection was made counts as, on the side of the backend. Connections that could not be made
 /// are counted where they are made, since another backend may then answer.
-pub(super) fn counted(refusal: &Refusal, trip: &Trip) -> Option<BackendFault> {
+pub(super) fn counted(refusal: &Refusal, trip: &Trip<'_>) -> Option<BackendFault> {
     Some(match refusal.code? {
         "upstream_error" if trip.record.upstream_status.is_some() => BackendFault::Truncated,
         "upstream_error" => BackendFault::Broken,
@@ -100,6 +100,13 @@ impl Fault {
     /// The gateway has no room for this request now.
     pub(crate) fn overloaded(message: &str) -> Self {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
+        Self::told(refusal.retry_after(Duration::from_secs(1)), Cause::Gateway, None)
+    }
+
+    /// The process ends, and this request has had its time.
+    pub(super) fn leaving() -> Self {
+        let message = "The gateway is being restarted, and the time it gives open requests is over. Try again.";
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message);
         Self::told(refusal.retry_after(Duration::from_secs(1)), Cause::Gateway, None)
     }
 

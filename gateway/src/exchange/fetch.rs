@@ -33,7 +33,7 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    fn new(trip: &Trip, route: &Route) -> Self {
+    fn new(trip: &Trip<'_>, route: &Route) -> Self {
         let started = trip.record.started;
         let client = client_patience(trip).map(|patience| started + patience);
         Self { total: started + route.timeouts.total, client }
@@ -58,11 +58,12 @@ impl Deadline {
     }
 }
 
-/// Waits for `future`, but not beyond `until`, and not for a client that has left.
+/// Waits for `future`, but not beyond `until`, not for a client that has left, and not beyond the time for draining.
 ///
 /// # Errors
-/// Which of the two it was.
+/// Which of these it was.
 pub(super) async fn wait<T>(
+    core: &Core,
     session: &mut Session,
     until: (Instant, Wait),
     future: impl Future<Output = T>,
@@ -73,6 +74,7 @@ pub(super) async fn wait<T>(
         biased;
         outcome = pingora::time::timeout(patience, future) => outcome.map_err(|_| Fault::timed_out(until.1)),
         () = gone(session) => Err(Fault::ClientGone),
+        () = core.is_cut() => Err(Fault::leaving()),
     }
 }
 
@@ -108,7 +110,7 @@ impl From<Fault> for Failed {
 ///
 /// # Errors
 /// Why there is none.
-pub(super) async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Fetched> {
+pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<Fetched> {
     let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
     let mut tried: Vec<Arc<Backend>> = Vec::new();
@@ -126,9 +128,9 @@ pub(super) async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -
         trip.record.backend = Some(backend.settings.name.clone());
         trip.backend = Some(backend.clone());
         let began = Instant::now();
-        let mut outcome = attempt(core, session, trip, &backend, &route, deadline, false).await;
+        let mut outcome = attempt(session, trip, &backend, &route, deadline, false).await;
         if matches!(outcome, Err(Failed::Stale)) {
-            outcome = attempt(core, session, trip, &backend, &route, deadline, true).await;
+            outcome = attempt(session, trip, &backend, &route, deadline, true).await;
         }
         trip.record.upstream_time += began.elapsed();
         match outcome {
@@ -145,9 +147,8 @@ pub(super) async fn fetch(core: &Core, session: &mut Session, trip: &mut Trip) -
 
 /// One request to one backend.
 async fn attempt(
-    core: &Core,
     session: &mut Session,
-    trip: &mut Trip,
+    trip: &mut Trip<'_>,
     backend: &Arc<Backend>,
     route: &Route,
     deadline: Deadline,
@@ -155,7 +156,7 @@ async fn attempt(
 ) -> std::result::Result<(Upstream, Head), Failed> {
     let began = Instant::now();
     let until = deadline.until(Wait::FirstByte, began, route.timeouts.connect, true);
-    let connected = wait(session, until, core.connector.connect(backend, fresh)).await;
+    let connected = wait(trip.core, session, until, trip.core.connector.connect(backend, fresh)).await;
     let mut upstream = match connected {
         Ok(Ok(upstream)) => upstream,
         Ok(Err(error)) => return Err(unreachable(backend, began, BackendFault::Connect, &error.to_string())),
@@ -176,7 +177,7 @@ async fn attempt(
         return Ok((upstream, head));
     }
     let until = deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, true);
-    match wait(session, until, upstream.read_head()).await? {
+    match wait(trip.core, session, until, upstream.read_head()).await? {
         Ok(head) => {
             begun(trip, backend, &head);
             Ok((upstream, head))
@@ -190,7 +191,7 @@ async fn attempt(
 }
 
 /// The backend has begun to answer.
-fn begun(trip: &mut Trip, backend: &Backend, head: &Head) {
+fn begun(trip: &mut Trip<'_>, backend: &Backend, head: &Head) {
     let now = Instant::now();
     backend.health.alive(now);
     backend.series.requests.inc();
@@ -211,7 +212,7 @@ fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str
 /// Otherwise it cannot have run what it has not got, so another may.
 async fn unsent(
     session: &mut Session,
-    trip: &Trip,
+    trip: &Trip<'_>,
     backend: &Backend,
     upstream: &mut Upstream,
     failed: Unsent,
@@ -222,7 +223,7 @@ async fn unsent(
         Unsent::Backend(error) => error,
     };
     let until = (Instant::now() + EARLY_ANSWER, Wait::FirstByte);
-    let unanswered = match wait(session, until, upstream.read_head()).await {
+    let unanswered = match wait(trip.core, session, until, upstream.read_head()).await {
         Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
         Ok(Ok(head)) => return Ok(head),
         Ok(Err(error)) => error.is_unanswered(),
@@ -249,7 +250,7 @@ enum Unsent {
 /// Sends head and body.
 async fn send(
     session: &mut Session,
-    trip: &mut Trip,
+    trip: &mut Trip<'_>,
     upstream: &mut Upstream,
     head: RequestHead,
     deadline: Deadline,
@@ -261,14 +262,18 @@ async fn send(
         return stream(session, trip, upstream).await;
     }
     let body = trip.exchange.body().clone();
-    match wait(session, until, upstream.send(head, body)).await {
+    match wait(trip.core, session, until, upstream.send(head, body)).await {
         Ok(sent) => sent.map_err(Unsent::Backend),
         Err(fault) => Err(Unsent::Ours(fault)),
     }
 }
 
 /// Sends what is held, then what the client sends, as it comes.
-async fn stream(session: &mut Session, trip: &mut Trip, upstream: &mut Upstream) -> std::result::Result<(), Unsent> {
+async fn stream(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    upstream: &mut Upstream,
+) -> std::result::Result<(), Unsent> {
     let Body::Streamed { held, more } = &trip.body else { return Ok(()) };
     let more = *more;
     for data in held.clone() {

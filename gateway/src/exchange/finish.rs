@@ -2,7 +2,6 @@
 
 use super::Trip;
 use super::answer::Answered;
-use crate::core::Core;
 use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
 
@@ -10,7 +9,7 @@ use std::time::Instant;
 const ERROR_LIMIT: usize = 512;
 
 /// Tells the followers, last first, then the metrics, then the log.
-pub(super) fn finish(core: &Core, mut trip: Trip, answered: Answered) {
+pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     let record = &mut trip.record;
     record.ended = Instant::now();
     record.status = answered.status;
@@ -27,8 +26,8 @@ pub(super) fn finish(core: &Core, mut trip: Trip, answered: Answered) {
     }
     trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
-    core.metrics.observe(series, &trip.record);
+    trip.core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
-    core.log.request(&trip.record, route, pool);
+    trip.core.log.request(&trip.record, route, pool);
     debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
 }

@@ -14,6 +14,7 @@ mod headers;
 mod relay;
 mod request;
 mod socket;
+mod stream;
 mod trailers;
 mod whole;
 
@@ -45,7 +46,8 @@ pub(crate) use trailers::encode as encode_trailers;
 pub(crate) type Session = pingora::protocols::http::ServerSession;
 
 /// One request and everything it holds on its way.
-pub(crate) struct Trip {
+pub(crate) struct Trip<'a> {
+    core: &'a Core,
     snapshot: Arc<Snapshot>,
     exchange: Exchange,
     record: Record,
@@ -55,6 +57,8 @@ pub(crate) struct Trip {
     voice: Endpoint,
     /// The backend that was asked last.
     backend: Option<Arc<Backend>>,
+    /// The model the client asked for, as it named it.
+    asked: Option<Arc<str>>,
     /// The query as the backend gets it, if another than the client's.
     query: Option<String>,
     /// Whether the path is one of an API.
@@ -120,7 +124,7 @@ pub(crate) async fn serve(core: &Core, session: &mut Session) -> Option<HeaderMa
     if core.is_draining() {
         session.set_keepalive(None);
     }
-    let road = AssertUnwindSafe(road(core, session, &mut trip)).catch_unwind().await;
+    let road = AssertUnwindSafe(road(session, &mut trip)).catch_unwind().await;
     // A fault ends the answer in its own way.
     let trailers = trip.trailers.take().filter(|_| matches!(road, Ok(Ok(_))));
     let answered = match road {
@@ -131,12 +135,12 @@ pub(crate) async fn serve(core: &Core, session: &mut Session) -> Option<HeaderMa
             answer::fault(session, &mut trip, Fault::ours("a panic; see the log above").closing()).await
         }
     };
-    finish::finish(core, trip, answered);
+    finish::finish(trip, answered);
     trailers
 }
 
 /// The road of one request, from its head to the last byte of its answer.
-async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Answered> {
+async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     let plan = arrive::plan(trip)?;
     if let Plan::Reply(reply) = plan {
         return answer::reply(session, trip, reply).await;
@@ -155,10 +159,10 @@ async fn road(core: &Core, session: &mut Session, trip: &mut Trip) -> Result<Ans
         return answer::reply(session, trip, reply).await;
     }
     match plan {
-        Plan::Models => return answer::models(core, session, trip, None).await,
-        Plan::Model(id) => return answer::models(core, session, trip, Some(id)).await,
+        Plan::Models => return answer::models(session, trip, None).await,
+        Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
-    let fetched = fetch::fetch(core, session, trip).await?;
-    relay::relay(core, session, trip, fetched).await
+    let fetched = fetch::fetch(session, trip).await?;
+    relay::relay(session, trip, fetched).await
 }

@@ -7,7 +7,7 @@ use http::Method;
 use http::header::{self, HeaderMap, HeaderValue};
 
 /// The headers that every attempt sends: the client's, less what ends here, plus ids.
-pub(super) fn headers_for_all(trip: &Trip) -> HeaderMap {
+pub(super) fn headers_for_all(trip: &Trip<'_>) -> HeaderMap {
     let client = trip.exchange.headers();
     let mut headers = client.clone();
     headers::strip_request(&mut headers);
@@ -52,7 +52,7 @@ fn strip_key(headers: &mut HeaderMap) {
 }
 
 /// Says how long the body is: our own framing, whatever the client's was.
-fn frame(trip: &Trip, headers: &mut HeaderMap) {
+fn frame(trip: &Trip<'_>, headers: &mut HeaderMap) {
     match &trip.body {
         Body::None | Body::Unread => {
             if trip.exchange.head().method == Method::POST {
@@ -79,7 +79,7 @@ fn frame(trip: &Trip, headers: &mut HeaderMap) {
 }
 
 /// The head for one backend: its base path, its credential.
-pub(super) fn head_for(backend: &Backend, trip: &Trip, mut headers: HeaderMap) -> RequestHead {
+pub(super) fn head_for(backend: &Backend, trip: &Trip<'_>, mut headers: HeaderMap) -> RequestHead {
     let (settings, head) = (&backend.settings, trip.exchange.head());
     let mut target = String::with_capacity(settings.base_path.len() + head.path.len());
     target.push_str(&settings.base_path);

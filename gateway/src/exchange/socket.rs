@@ -16,7 +16,7 @@ use tidegate_plugins::Head;
 /// That the client had left before the 101 went out.
 pub(super) async fn tunnel(
     session: &mut Session,
-    trip: &mut Trip,
+    trip: &mut Trip<'_>,
     mut fetched: Fetched,
     mut head: Head,
 ) -> Result<Answered> {
@@ -47,7 +47,7 @@ pub(super) async fn tunnel(
 }
 
 /// Carries bytes both ways until one side ends.
-async fn carry(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched) {
+async fn carry(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched) {
     loop {
         tokio::select! {
             biased;

@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap};
 
 /// Gets the backend's trailers for a client that can take them: over HTTP/2, or over HTTP/1.1 if it says so and its
 /// answer has no declared length. A backend that has said all but does not end its message gets a moment to.
-pub(super) async fn take(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched) {
+pub(super) async fn take(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched) {
     if !can_take(session, trip) {
         return;
     }
@@ -25,7 +25,7 @@ pub(super) async fn take(session: &mut Session, trip: &mut Trip, fetched: &mut F
     }
 }
 
-fn can_take(session: &mut Session, trip: &Trip) -> bool {
+fn can_take(session: &mut Session, trip: &Trip<'_>) -> bool {
     if trip.record.http != Version::HTTP_11 {
         return trip.record.http == Version::HTTP_2;
     }
@@ -37,7 +37,7 @@ fn can_take(session: &mut Session, trip: &Trip) -> bool {
 ///
 /// # Errors
 /// That the client has left.
-pub(super) async fn end(session: &mut Session, trip: &mut Trip) -> Result<()> {
+pub(super) async fn end(session: &mut Session, trip: &mut Trip<'_>) -> Result<()> {
     match &trip.trailers {
         Some(_) if !session.is_http2() => return Ok(()),
         Some(_) => {

@@ -31,7 +31,7 @@ const MAX_RETRY_AFTER: u64 = 3600;
 /// That it is no such answer, or broke off; the client has seen nothing of it.
 pub(super) async fn relay(
     session: &mut Session,
-    trip: &mut Trip,
+    trip: &mut Trip<'_>,
     fetched: &mut Fetched,
     mut head: Head,
 ) -> Result<Answered> {
@@ -58,7 +58,7 @@ pub(super) async fn relay(
 }
 
 /// Sends an answer whose length is known.
-async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answer: Bytes) -> Result<()> {
+async fn send(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head, mut answer: Bytes) -> Result<()> {
     head.headers.insert(header::CONTENT_LENGTH, headers::number(answer.len() as u64));
     relay::start(session, trip, head).await?;
     relay::follow(trip, &mut answer, false)?;
@@ -71,7 +71,7 @@ async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answe
 /// That the connection broke, or the client has left.
 pub(super) async fn error(
     session: &mut Session,
-    trip: &mut Trip,
+    trip: &mut Trip<'_>,
     fetched: &mut Fetched,
     mut head: Head,
 ) -> Result<Answered> {
@@ -127,7 +127,7 @@ enum Collected {
 }
 
 /// Reads the answer, up to `limit`.
-async fn collect(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, limit: usize) -> Result<Collected> {
+async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched, limit: usize) -> Result<Collected> {
     let began = Instant::now();
     let idle = trip.route.as_ref().map(|route| route.timeouts.idle).unwrap_or_default();
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
@@ -136,7 +136,7 @@ async fn collect(session: &mut Session, trip: &mut Trip, fetched: &mut Fetched, 
             break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });
         }
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, true);
-        let read = wait(session, until, fetched.upstream.read_body()).await?;
+        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
         let name = &fetched.lease.backend().settings.name;
         let Some(data) = read.map_err(|error| Fault::broken(format!("{name}: {error}")))? else {
             break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });

@@ -1,9 +1,10 @@
-//! Connections to backends: kept, reused, made. Pingora connects, checks certificates and keeps the idle ones; HTTP/1
-//! on them is ours ([`super::http1`]), HTTP/2 is Pingora's.
+//! Connections to backends: kept, reused, made. Pingora connects and checks certificates; HTTP/1 on the connections and
+//! the keeping of idle ones are ours ([`super::http1`]), HTTP/2 is Pingora's.
 
 use super::backend::Backend;
 use super::error::{Error, Result};
 use super::http1::{Client, RequestHead};
+use super::idle::Idle;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Uri, Version};
@@ -25,13 +26,16 @@ const POOL: usize = 1024;
 /// Makes connections and keeps the idle ones. One for the whole process.
 pub struct Connector {
     http1: TransportConnector,
+    idle: Idle,
     // Made when first wanted: it reads the system's certificates a second time.
     http2: OnceLock<v2::Connector>,
 }
 
 impl Default for Connector {
     fn default() -> Self {
-        Self { http1: TransportConnector::new(Some(ConnectorOptions::new(POOL))), http2: OnceLock::new() }
+        // Its own pool stays empty.
+        let http1 = TransportConnector::new(Some(ConnectorOptions::new(1)));
+        Self { http1, idle: Idle::new(POOL), http2: OnceLock::new() }
     }
 }
 
@@ -67,7 +71,7 @@ impl Connector {
         };
         if !fresh && !backend.settings.http2 {
             for peer in &peers {
-                if let Some(stream) = self.http1.reused_stream(&**peer).await {
+                if let Some(stream) = self.idle.take(peer.reuse_hash()) {
                     return Ok(upstream(peer, Session::Http1(Client::new(stream)), true));
                 }
             }
@@ -112,12 +116,17 @@ impl Connector {
         .await
     }
 
+    /// Closes connections that have been idle for too long. To be called now and then.
+    pub fn sweep(&self) {
+        self.idle.sweep();
+    }
+
     /// Takes back a connection whose answer has been read to its end; any that cannot be used again is closed.
     pub fn release(&self, upstream: Upstream, idle: Duration) {
         match upstream.session {
             Session::Http1(client) => {
                 if let Some(stream) = client.reuse() {
-                    self.http1.release_stream(stream, upstream.peer.reuse_hash(), Some(idle));
+                    self.idle.put(upstream.peer.reuse_hash(), stream, idle);
                 }
             }
             Session::Http2(session) => {

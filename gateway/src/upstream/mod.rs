@@ -5,6 +5,7 @@ pub mod connect;
 pub mod error;
 pub mod health;
 pub mod http1;
+mod idle;
 pub mod lease;
 pub mod pool;
 pub mod probe;

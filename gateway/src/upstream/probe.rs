@@ -57,6 +57,8 @@ pub async fn run(core: &Core) {
             Some(_) = probes.join_next() => continue,
         }
         due.retain(|_, (backend, _)| backend.strong_count() > 0);
+        connector.sweep();
+        core.connector.sweep();
         let snapshot = core.snapshot.load_full();
         for backend in snapshot.pools.iter().flat_map(|pool| &pool.backends) {
             let now = Instant::now();

@@ -1,0 +1,183 @@
+//! Event streams: cut into whole events, watched for whether they are complete, relayed as they come.
+
+use super::answer::Answered;
+use super::fail::{Fault, Result, Wait};
+use super::fetch::{Fetched, wait};
+use super::{Session, Trip, relay};
+use crate::telemetry::Cause;
+use crate::upstream;
+use bytes::Bytes;
+use http::StatusCode;
+use http::header;
+use std::time::Instant;
+use tidegate_plugins::Head;
+use tidegate_plugins::events::{EventCutter, StreamWatch};
+use tidegate_plugins::splice::ModelRenamer;
+
+/// What a stream is on its way through: the cutter, the watcher, and how far it has come.
+struct Streaming {
+    cutter: EventCutter,
+    watch: StreamWatch,
+    renamer: Option<ModelRenamer>,
+    /// Until the first event the head is held, so that a backend that fails before it still gets an honest status.
+    head: Option<Head>,
+    last_event: Instant,
+}
+
+/// How a stream stands.
+enum Flow {
+    /// More is to come.
+    Open,
+    /// `[DONE]`, or what stands for it, has been passed on.
+    Done,
+    /// The backend has ended it.
+    Ended,
+}
+
+/// Relays an event stream to its end.
+///
+/// # Errors
+/// What is wrong with it, or that the client has left. Where the client has the head already, the fault is told as an
+/// event.
+pub(super) async fn relay(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    fetched: &mut Fetched,
+    mut head: Head,
+) -> Result<Answered> {
+    head.headers.remove(header::CONTENT_LENGTH);
+    trip.record.stream = true;
+    trip.streaming = true;
+    relay::release_body(trip);
+    let choices = trip.exchange.call().and_then(|call| call.n).unwrap_or(1);
+    let mut streaming = Streaming {
+        cutter: EventCutter::new(trip.snapshot.limits.event),
+        watch: StreamWatch::new(trip.exchange.endpoint()).with_choices(choices),
+        renamer: relay::renamer(trip),
+        head: Some(head),
+        last_event: Instant::now(),
+    };
+    let mut outcome = flow(session, trip, fetched, &mut streaming).await;
+    if matches!(outcome, Err(Fault::ClientGone)) && trip.followers.iter().any(|follower| follower.outlives_client()) {
+        outcome = alone(trip, fetched, &mut streaming).await.and(Err(Fault::ClientGone));
+    }
+    trip.record.usage = streaming.watch.usage();
+    outcome?;
+    let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
+    // An error event under a 200 is passed on as it came; it is the backend's fault all the same.
+    if streaming.watch.saw_error() {
+        return Ok(Answered::failed(status, Cause::UpstreamError, "the backend sent an error event"));
+    }
+    Ok(Answered::ok(status))
+}
+
+/// Relays a stream to its end.
+async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
+    loop {
+        let until = patience(trip, fetched, it);
+        let waiting = it.head.is_some().then(Instant::now);
+        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
+        if let Some(since) = waiting {
+            trip.record.upstream_time += since.elapsed();
+        }
+        let (block, flow) = step(trip, fetched, it, read)?;
+        if let Some(block) = block {
+            if let Some(mut head) = it.head.take() {
+                relay::start(session, trip, &mut head).await?;
+            }
+            relay::write(session, trip, block).await?;
+        }
+        match flow {
+            Flow::Open => {}
+            Flow::Done => return Ok(()),
+            Flow::Ended => {
+                if let Some(mut head) = it.head.take() {
+                    relay::start(session, trip, &mut head).await?;
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Reads a stream to its end for the followers that want it, although the client has left.
+async fn alone(trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
+    loop {
+        let until = patience(trip, fetched, it);
+        let patience = until.0.saturating_duration_since(Instant::now());
+        let read = pingora::time::timeout(patience, fetched.upstream.read_body()).await;
+        let read = read.map_err(|_| Fault::timed_out(until.1))?;
+        if !matches!(step(trip, fetched, it, read)?.1, Flow::Open) {
+            return relay::follow(trip, &mut Bytes::new(), true);
+        }
+    }
+}
+
+/// How long the next event may take. Comments are signs of life, not progress: only events move the clock.
+fn patience(trip: &Trip<'_>, fetched: &Fetched, it: &Streaming) -> (Instant, Wait) {
+    let Some(route) = &trip.route else { return (it.last_event, Wait::Total) };
+    if trip.record.first_token.is_some() {
+        return fetched.deadline.until(Wait::Idle, it.last_event, route.timeouts.idle, false);
+    }
+    let sent = trip.record.sent.unwrap_or(it.last_event);
+    fetched.deadline.until(Wait::FirstToken, sent, route.timeouts.first_token, it.head.is_some())
+}
+
+/// Takes in what was read; gives what goes out and how the stream stands.
+fn step(
+    trip: &mut Trip<'_>,
+    fetched: &Fetched,
+    it: &mut Streaming,
+    read: upstream::error::Result<Option<Bytes>>,
+) -> Result<(Option<Bytes>, Flow)> {
+    let chunk = match read {
+        Ok(Some(chunk)) => chunk,
+        Ok(None) => return ended(trip, it),
+        Err(error) => {
+            return Err(Fault::broken(format!("{}: {error}", fetched.lease.backend().settings.name)));
+        }
+    };
+    let now = Instant::now();
+    fetched.lease.backend().health.alive(now);
+    let block = it
+        .cutter
+        .push(chunk)
+        .map_err(|_| Fault::malformed(format!("an event of more than {} bytes", trip.snapshot.limits.event)))?;
+    let Some(mut block) = block else { return Ok((None, Flow::Open)) };
+    let seen = it.watch.see(&block);
+    if seen.has_event {
+        it.last_event = now;
+    }
+    // The event that only names the role is no token yet.
+    if it.watch.content_events() > 0 {
+        trip.record.first_token.get_or_insert(now);
+    }
+    if let Some(end) = seen.done_at {
+        block.truncate(end);
+    }
+    outgoing(trip, it, &mut block)?;
+    Ok((Some(block), if seen.done_at.is_some() { Flow::Done } else { Flow::Open }))
+}
+
+/// The backend has ended the stream: whole, or not.
+fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow)> {
+    let mut rest = it.cutter.finish().unwrap_or_default();
+    if !rest.is_empty() {
+        it.watch.see(&rest);
+    }
+    // After an error event nothing more needs to be said: the backend has said it.
+    if !it.watch.complete() && !it.watch.saw_error() {
+        return Err(Fault::broken("the stream ended without saying that it was complete"));
+    }
+    outgoing(trip, it, &mut rest)?;
+    Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
+}
+
+fn outgoing(trip: &mut Trip<'_>, it: &Streaming, block: &mut Bytes) -> Result<()> {
+    if let Some(renamer) = &it.renamer
+        && let Some(renamed) = renamer.rename_in_events(block)
+    {
+        *block = renamed;
+    }
+    relay::follow(trip, block, false)
+}
