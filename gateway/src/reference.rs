@@ -232,4 +232,31 @@ mod tests {
         }
         assert!(filters().contains("\n## `api_key.keys[]`\n"));
     }
+
+    /// The words with an underscore that stand in quotes in these sources, tests left out.
+    fn quoted(sources: &[std::path::PathBuf]) -> std::collections::BTreeSet<String> {
+        let texts = sources.iter().map(|path| std::fs::read_to_string(path).unwrap());
+        let code: String = texts.map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect();
+        let is_word = |word: &&str| word.contains('_') && word.bytes().all(|b| b == b'_' || b.is_ascii_lowercase());
+        code.split('"').filter(is_word).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_code_of_an_error_is_explained() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let exchange = std::fs::read_dir(root.join("src/exchange")).unwrap().map(|entry| entry.unwrap().path());
+        let mut sources: Vec<_> = exchange.filter(|path| !path.ends_with("mod.rs")).collect();
+        sources.push(root.join("../plugins/src/call/fault.rs"));
+        let page = std::fs::read_to_string(root.join("../docs/faults.md")).unwrap();
+        for code in quoted(&sources) {
+            assert!(page.contains(&format!("| `{code}` |")), "docs/faults.md does not explain {code}");
+        }
+        sources.push(root.join("../plugins/src/filters/api_key.rs"));
+        let known = quoted(&sources);
+        for row in page.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")) {
+            let code = row.split('`').nth(1).unwrap();
+            // The one code of a single word.
+            assert!(code == "overloaded" || known.contains(code), "docs/faults.md explains {code}, which nobody gives");
+        }
+    }
 }
