@@ -88,8 +88,10 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         let parts = Parts { registry: &self.registry, metrics: &metrics, previous: None };
         let snapshot = assemble::assemble(&self.config, &parts).map_err(|faults| self.placed(faults))?;
-        self.config.listen.iter().try_for_each(|listen| try_bind(&listen.address))?;
-        try_bind(&self.config.admin.listen)?;
+        for listen in &self.config.listen {
+            bind(&listen.address)?;
+        }
+        let admin = bind(&self.config.admin.listen)?;
         let format = match self.config.log.format {
             LogFormat::Json => Format::Json,
             LogFormat::Human => Format::Human,
@@ -105,7 +107,7 @@ impl Gateway {
         }
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
-        let life = life::Life::new(core.clone(), config, file, registry, guard);
+        let life = life::Life::new(core.clone(), config, file, registry, admin, guard);
         let mut server = PingoraServer::new_with_opt_and_conf(None, configuration(drain.time.as_secs()));
         server.add_service(service);
         server.add_service(background_service("house", life));
@@ -132,12 +134,13 @@ fn configuration(drain: u64) -> ServerConf {
     }
 }
 
-/// Finds out before anything starts whether an address is free: Pingora would find out in a thread, and panic.
-fn try_bind(address: &Address) -> Result<(), RunError> {
+/// Listens on an address, or says why not. Done for all of them before anything starts: Pingora, which listens for
+/// clients itself, would find out in a thread, and panic.
+fn bind(address: &Address) -> Result<Option<TcpListener>, RunError> {
     let bound = match address {
-        Address::Ip(address) => TcpListener::bind(address).map(drop),
-        Address::Name { host, port } => TcpListener::bind((host.as_str(), *port)).map(drop),
-        Address::Unix(_) => Ok(()),
+        Address::Ip(address) => TcpListener::bind(address).map(Some),
+        Address::Name { host, port } => TcpListener::bind((host.as_str(), *port)).map(Some),
+        Address::Unix(_) => Ok(None),
     };
     bound.map_err(|error| {
         let reason = match error.kind() {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidegate_config::{self as config, Address, Config, Faults, ProcessEnvironment, Source};
+use tidegate_config::{self as config, Config, Faults, ProcessEnvironment, Source};
 use tidegate_plugins::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,6 +35,8 @@ pub(crate) struct Life {
     config: Config,
     file: Option<PathBuf>,
     registry: Registry,
+    /// Listening already; taken when the runtime is there.
+    admin: Mutex<Option<std::net::TcpListener>>,
     /// Flushes the log when dropped.
     guard: Mutex<Option<LogGuard>>,
 }
@@ -46,21 +48,18 @@ impl Life {
         config: Config,
         file: Option<PathBuf>,
         registry: Registry,
+        admin: Option<std::net::TcpListener>,
         guard: LogGuard,
     ) -> Self {
-        Self { core, config, file, registry, guard: Mutex::new(Some(guard)) }
+        Self { core, config, file, registry, admin: Mutex::new(admin), guard: Mutex::new(Some(guard)) }
     }
 
     async fn admin(&self) {
-        let listener = match &self.config.admin.listen {
-            Address::Ip(address) => TcpListener::bind(address).await,
-            Address::Name { host, port } => TcpListener::bind((host.as_str(), *port)).await,
-            Address::Unix(_) => return tracing::error!("the admin listener cannot be a Unix socket"),
-        };
+        let Some(listener) = self.admin.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let token = self.config.admin.token.as_ref().map(|token| token.expose().into());
-        match listener {
+        match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
             Ok(listener) => admin::serve(listener, self.core.clone(), token, pending()).await,
-            Err(error) => tracing::error!(%error, "the admin listener cannot be opened"),
+            Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
         }
     }
 

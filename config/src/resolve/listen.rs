@@ -49,6 +49,10 @@ impl Resolver<'_> {
             let help = "set `admin.token`, or listen on 127.0.0.1".to_owned();
             self.fault(&path.key("listen"), "the admin listener is open to others without a token", Some(help));
         }
+        if matches!(admin.listen, Address::Unix(_)) {
+            let help = "probes and scrapers come over TCP: 127.0.0.1:9090".to_owned();
+            self.fault(&path.key("listen"), "the admin listener cannot be a Unix socket", Some(help));
+        }
         if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
             self.fault(&path.key("token"), "the token is empty", None);
         }
