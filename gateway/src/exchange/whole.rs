@@ -4,7 +4,9 @@
 use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
+use super::relay::Relayed;
 use super::{Session, Trip, body, headers, relay};
+use crate::core::Core;
 use crate::telemetry::{BackendFault, Cause};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -30,21 +32,23 @@ const MAX_RETRY_AFTER: u64 = 3600;
 /// # Errors
 /// That it is no such answer, or broke off; the client has seen nothing of it.
 pub(super) async fn relay(
+    core: &Core,
     session: &mut Session,
     trip: &mut Trip,
-    fetched: &mut Fetched,
+    mut fetched: Fetched,
     mut head: Head,
-) -> Result<Answered> {
+) -> Result<Relayed> {
     let limit = trip.snapshot.limits.answer;
-    let answer = match collect(session, trip, fetched, limit).await? {
+    let answer = match collect(session, trip, &mut fetched, limit).await? {
         Collected::Whole(answer) => answer,
         // Larger than may be held: it passes unread, as it comes.
         Collected::More(held) => {
             relay::release_body(trip);
             relay::start(session, trip, &mut head).await?;
-            return relay::opaque(session, trip, fetched, held).await;
+            return relay::opaque(core, session, trip, fetched, held).await;
         }
     };
+    let unfinished = relay::let_go(core, session, trip, fetched).await;
     relay::release_body(trip);
     let endpoint = trip.exchange.endpoint();
     if !body::large(answer.len(), || is_answer(&answer, endpoint)) {
@@ -54,7 +58,7 @@ pub(super) async fn relay(
     trip.record.usage = Usage::from_answer(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
-    Ok(Answered::ok(head.status))
+    Ok((Answered::ok(head.status), unfinished))
 }
 
 /// Sends an answer whose length is known.
@@ -70,12 +74,15 @@ async fn send(session: &mut Session, trip: &mut Trip, head: &mut Head, mut answe
 /// # Errors
 /// That the connection broke, or the client has left.
 pub(super) async fn error(
+    core: &Core,
     session: &mut Session,
     trip: &mut Trip,
-    fetched: &mut Fetched,
+    mut fetched: Fetched,
     mut head: Head,
-) -> Result<Answered> {
-    let collected = collect(session, trip, fetched, MAX_ERROR).await?;
+) -> Result<Relayed> {
+    let collected = collect(session, trip, &mut fetched, MAX_ERROR).await?;
+    let backend = fetched.lease.backend().clone();
+    let unfinished = relay::let_go(core, session, trip, fetched).await;
     relay::release_body(trip);
     let status = head.status;
     bound_retry_after(&mut head);
@@ -91,9 +98,9 @@ pub(super) async fn error(
         _ => None,
     };
     if let Some(fault) = counted {
-        fetched.lease.backend().series.failed(fault);
+        backend.series.failed(fault);
     }
-    let secret = fetched.lease.backend().settings.secret.clone();
+    let secret = backend.settings.secret.clone();
     // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.
     let for_clients = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
     let (told, log) = match collected {
@@ -114,11 +121,8 @@ pub(super) async fn error(
     send(session, trip, &mut head, body).await?;
     let said = String::from_utf8_lossy(&log[..log.len().min(LOGGED)]);
     let said = if secret.is_some_and(|secret| said.contains(&*secret)) { "(its own key)".into() } else { said };
-    Ok(Answered::failed(
-        status,
-        cause,
-        format!("the backend answered {status}: {}", said.trim()).trim_end_matches(": "),
-    ))
+    let said = format!("the backend answered {status}: {}", said.trim());
+    Ok((Answered::failed(status, cause, said.trim_end_matches(": ")), unfinished))
 }
 
 enum Collected {
