@@ -24,6 +24,7 @@ mod framing;
 mod gateway;
 mod life;
 pub mod models;
+pub mod reference;
 mod server;
 pub mod simulator;
 pub mod snapshot;
@@ -31,3 +32,8 @@ pub mod telemetry;
 pub mod upstream;
 
 pub use gateway::{Gateway, RunError};
+
+/// The guide's programs, compiled and run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide-filter.md")]
+pub struct GuideToFilters;
