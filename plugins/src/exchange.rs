@@ -1,9 +1,10 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::note`].
+//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
+use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::net::IpAddr;
@@ -60,7 +61,23 @@ pub struct Exchange {
     body: Bytes,
     call: Option<Call>,
     model: Option<Arc<str>>,
+    outcome: Option<Outcome>,
     notes: Vec<(&'static str, String)>,
+}
+
+/// What became of a request, as far as filters that count or settle need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// The status the client got; 499 if it left before the end.
+    pub status: u16,
+    /// Whether the answer was complete and what was asked for.
+    pub complete: bool,
+    /// The tokens it cost, if any were counted.
+    pub usage: Option<Usage>,
+    /// Body bytes the client sent.
+    pub request_bytes: u64,
+    /// Body bytes the client was given.
+    pub response_bytes: u64,
 }
 
 impl Exchange {
@@ -75,6 +92,7 @@ impl Exchange {
             body: Bytes::new(),
             call: None,
             model: None,
+            outcome: None,
             notes: Vec::new(),
         }
     }
@@ -129,6 +147,11 @@ impl Exchange {
         self.call.as_ref().is_some_and(|call| call.stream)
     }
 
+    /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
     /// What filters noted for the log line; they are gone from here then.
     pub fn take_notes(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.notes)
@@ -148,6 +171,11 @@ impl Exchange {
     pub fn replace_body(&mut self, body: Bytes, call: Option<Call>) {
         self.body = body;
         self.call = call;
+    }
+
+    /// Says what became of the request. For the gateway.
+    pub fn record(&mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
     }
 
     /// Notes something for the request's log line. Not for secrets or prompts.

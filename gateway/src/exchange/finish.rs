@@ -4,6 +4,7 @@ use super::Trip;
 use super::answer::Answered;
 use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
+use tidegate_plugins::exchange::Outcome;
 
 /// Longest error text in a log line, in bytes.
 const ERROR_LIMIT: usize = 512;
@@ -21,6 +22,13 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.org.clone_from(&caller.org);
         record.key_id.clone_from(&caller.key);
     }
+    trip.exchange.record(Outcome {
+        status: answered.status,
+        complete: answered.cause == Cause::None,
+        usage: record.usage,
+        request_bytes: record.request_bytes,
+        response_bytes: record.response_bytes,
+    });
     while let Some(follower) = trip.followers.pop() {
         follower.end(&trip.exchange);
     }

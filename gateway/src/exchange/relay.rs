@@ -26,28 +26,29 @@ pub(super) async fn relay(session: &mut Session, trip: &mut Trip<'_>, mut fetche
     let mut head = head(&mut fetched);
     let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
     trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
-    let answered = match kind(trip, &head)? {
+    let (answered, unfinished) = match kind(trip, &head)? {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
-        Kind::Stream => stream::relay(session, trip, &mut fetched, head).await?,
-        Kind::Error => whole::error(session, trip, &mut fetched, head).await?,
-        Kind::Whole => whole::relay(session, trip, &mut fetched, head).await?,
+        Kind::Stream => {
+            let answered = stream::relay(session, trip, &mut fetched, head).await?;
+            (answered, let_go(session, trip, fetched).await)
+        }
+        Kind::Error => whole::error(session, trip, fetched, head).await?,
+        Kind::Whole => whole::relay(session, trip, fetched, head).await?,
         Kind::Opaque => {
             release_body(trip);
             start(session, trip, &mut head).await?;
-            opaque(session, trip, &mut fetched, Bytes::new()).await?
+            opaque(session, trip, fetched, Bytes::new()).await?
         }
     };
-    trailers::take(session, trip, &mut fetched).await;
-    // The place and the connection are free again before the client can know that its answer is over, and ask for more.
-    if fetched.upstream.is_done() {
-        put_back(trip, fetched);
-        end(session, trip).await?;
-    } else {
-        end(session, trip).await?;
+    end(session, trip).await?;
+    if let Some(fetched) = unfinished {
         finish_reading(trip, fetched).await;
     }
     Ok(answered)
 }
+
+/// How the client was answered, and what is left of a backend that has not ended its message.
+pub(super) type Relayed = (Answered, Option<Fetched>);
 
 /// The longest id of a backend that is logged, in bytes.
 const MAX_ID: usize = 128;
@@ -184,17 +185,20 @@ pub(super) fn renamer(trip: &Trip<'_>) -> Option<ModelRenamer> {
 pub(super) async fn opaque(
     session: &mut Session,
     trip: &mut Trip<'_>,
-    fetched: &mut Fetched,
+    mut fetched: Fetched,
     held: Bytes,
-) -> Result<Answered> {
+) -> Result<Relayed> {
+    let answered = Answered::ok(fetched.head.status);
     let idle = trip.route.as_ref().map_or(Duration::ZERO, |route| route.timeouts.idle);
     let mut next = Some(held);
     while let Some(mut data) = next.take() {
         follow(trip, &mut data, false)?;
-        write(session, trip, data).await?;
         if fetched.upstream.is_done() {
-            break;
+            let unfinished = let_go(session, trip, fetched).await;
+            write(session, trip, data).await?;
+            return Ok((answered, unfinished));
         }
+        write(session, trip, data).await?;
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, false);
         let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
         next = read.map_err(|error| Fault::broken(error.to_string()))?;
@@ -202,7 +206,18 @@ pub(super) async fn opaque(
         fetched.lease.backend().health.alive(now);
         trip.record.first_token.get_or_insert(now);
     }
-    Ok(Answered::ok(fetched.head.status))
+    Ok((answered, let_go(session, trip, fetched).await))
+}
+
+/// Frees the place and the connection of a backend that has ended its message. To be called before the client can know
+/// that its answer is over, and ask for more: where a length is declared, that is before its last byte.
+pub(super) async fn let_go(session: &mut Session, trip: &mut Trip<'_>, mut fetched: Fetched) -> Option<Fetched> {
+    trailers::take(session, trip, &mut fetched).await;
+    if !fetched.upstream.is_done() {
+        return Some(fetched);
+    }
+    put_back(trip, fetched);
+    None
 }
 
 /// Gives the place back, and keeps the connection for the next request.

@@ -4,6 +4,7 @@
 use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
+use super::relay::Relayed;
 use super::{Session, Trip, body, headers, relay};
 use crate::telemetry::{BackendFault, Cause};
 use bytes::{Bytes, BytesMut};
@@ -32,11 +33,11 @@ const MAX_RETRY_AFTER: u64 = 3600;
 pub(super) async fn relay(
     session: &mut Session,
     trip: &mut Trip<'_>,
-    fetched: &mut Fetched,
+    mut fetched: Fetched,
     mut head: Head,
-) -> Result<Answered> {
+) -> Result<Relayed> {
     let limit = trip.snapshot.limits.answer;
-    let answer = match collect(session, trip, fetched, limit).await? {
+    let answer = match collect(session, trip, &mut fetched, limit).await? {
         Collected::Whole(answer) => answer,
         // Larger than may be held: it passes unread, as it comes.
         Collected::More(held) => {
@@ -45,6 +46,7 @@ pub(super) async fn relay(
             return relay::opaque(session, trip, fetched, held).await;
         }
     };
+    let unfinished = relay::let_go(session, trip, fetched).await;
     relay::release_body(trip);
     let endpoint = trip.exchange.endpoint();
     if !body::large(answer.len(), || is_answer(&answer, endpoint)) {
@@ -54,7 +56,7 @@ pub(super) async fn relay(
     trip.record.usage = Usage::from_answer(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
-    Ok(Answered::ok(head.status))
+    Ok((Answered::ok(head.status), unfinished))
 }
 
 /// Sends an answer whose length is known.
@@ -72,10 +74,12 @@ async fn send(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head, mut a
 pub(super) async fn error(
     session: &mut Session,
     trip: &mut Trip<'_>,
-    fetched: &mut Fetched,
+    mut fetched: Fetched,
     mut head: Head,
-) -> Result<Answered> {
-    let collected = collect(session, trip, fetched, MAX_ERROR).await?;
+) -> Result<Relayed> {
+    let collected = collect(session, trip, &mut fetched, MAX_ERROR).await?;
+    let backend = fetched.lease.backend().clone();
+    let unfinished = relay::let_go(session, trip, fetched).await;
     relay::release_body(trip);
     let status = head.status;
     bound_retry_after(&mut head);
@@ -91,9 +95,9 @@ pub(super) async fn error(
         _ => None,
     };
     if let Some(fault) = counted {
-        fetched.lease.backend().series.failed(fault);
+        backend.series.failed(fault);
     }
-    let secret = fetched.lease.backend().settings.secret.clone();
+    let secret = backend.settings.secret.clone();
     // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.
     let for_clients = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
     let (told, log) = match collected {
@@ -114,11 +118,8 @@ pub(super) async fn error(
     send(session, trip, &mut head, body).await?;
     let said = String::from_utf8_lossy(&log[..log.len().min(LOGGED)]);
     let said = if secret.is_some_and(|secret| said.contains(&*secret)) { "(its own key)".into() } else { said };
-    Ok(Answered::failed(
-        status,
-        cause,
-        format!("the backend answered {status}: {}", said.trim()).trim_end_matches(": "),
-    ))
+    let said = format!("the backend answered {status}: {}", said.trim());
+    Ok((Answered::failed(status, cause, said.trim_end_matches(": ")), unfinished))
 }
 
 enum Collected {
