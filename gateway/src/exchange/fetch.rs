@@ -8,6 +8,7 @@ use super::{Route, Session, Trip, request};
 use crate::core::Core;
 use crate::telemetry::BackendFault;
 use crate::upstream::{Backend, Error, Lease, RequestHead, Upstream};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,7 +80,7 @@ pub(super) async fn wait<T>(
 }
 
 /// Returns when the client has left. Its side is watched, so that this is noticed while the backend is silent.
-async fn gone(session: &mut Session) {
+pub(super) async fn gone(session: &mut Session) {
     // Anything that this returns with, an error included, means that nobody waits for the answer any more; bytes of
     // a next request do not end it, since pipelining is on.
     // While a body is still to come, or bytes of another protocol, reading here would take what is somebody else's:
@@ -258,8 +259,9 @@ async fn send(
 ) -> std::result::Result<(), Unsent> {
     let until = deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, true);
     if let Body::Streamed { .. } = trip.body {
-        upstream.send_head(head).await.map_err(Unsent::Backend)?;
-        return stream(session, trip, upstream).await;
+        let sent = wait(trip.core, session, until, upstream.send_head(head)).await.map_err(Unsent::Ours)?;
+        sent.map_err(Unsent::Backend)?;
+        return stream(session, trip, upstream, deadline, route).await;
     }
     let body = trip.exchange.body().clone();
     match wait(trip.core, session, until, upstream.send(head, body)).await {
@@ -268,27 +270,33 @@ async fn send(
     }
 }
 
-/// Sends what is held, then what the client sends, as it comes.
+/// Sends what is held, then what the client sends, as it comes. A backend that takes nothing for as long as it may take
+/// to begin an answer has stopped reading.
 async fn stream(
     session: &mut Session,
     trip: &mut Trip<'_>,
     upstream: &mut Upstream,
+    deadline: Deadline,
+    route: &Route,
 ) -> std::result::Result<(), Unsent> {
     let Body::Streamed { held, more } = &trip.body else { return Ok(()) };
     let more = *more;
+    let patience = || deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, false);
     for data in held.clone() {
-        upstream.send_body(data).await.map_err(Unsent::Backend)?;
+        let sent = wait(trip.core, session, patience(), upstream.send_body(data)).await.map_err(Unsent::Ours)?;
+        sent.map_err(Unsent::Backend)?;
     }
     if more {
         let mut reader = Reader::resume(trip);
         while let Some(data) = reader.next(session, trip).await.map_err(Unsent::Ours)? {
             // From here on the body cannot be sent a second time.
-            trip.body = Body::Streamed { held: std::collections::VecDeque::new(), more: true };
+            trip.body = Body::Streamed { held: VecDeque::new(), more: true };
             trip.replayable = false;
             if let Some(form) = &mut trip.form {
                 form.feed(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
             }
-            upstream.send_body(data).await.map_err(Unsent::Backend)?;
+            let sent = wait(trip.core, session, patience(), upstream.send_body(data)).await.map_err(Unsent::Ours)?;
+            sent.map_err(Unsent::Backend)?;
         }
     }
     // Before the end is sent: a backend must not get to run what we would not have let pass.

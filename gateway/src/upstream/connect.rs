@@ -78,7 +78,7 @@ impl Connector {
         }
         let mut failure = None;
         for peer in &peers {
-            // Boxed: seldom needed, and so large that moving it about was a fifth of what a request cost.
+            // Boxed: seldom waited for, and so large that every request's future would be moved around with it.
             match Box::pin(self.open(peer, backend.settings.http2, fresh)).await {
                 Ok((session, reused)) => {
                     backend.prefer(peer);
@@ -101,16 +101,20 @@ impl Connector {
             let stream = self.http1.new_stream(&**peer).await?;
             return Ok((Session::Http1(Client::new(stream)), false));
         }
+        // Boxed: rarely taken, and large enough to be felt in every request's future.
         let connector = self.http2.get_or_init(|| v2::Connector::new(Some(ConnectorOptions::new(POOL))));
-        if !fresh && let Some(session) = connector.reused_http_session(&**peer).await? {
-            return Ok((Session::Http2(Box::new(session)), true));
-        }
-        match connector.new_http_session(&**peer).await? {
-            HttpSession::H2(session) => Ok((Session::Http2(Box::new(session)), false)),
-            // The backend would not have HTTP/2.
-            HttpSession::H1(session) => Ok((Session::Http1(Client::new(session.into_inner())), false)),
-            HttpSession::Custom(()) => Err(pingora::Error::new(pingora::ErrorType::H2Downgrade)),
-        }
+        Box::pin(async {
+            if !fresh && let Some(session) = connector.reused_http_session(&**peer).await? {
+                return Ok((Session::Http2(Box::new(session)), true));
+            }
+            match connector.new_http_session(&**peer).await? {
+                HttpSession::H2(session) => Ok((Session::Http2(Box::new(session)), false)),
+                // The backend would not have HTTP/2.
+                HttpSession::H1(session) => Ok((Session::Http1(Client::new(session.into_inner())), false)),
+                HttpSession::Custom(()) => Err(pingora::Error::new(pingora::ErrorType::H2Downgrade)),
+            }
+        })
+        .await
     }
 
     /// Closes connections that have been idle for too long. To be called now and then.
