@@ -95,7 +95,7 @@ pub(super) fn read_query(trip: &mut Trip<'_>) -> Result<()> {
 pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip<'_>) -> Result<()> {
     if matches!(trip.body, Body::Unread) {
         if super::arrive::expects_continue(trip) {
-            session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
+            session.write_continue().await.map_err(|_| Fault::ClientGone)?;
         }
         trip.body = Body::Streamed { held: VecDeque::new(), more: true };
     }

@@ -9,7 +9,6 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::{Record, RequestId, TraceContext};
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
-use pingora::http::RequestHeader;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_plugins::call::Endpoint;
@@ -39,21 +38,13 @@ pub(super) enum Plan {
 
 /// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
 pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip<'a> {
-    // The body's framing is read from the head when the body is first asked about: ask before the head goes.
+    // Pingora reads the framing of HTTP/2 from the head when the body is first asked about: ask before the head goes.
     let has_body = !session.is_body_done();
-    let keep_alive = session.get_keepalive().is_some();
-    let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
-    let upgrade = session.is_upgrade_req()
-        && session.req_header().method == Method::GET
-        && headers::has_token(&session.req_header().headers, &header::UPGRADE, "websocket");
-    let stub = stub(session.req_header());
-    let head = match upgrade {
-        // Pingora looks at the head again when the 101 goes out.
-        true => session.req_header().clone(),
-        false => std::mem::replace(session.req_header_mut(), stub),
-    };
-    let parts: http::request::Parts = head.into();
+    let client = session.client();
+    let parts = session.take_request();
     let (method, version, headers) = (parts.method, parts.version, parts.headers);
+    let upgrade =
+        session.is_upgrade() && method == Method::GET && headers::has_token(&headers, &header::UPGRADE, "websocket");
     let id = RequestId::accept(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
     let trace = TraceContext::accept(headers::text(&headers, "traceparent"));
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
@@ -76,7 +67,6 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         exchange,
         record,
         known: endpoint.is_some(),
-        keep_alive,
         upgrade,
         followers: Vec::new(),
         route: None,
@@ -94,14 +84,6 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         receiving: Duration::ZERO,
         trailers: None,
     }
-}
-
-/// Stands in for the head while the exchange has it. Pingora still asks for method and version when it answers.
-fn stub(head: &RequestHeader) -> RequestHeader {
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = head.method.clone();
-    parts.version = head.version;
-    parts.into()
 }
 
 /// Judges the head and says which road the request takes.

@@ -155,7 +155,7 @@ pub(super) async fn write(session: &mut Session, trip: &mut Trip<'_>, data: Byte
         return Ok(());
     }
     trip.record.response_bytes += data.len() as u64;
-    session.write_response_body(data, false).await.map_err(|_| Fault::ClientGone)
+    session.write_body(data).await.map_err(|_| Fault::ClientGone)
 }
 
 /// Ends the answer.
@@ -199,6 +199,8 @@ pub(super) async fn opaque(
             return Ok((answered, unfinished));
         }
         write(session, trip, data).await?;
+        // Headers are worth having while the body is awaited.
+        session.flush().await.map_err(|_| Fault::ClientGone)?;
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, false);
         let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
         next = read.map_err(|error| Fault::broken(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
-use super::fetch::{Fetched, gone};
+use super::fetch::Fetched;
 use super::{Session, Trip, relay};
 use crate::telemetry::Cause;
 use crate::upstream;
@@ -86,7 +86,7 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
             tokio::select! {
                 biased;
                 read = fetched.upstream.read_body() => break read,
-                () = gone(session) => return Err(Fault::ClientGone),
+                () = session.left() => return Err(Fault::ClientGone),
                 () = trip.core.is_cut() => return Err(Fault::leaving()),
                 () = &mut timer => {
                     if until.0 <= Instant::now() {
