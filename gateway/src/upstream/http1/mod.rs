@@ -7,7 +7,7 @@
 pub(crate) mod body;
 mod head;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use head::RequestHead;
 
