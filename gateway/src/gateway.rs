@@ -159,19 +159,21 @@ fn bind(address: &Address) -> Result<Option<TcpListener>, RunError> {
 
 fn add_listener(service: &mut Service<Server>, listen: &Listen) -> Result<(), RunError> {
     let address = listen.address.to_string();
+    // Who reads from a connection has a buffer already.
+    let unbuffered = L4BufferSettings::unbuffered();
     let listener = match (&listen.address, &listen.tls) {
-        (Address::Unix(path), _) => ListenerConfig::uds(path.to_string_lossy()),
-        (_, None) => ListenerConfig::tcp(address),
+        (Address::Unix(path), _) => ListenerConfig::uds(path.to_string_lossy()).l4_buffer(unbuffered),
+        (_, None) => ListenerConfig::tcp(address).l4_buffer(unbuffered),
         (_, Some(tls)) => {
             let refuse = |reason: String| RunError::Certificate { address: address.clone(), reason };
             life::check_certificate(&tls.cert, &tls.key).map_err(refuse)?;
             let settings = TlsSettings::intermediate(&tls.cert.to_string_lossy(), &tls.key.to_string_lossy());
             let mut settings = settings.map_err(|error| refuse(error.to_string()))?;
             settings.enable_h2();
-            ListenerConfig::tcp(address).tls(settings)
+            // TLS reads 4 KiB at a time.
+            ListenerConfig::tcp(address).tls(settings).l4_buffer(unbuffered.read(16 << 10))
         }
     };
-    // Who reads from it has a buffer already.
-    service.add_listener(listener.l4_buffer(L4BufferSettings::unbuffered()));
+    service.add_listener(listener);
     Ok(())
 }

@@ -155,7 +155,7 @@ fn a_declared_length_is_no_memory() {
     let mut connection = asked(&format!("{START}Content-Length: 900000000000\r\n\r\nabc"));
     let mut body = BytesMut::new();
     assert!(now(connection.read_body_into(&mut body)).unwrap());
-    assert!(body.capacity() <= super::super::FIRST_ROOM + 3, "{}", body.capacity());
+    assert!(body.capacity() <= super::super::reading::FIRST_ROOM + 3, "{}", body.capacity());
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn whoever_waits_for_the_client_to_leave_keeps_what_it_says_and_takes_little() {
     connection.stream.pieces.push_back(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n".to_vec());
     connection.stream.pieces.push_back(vec![b'x'; 1 << 20]);
     assert!(connection.left().now_or_never().is_none());
-    assert!(connection.buffer.len() <= 2 * super::super::AHEAD, "{} bytes ahead", connection.buffer.len());
+    assert!(connection.buffer.len() <= 2 * super::super::reading::AHEAD, "{} bytes ahead", connection.buffer.len());
     now(connection.read_head(&limits())).unwrap();
     assert_eq!(connection.take_request().unwrap().uri, "/next");
     let mut silent = asked(&format!("{START}\r\n"));
