@@ -229,5 +229,5 @@ pub(crate) async fn unreadable_head(session: &mut Session, status: StatusCode, m
     if sent.is_ok() && session.write_body(reply.body).await.is_ok() {
         let _ = session.finish(None).await;
     }
-    tracing::info!(request_id = %id, client = ?session.client(), reason = message, "unreadable request");
+    tracing::info!(request_id = %id, client = session.client().map(|client| client.to_string()), reason = message, "unreadable request");
 }
