@@ -119,8 +119,8 @@ pub struct Health {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub every: Duration,
-    /// The path that is asked, with the backend's own key; any 2xx is healthy, and so is a busy backend (429, 503 with
-    /// Retry-After).
+    /// The path that is asked, with the backend's own key. Any answer below 500 is a sign of health, and so is that of a
+    /// busy backend (503 with Retry-After).
     pub path: String,
     /// How long a probe may take.
     #[serde(with = "units::duration")]

@@ -26,7 +26,7 @@ use crate::units::{self, DurationText};
 pub(crate) struct File {
     /// Where clients connect: an address, or a list of addresses and tables with `address` and `tls`.
     pub(crate) listen: Listeners,
-    /// The listener for operators: `/livez`, `/readyz`, `/metrics`, `/admin`.
+    /// The listener for operators: `/livez`, `/readyz`, `/healthz`, `/metrics`.
     pub(crate) admin: Admin,
     /// What is logged and how.
     pub(crate) log: Log,

@@ -89,8 +89,10 @@ impl Life {
         let snapshot = assemble::assemble(&loaded.config, &parts)
             .map_err(|faults| Faults(assemble::place(faults, &loaded.positions)))?;
         let new = &loaded.config;
-        if new.listen != self.config.listen || new.admin != self.config.admin {
-            tracing::warn!("listeners, certificates and the admin token change only with a restart");
+        let old = &self.config;
+        let lasting = new.listen == old.listen && new.admin == old.admin && new.drain == old.drain;
+        if !lasting || new.log.format != old.log.format {
+            tracing::warn!("listeners, certificates, the admin token, drain and log.format change only with a restart");
         }
         if let Err(error) = self.core.log.set_level(new.log.level.as_str()) {
             tracing::warn!(error, "the log level stays as it was");

@@ -80,7 +80,7 @@ pub(super) async fn wait<T>(
 }
 
 /// Returns when the client has left. Its side is watched, so that this is noticed while the backend is silent.
-async fn gone(session: &mut Session) {
+pub(super) async fn gone(session: &mut Session) {
     // Anything that this returns with, an error included, means that nobody waits for the answer any more; bytes of
     // a next request do not end it, since pipelining is on.
     // While a body is still to come, or bytes of another protocol, reading here would take what is somebody else's:

@@ -4,69 +4,75 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Never forwarded, in neither direction.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
-/// What a client says about itself or to us, and no backend is told. Credentials are the gateway's business; a
-/// backend that trusts identity or forwarding headers would otherwise trust the client's word for them.
-const FROM_CLIENTS: [HeaderName; 18] = [
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::AUTHORIZATION,
-    header::COOKIE,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-    HeaderName::from_static("x-user-id"),
-    HeaderName::from_static("x-org-id"),
-    HeaderName::from_static("x-team-id"),
-    header::FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-request-id"),
-];
+/// What a client says about itself or to us, and no backend is told. Credentials are the gateway's business; a backend
+/// that trusts identity or forwarding headers would otherwise trust the client's word for them. Servers that read
+/// CGI-style names cannot tell `x_user_id` from `x-user-id`: so no name with an underscore passes.
+fn is_for_us(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "expect"
+            | "authorization"
+            | "cookie"
+            | "x-api-key"
+            | "api-key"
+            | "x-goog-api-key"
+            | "x-user-id"
+            | "x-org-id"
+            | "x-team-id"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-forwarded-port"
+            | "x-real-ip"
+            | "x-request-id"
+    ) || name.contains('_')
+}
 
 /// What a backend says and no client is told: it would speak for the gateway.
-const FROM_BACKENDS: [HeaderName; 4] = [
-    header::SET_COOKIE,
-    header::ALT_SVC,
-    HeaderName::from_static("strict-transport-security"),
-    HeaderName::from_static("x-request-id"),
-];
+fn speaks_for_us(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "set-cookie" | "alt-svc" | "strict-transport-security" | "x-request-id")
+}
 
-/// Removes what ends at the gateway on the way to a backend.
-pub(super) fn strip_request(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    for name in &FROM_CLIENTS {
-        headers.remove(name);
+/// What of a client's headers goes on to a backend, with room for what the gateway adds.
+pub(super) fn forwarded(client: &HeaderMap) -> HeaderMap {
+    const ADDED: usize = 8;
+    let named = named_by_connection(client);
+    let mut headers = HeaderMap::with_capacity(client.len() + ADDED);
+    for (name, value) in client {
+        if !is_hop_by_hop(name) && !is_for_us(name) && !named.contains(name) {
+            headers.append(name, value.clone());
+        }
     }
-    // Servers that read CGI-style names cannot tell `x_user_id` from `x-user-id`.
-    let look_alikes: Vec<_> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
-    for name in look_alikes {
-        headers.remove(name);
-    }
+    headers
 }
 
 /// Removes what ends at the gateway on the way to a client. The backend's own request id is kept under another name.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    if let Some(id) = headers.remove("x-request-id") {
+    if let Some(id) = headers.get("x-request-id").cloned() {
         headers.insert(HeaderName::from_static("x-upstream-request-id"), id);
     }
-    for name in &FROM_BACKENDS {
+    let mut ending = named_by_connection(headers);
+    ending.extend(headers.keys().filter(|name| is_hop_by_hop(name) || speaks_for_us(name)).cloned());
+    for name in ending {
         headers.remove(name);
     }
 }
@@ -86,24 +92,24 @@ const NOT_TRAILERS: [HeaderName; 8] = [
 /// Removes from trailers what has no place in them, or ends at the gateway.
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_response(trailers);
-    for name in FROM_CLIENTS.iter().chain(&NOT_TRAILERS) {
+    let misplaced = |name: &&HeaderName| is_for_us(name) || NOT_TRAILERS.contains(name);
+    let misplaced: Vec<_> = trailers.keys().filter(misplaced).cloned().collect();
+    for name in misplaced {
         trailers.remove(name);
     }
 }
 
-/// Removes hop-by-hop headers, those named by `Connection` included.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// The headers that `Connection` names end here with it.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .filter(|name| !matches!(name.as_str(), "close" | "keep-alive" | "upgrade"))
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
+        .map(str::trim)
+        .filter(|name| !["close", "keep-alive", "upgrade"].iter().any(|token| name.eq_ignore_ascii_case(token)))
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect()
 }
 
 /// Whether a comma-separated header contains `token`, in any case.
@@ -142,14 +148,13 @@ mod tests {
 
     #[test]
     fn what_connection_names_ends_here_with_it() {
-        let mut map = headers(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("x-kept", "1"), ("te", "gzip")]);
-        strip_request(&mut map);
-        assert_eq!(map.keys().collect::<Vec<_>>(), ["x-kept"]);
+        let map = headers(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("x-kept", "1"), ("te", "gzip")]);
+        assert_eq!(forwarded(&map).keys().collect::<Vec<_>>(), ["x-kept"]);
     }
 
     #[test]
     fn credentials_and_claims_of_identity_end_here() {
-        let mut map = headers(&[
+        let map = headers(&[
             ("authorization", "Bearer x"),
             ("x-api-key", "x"),
             ("cookie", "x"),
@@ -157,8 +162,7 @@ mod tests {
             ("x_user_id", "root"),
             ("anthropic-version", "2023-06-01"),
         ]);
-        strip_request(&mut map);
-        assert_eq!(map.keys().collect::<Vec<_>>(), ["anthropic-version"]);
+        assert_eq!(forwarded(&map).keys().collect::<Vec<_>>(), ["anthropic-version"]);
     }
 
     #[test]

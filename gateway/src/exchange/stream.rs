@@ -2,13 +2,14 @@
 
 use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
-use super::fetch::{Fetched, wait};
+use super::fetch::{Fetched, gone};
 use super::{Session, Trip, relay};
 use crate::telemetry::Cause;
 use crate::upstream;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header;
+use std::pin::pin;
 use std::time::Instant;
 use tidegate_plugins::Head;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
@@ -73,10 +74,28 @@ pub(super) async fn relay(
 
 /// Relays a stream to its end.
 async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
+    // One timer for the whole stream, not one for each wait: when it rings, it is seen whether time is really up.
+    let mut timer = pin!(tokio::time::sleep_until(patience(trip, fetched, it).0.into()));
     loop {
         let until = patience(trip, fetched, it);
+        if until.0 < timer.deadline().into_std() {
+            timer.as_mut().reset(until.0.into());
+        }
         let waiting = it.head.is_some().then(Instant::now);
-        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
+        let read = loop {
+            tokio::select! {
+                biased;
+                read = fetched.upstream.read_body() => break read,
+                () = gone(session) => return Err(Fault::ClientGone),
+                () = trip.core.is_cut() => return Err(Fault::leaving()),
+                () = &mut timer => {
+                    if until.0 <= Instant::now() {
+                        return Err(Fault::timed_out(until.1));
+                    }
+                    timer.as_mut().reset(until.0.into());
+                }
+            }
+        };
         if let Some(since) = waiting {
             trip.record.upstream_time += since.elapsed();
         }

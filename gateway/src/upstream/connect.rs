@@ -78,7 +78,8 @@ impl Connector {
         }
         let mut failure = None;
         for peer in &peers {
-            match self.open(peer, backend.settings.http2, fresh).await {
+            // Boxed: seldom waited for, and so large that every request's future would be moved around with it.
+            match Box::pin(self.open(peer, backend.settings.http2, fresh)).await {
                 Ok((session, reused)) => {
                     backend.prefer(peer);
                     return Ok(upstream(peer, session, reused));

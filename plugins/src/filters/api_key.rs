@@ -47,7 +47,7 @@ pub struct Key {
     /// The user's team.
     #[serde(default)]
     pub team: Option<String>,
-    /// The organisation: limits and caches are kept apart by it.
+    /// The organisation: the tenant, for filters that keep tenants apart.
     #[serde(default)]
     pub org: Option<String>,
     /// The models it may ask for, `*` at the end as a wildcard. Absent: all.
