@@ -113,6 +113,14 @@ impl Ledger {
         self.subjects.load(Relaxed).unsigned_abs()
     }
 
+    /// Memory that its buckets take, about: entries, and the byte that the map keeps for each.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let Buckets::Many(parts) = &self.buckets else { return 0 };
+        let room = parts.iter().map(|part| part.read().unwrap().map.capacity()).sum::<usize>();
+        room * 8 / 7 * (size_of::<(Subject, AtomicU64)>() + 1)
+    }
+
     /// How a subject's bucket stands.
     pub(super) fn state(&self, subject: Subject) -> u64 {
         match &self.buckets {

@@ -27,6 +27,11 @@ impl Local {
         Self { clock, ..Self::default() }
     }
 
+    #[cfg(test)]
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
     /// The ledgers that somebody holds.
     pub(super) fn ledgers(&self) -> Vec<Arc<Ledger>> {
         self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect()
@@ -62,6 +67,8 @@ fn take(demands: &mut [Demand], now: u64) -> bool {
     for at in 0..demands.len() {
         let demand = &mut demands[at];
         if demand.amount == 0 {
+            // Nothing to take, but there may be something to settle.
+            demand.taken = true;
             continue;
         }
         let (quota, amount) = (*demand.ledger.quota(), demand.amount);
