@@ -259,6 +259,7 @@ mod tests {
             assert!(page.contains(&format!("| `{code}` |")), "docs/faults.md does not explain {code}");
         }
         sources.push(root.join("../plugins/src/filters/api_key.rs"));
+        sources.push(root.join("../plugins/src/filters/limits/refusal.rs"));
         let known = quoted(&sources);
         for row in page.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")) {
             let code = row.split('`').nth(1).unwrap();
