@@ -29,7 +29,7 @@ fn store(c: &mut Criterion) {
             store.settle(&demands);
         });
     });
-    c.bench_function("limits/store: take 8", |b| {
+    c.bench_function("limits/store: refuse 8", |b| {
         b.iter(|| black_box(store.try_take(black_box(&mut demands)).now_or_never()));
     });
 }

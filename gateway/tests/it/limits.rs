@@ -219,6 +219,66 @@ async fn a_stream_that_its_client_leaves_is_settled_by_what_it_brought() {
 }
 
 #[tokio::test]
+async fn many_clients_at_once_get_what_the_limit_says_and_no_less() {
+    let backend = Backend::start().await;
+    let gateway = limited(&backend, "{ per: global, requests: 100/s, burst: 50 }").await;
+    let (address, start) = (gateway.address(), Instant::now());
+    let until = start + Duration::from_millis(1500);
+    let client = move || async move {
+        let mut connection = crate::client::Connection::open(address).await;
+        let mut admitted = 0;
+        while Instant::now() < until {
+            match connection.exchange(&Request::chat("m")).await.status {
+                200 => admitted += 1,
+                status => assert_eq!(status, 429),
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        admitted
+    };
+    let clients: Vec<_> = (0..16).map(|_| tokio::spawn(client())).collect();
+    let mut admitted = 0;
+    for client in clients {
+        admitted += client.await.unwrap();
+    }
+    let most = 50.0 + 100.0 * start.elapsed().as_secs_f64();
+    assert!(f64::from(admitted) <= most, "{admitted} of {most}");
+    assert!(f64::from(admitted) >= (50.0 + 100.0 * 1.5) * 0.99, "{admitted} of {most}");
+}
+
+#[tokio::test]
+async fn streams_that_are_left_at_any_point_leave_nothing_behind() {
+    let backend = Backend::start().await;
+    let gateway = limited(&backend, "{ per: global, in_flight: 3, tokens: 100k/h }").await;
+    let pace = Duration::from_millis(2);
+    backend.handle(move |_| Script::words(&["a"; 10], pace));
+    let request = Request::post("/v1/chat/completions", r#"{"model":"m","stream":true,"max_tokens":9000}"#);
+    for n in 0..30_u64 {
+        let mut connection = gateway.connect().await;
+        connection.send(request.bytes()).await;
+        // Before the request is read, before the answer's head, among its events, at its end.
+        tokio::time::sleep(Duration::from_micros(n * n * 40)).await;
+        match n % 3 {
+            0 => connection.reset(),
+            _ => drop(connection),
+        }
+    }
+    backend.handle(|_| answer_of(0, 0));
+    // At most ten tokens each, and a prompt of 60 bytes.
+    let after = left(&gateway).await;
+    assert!((100_000 - 30 * 25..=100_000).contains(&after), "{after}");
+    backend.handle(|_| Script::stream().token("a").hang());
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut connection = gateway.connect().await;
+        connection.send(request.bytes()).await;
+        connection.piece_after_head().await;
+        open.push(connection);
+    }
+    assert_eq!(gateway.send(&request).await.status, 429);
+}
+
+#[tokio::test]
 async fn parallel_requests_cannot_spend_the_same_tokens_twice() {
     let backend = Backend::start().await;
     let gateway = limited(&backend, "{ per: global, tokens: 1k/h }").await;

@@ -108,6 +108,13 @@ impl Ledger {
         &self.spec.quota
     }
 
+    /// Counts a request that asked for more than a full bucket holds, and so was refused (or, if the limit does not
+    /// bind, would have been) without a decision.
+    pub fn count_never(&self, binding: bool) {
+        let count = if binding { &self.counts.refused } else { &self.counts.would_refuse };
+        count.fetch_add(1, Relaxed);
+    }
+
     /// How many subjects have a bucket now.
     pub fn subjects(&self) -> u64 {
         self.subjects.load(Relaxed).unsigned_abs()

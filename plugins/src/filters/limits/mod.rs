@@ -139,7 +139,14 @@ impl Inner {
                 Found::Nobody | Found::NoModel => continue,
             }
             let (burst, certain) = (limit.ledger.quota().burst(), limit.kind.amount(&cost.certain(), exchange));
-            if certain > burst && !limit.shadow {
+            if certain > burst {
+                limit.ledger.count_never(!limit.shadow);
+            }
+            if certain > burst && limit.shadow {
+                exchange.note("shadow_limit", &**limit.ledger.label());
+                continue;
+            }
+            if certain > burst {
                 return Err(Box::new(self.never(exchange, limit, certain, cost.is_stated)));
             }
             // A guess that is too large is no reason to refuse for good: it takes all there is.
