@@ -113,6 +113,7 @@ impl Inner {
     pub(super) fn never(&self, exchange: &mut Exchange, limit: &Limit, needs: u64, is_stated: bool) -> Reply {
         let whose = limit.per.told(exchange, self.model(exchange).1);
         let (label, text, most) = (limit.ledger.label(), &limit.text, limit.ledger.quota().burst());
+        let is_stated = is_stated && matches!(limit.kind, Kind::Tokens | Kind::CompletionTokens);
         let cure = if is_stated { "Ask for fewer tokens, or send less." } else { "Send less." };
         let message = format!(
             "This request needs {needs} {}, but the limit {label} allows {whose} {text}, at most {most} at once: it could never be admitted. {cure}",
