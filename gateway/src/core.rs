@@ -5,10 +5,15 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::{Log, Metrics};
 use crate::upstream::Connector;
 use arc_swap::ArcSwap;
+use governor::{DefaultDirectRateLimiter, Quota};
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+/// Lines a second about what is counted anyway.
+const NUISANCES: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
 
 /// One per process.
 pub struct Core {
@@ -26,6 +31,8 @@ pub struct Core {
     pub requests: Open,
     /// Client connections that are open.
     pub connections: Count,
+    /// How many lines about heads that cannot be read are worth writing: a flood of them says no more than a few.
+    pub nuisances: DefaultDirectRateLimiter,
     draining: AtomicBool,
 }
 
@@ -40,6 +47,7 @@ impl Core {
             log,
             requests: Open::default(),
             connections: Count::default(),
+            nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
             draining: AtomicBool::new(false),
         }
     }

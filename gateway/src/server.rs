@@ -83,7 +83,7 @@ impl Server {
             let mut session = Session::Http1(connection);
             if let Some(refused) = refused {
                 self.core.metrics.bad_request(refused.reason);
-                exchange::unreadable_head(&mut session, refused.status, refused.message).await;
+                exchange::unreadable_head(&self.core, &mut session, refused.status, refused.message).await;
             } else {
                 self.core.answer(&mut session).await;
             }
@@ -160,7 +160,7 @@ impl HttpServerApp for Http2 {
             self.core.metrics.bad_request(BadHead::TooManyHeaders);
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             let message = "The request has more headers than this gateway accepts.";
-            exchange::unreadable_head(&mut session, status, message).await;
+            exchange::unreadable_head(&self.core, &mut session, status, message).await;
             session.shutdown().await;
             return None;
         }

@@ -3,6 +3,7 @@
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::{Session, Trip, cors, relay};
+use crate::core::Core;
 use crate::telemetry::Cause;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -217,7 +218,7 @@ pub(super) async fn models(session: &mut Session, trip: &mut Trip<'_>, id: Optio
 }
 
 /// Answers a request whose head could not be read, and ends its connection.
-pub(crate) async fn unreadable_head(session: &mut Session, status: StatusCode, message: &str) {
+pub(crate) async fn unreadable_head(core: &Core, session: &mut Session, status: StatusCode, message: &str) {
     session.close_after();
     let refusal = Refusal::new(status, "bad_request", message);
     let id = crate::telemetry::RequestId::new();
@@ -229,5 +230,9 @@ pub(crate) async fn unreadable_head(session: &mut Session, status: StatusCode, m
     if sent.is_ok() && session.write_body(reply.body).await.is_ok() {
         let _ = session.finish(None).await;
     }
-    tracing::info!(request_id = %id, client = session.client().map(|client| client.to_string()), reason = message, "unreadable request");
+    // Each is counted; in a flood of them only some are written down.
+    if core.nuisances.check().is_ok() {
+        let client = session.client().map(|client| client.to_string());
+        tracing::info!(request_id = %id, client, reason = message, "unreadable request");
+    }
 }

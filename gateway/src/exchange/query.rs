@@ -9,9 +9,9 @@ use std::sync::Arc;
 /// # Errors
 /// 400, so that nobody gets used to it.
 pub(super) fn check(query: &str) -> Result<()> {
-    const KEYS: [&str; 4] = ["key", "api_key", "api-key", "access_token"];
+    const KEYS: [&str; 4] = ["key", "apikey", "api-key", "access-token"];
     let names = query.split('&').map(|pair| name(pair.split('=').next().unwrap_or_default()));
-    if query.is_empty() || !names.into_iter().any(|name| KEYS.contains(&name.as_str())) {
+    if query.is_empty() || !names.into_iter().any(|name| KEYS.contains(&name.replace('_', "-").as_str())) {
         return Ok(());
     }
     let message =
