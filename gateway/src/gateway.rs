@@ -6,6 +6,7 @@ use crate::life::{self, Signals};
 use crate::server::Server;
 use crate::telemetry::{Format, Log, Metrics};
 use pingora::listeners::tls::TlsSettings;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as PingoraServer};
 use pingora::services::background::background_service;
@@ -158,17 +159,21 @@ fn bind(address: &Address) -> Result<Option<TcpListener>, RunError> {
 
 fn add_listener(service: &mut Service<Server>, listen: &Listen) -> Result<(), RunError> {
     let address = listen.address.to_string();
-    match (&listen.address, &listen.tls) {
-        (Address::Unix(path), _) => service.add_uds(&path.to_string_lossy(), None),
-        (_, None) => service.add_tcp(&address),
+    // Who reads from a connection has a buffer already.
+    let unbuffered = L4BufferSettings::unbuffered();
+    let listener = match (&listen.address, &listen.tls) {
+        (Address::Unix(path), _) => ListenerConfig::uds(path.to_string_lossy()).l4_buffer(unbuffered),
+        (_, None) => ListenerConfig::tcp(address).l4_buffer(unbuffered),
         (_, Some(tls)) => {
             let refuse = |reason: String| RunError::Certificate { address: address.clone(), reason };
             life::check_certificate(&tls.cert, &tls.key).map_err(refuse)?;
             let settings = TlsSettings::intermediate(&tls.cert.to_string_lossy(), &tls.key.to_string_lossy());
             let mut settings = settings.map_err(|error| refuse(error.to_string()))?;
             settings.enable_h2();
-            service.add_tls_with_settings(&address, None, settings);
+            // TLS reads 4 KiB at a time.
+            ListenerConfig::tcp(address).tls(settings).l4_buffer(unbuffered.read(16 << 10))
         }
-    }
+    };
+    service.add_listener(listener);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The Tidegate gateway: an LLM reverse proxy on Pingora's sessions and connectors.
+//! The Tidegate gateway: an LLM reverse proxy on Pingora's listeners and connectors.
 //!
 //! This crate is the root: it knows the two leaves (`tidegate_config`, what a file says; `tidegate_plugins`, what a
 //! filter is) and Pingora, and is the only one that does. Someone with filters of their own writes a `main` like
@@ -18,9 +18,9 @@ pub mod admin;
 pub mod assemble;
 mod catalogue;
 mod core;
+mod downstream;
 mod exchange;
 pub mod explain;
-mod framing;
 mod gateway;
 mod life;
 pub mod models;

@@ -5,20 +5,20 @@
 //! docs/decisions/0002-our-own-server-loop.md for why.
 
 use crate::core::Core;
-use crate::exchange::{self, Session};
-use crate::framing;
+use crate::downstream::Session;
+use crate::downstream::http1::{Http1, Unreadable};
+use crate::exchange;
 use crate::telemetry::BadHead;
 use async_trait::async_trait;
-use bytes::BytesMut;
-use http::{HeaderMap, StatusCode};
-use pingora::ErrorType;
+use http::StatusCode;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::protocols::l4::stream::Stream as RawStream;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use std::time::Instant;
 
 /// The application behind every client listener.
 pub(crate) struct Server {
@@ -31,9 +31,6 @@ struct Http2 {
     core: Arc<Core>,
     options: HttpServerOptions,
 }
-
-/// How an HTTP/2 connection begins (RFC 9113 section 3.4). No HTTP/1 method begins like this.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of a request body that an HTTP/2 client may send before we have read any: a long way at once, since the
 /// default of 64 KiB makes uploads over distance crawl.
@@ -51,106 +48,103 @@ impl Server {
         Self { http2: Arc::new(Http2 { core: core.clone(), options }), core }
     }
 
-    /// Whether a connection speaks HTTP/2. Looks at the first bytes where TLS has not settled it, within the time a
-    /// head may take; none if nothing came.
-    async fn is_http2(&self, stream: &mut Stream, patience: Duration) -> Option<bool> {
-        if stream.get_ssl_digest().is_some() {
-            return Some(matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
-        }
-        let look = async {
-            let mut begin = [0; 3];
-            stream.try_peek(&mut begin).await.ok()?;
-            if begin != PREFACE[..3] {
-                return Some(false);
-            }
-            let mut all = [0; PREFACE.len()];
-            stream.try_peek(&mut all).await.ok()?;
-            Some(&all == PREFACE)
-        };
-        match pingora::time::timeout(patience, look).await {
-            Ok(looked) => looked,
-            Err(_) => {
-                self.core.metrics.bad_request(BadHead::Timeout);
-                None
-            }
-        }
-    }
-
-    /// Answers one request after the other until either side has had enough.
-    async fn http1(&self, mut stream: Stream, shutdown: &ShutdownWatch) {
-        let mut prefix = None;
-        let mut first = true;
+    /// Answers one request after the other until either side has had enough. The first head is due at a time, a later
+    /// one within the time for a head from its first byte, which may be awaited for as long as a connection may idle.
+    async fn http1(&self, mut connection: Box<Http1<Stream>>, due: Instant, shutdown: &ShutdownWatch) {
+        let mut due = Some(due);
         loop {
             let limits = self.core.snapshot.load().limits.clone();
-            let mut session = Session::new_http1(stream);
-            session.set_keepalive(Some(limits.keep_alive.as_secs().max(1)));
-            session.set_pipelining_enabled(true);
-            if let Some(prefix) = prefix.take() {
-                session.set_pipelined_prefix(prefix);
-            }
-            // The first head is due at once; a later one after at most the idle time. Each is bounded as a whole.
-            let patience = if first { limits.head_timeout } else { limits.keep_alive + limits.head_timeout };
-            first = false;
+            let first = due.take().map(|due| due.saturating_duration_since(Instant::now()));
             let mut leaving = shutdown.clone();
-            let read = tokio::select! {
+            let leaving = async { drop(leaving.wait_for(|leaving| *leaving).await) };
+            let idle = first.unwrap_or(limits.keep_alive);
+            let came = tokio::select! {
                 biased;
-                read = pingora::time::timeout(patience, session.read_request()) => read,
-                _ = leaving.wait_for(|leaving| *leaving) => return,
+                came = pingora::time::timeout(idle, connection.await_request()) => came,
+                () = leaving => return connection.close().await,
             };
-            match read {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return,
+            match came {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => {
+                    if first.is_some() {
+                        self.core.metrics.bad_request(BadHead::Timeout);
+                    }
+                    return connection.close().await;
+                }
+            }
+            let patience = first.map_or(limits.head_timeout, |first| first.min(limits.head_timeout));
+            let refused = match pingora::time::timeout(patience, connection.read_head(&limits)).await {
+                Ok(Ok(())) => None,
+                Ok(Err(Unreadable::Refused(refused))) => Some(refused),
+                Ok(Err(Unreadable::Gone)) => return,
                 Err(_) => return self.core.metrics.bad_request(BadHead::Timeout),
-                Ok(Err(error)) => return self.unreadable(&mut session, &error).await,
-            }
-            if let Err(refused) = framing::judge(&session.to_h1_raw(), &limits) {
+            };
+            let mut session = Session::Http1(connection);
+            if let Some(refused) = refused {
                 self.core.metrics.bad_request(refused.reason);
-                return exchange::unreadable_head(&mut session, refused.status, refused.message).await;
+                exchange::unreadable_head(&mut session, refused.status, refused.message).await;
+            } else {
+                self.core.answer(&mut session).await;
             }
-            let trailers = self.core.answer(&mut session).await;
-            match finish(session, trailers, limits.write_timeout).await {
-                Some(reusable) => (stream, prefix) = reusable,
-                None => return,
+            let Session::Http1(answered) = session else { return };
+            connection = answered;
+            if !connection.is_reusable() {
+                return connection.close().await;
             }
         }
-    }
-
-    /// A head that could not be read at all.
-    async fn unreadable(&self, session: &mut Session, error: &pingora::Error) {
-        let malformed = matches!(error.etype(), ErrorType::InvalidHTTPHeader);
-        if !malformed {
-            // The connection broke: there is nobody to be told.
-            return;
-        }
-        self.core.metrics.bad_request(BadHead::Malformed);
-        let message = "The request's head is not valid HTTP.";
-        exchange::unreadable_head(session, StatusCode::BAD_REQUEST, message).await;
     }
 }
 
 #[async_trait]
 impl ServerApp for Server {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let limits = self.core.snapshot.load().limits.clone();
         self.core.metrics.connections_total.inc();
         let Some(_counted) = self.core.connections.enter(limits.connections) else {
             self.core.metrics.connections_refused_total.inc();
             return None;
         };
-        match self.is_http2(&mut stream, limits.head_timeout).await {
-            Some(true) => ServerApp::process_new(&self.http2, stream, shutdown).await,
-            Some(false) => {
-                self.http1(stream, shutdown).await;
-                None
-            }
-            None => None,
+        let address = stream.get_socket_digest();
+        let client = address.and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip().to_canonical()));
+        let due = Instant::now() + limits.head_timeout;
+        let alpn = stream.get_ssl_digest().map(|_| matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
+        if alpn == Some(true) {
+            return ServerApp::process_new(&self.http2, stream, shutdown).await;
         }
+        let mut connection = Box::new(Http1::new(stream, client));
+        // Where TLS has not settled it, the first bytes do.
+        if alpn.is_none() {
+            match pingora::time::timeout(limits.head_timeout, connection.is_http2()).await {
+                Ok(Ok(true)) => {
+                    let stream = rewound(*connection)?;
+                    return ServerApp::process_new(&self.http2, stream, shutdown).await;
+                }
+                Ok(Ok(false)) => {}
+                Ok(Err(_)) => return None,
+                Err(_) => {
+                    self.core.metrics.bad_request(BadHead::Timeout);
+                    return None;
+                }
+            }
+        }
+        self.http1(connection, due, shutdown).await;
+        None
     }
+}
+
+/// The connection as it was before we looked.
+fn rewound(connection: Http1<Stream>) -> Option<Stream> {
+    let (stream, seen) = connection.into_parts();
+    let mut stream = stream.into_any().downcast::<RawStream>().ok()?;
+    stream.rewind(&seen);
+    Some(stream)
 }
 
 #[async_trait]
 impl HttpServerApp for Http2 {
-    async fn process_new_http(self: &Arc<Self>, mut session: Session, _: &ShutdownWatch) -> Option<ReusedHttpStream> {
+    async fn process_new_http(self: &Arc<Self>, session: ServerSession, _: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        let mut session = Box::new(session);
         match session.read_request().await {
             Ok(true) => {}
             Ok(false) => return None,
@@ -160,16 +154,19 @@ impl HttpServerApp for Http2 {
                 return None;
             }
         }
-        if session.req_header().headers.len() > self.core.snapshot.load().limits.headers {
+        let many = session.req_header().headers.len() > self.core.snapshot.load().limits.headers;
+        let mut session = Session::Http2(session);
+        if many {
             self.core.metrics.bad_request(BadHead::TooManyHeaders);
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             let message = "The request has more headers than this gateway accepts.";
             exchange::unreadable_head(&mut session, status, message).await;
+            session.shutdown().await;
             return None;
         }
         self.core.answer(&mut session).await;
         // The stream ends with its answer; an error here means that the client has left.
-        let _ = session.finish().await;
+        let _ = session.finish(None).await;
         None
     }
 
@@ -188,41 +185,12 @@ impl HttpServerApp for Http2 {
     }
 }
 
-/// Ends an HTTP/1 answer, with its trailers if it has any: Pingora's session cannot write them, but gives the connection
-/// back without having ended the body. Returns the connection if it can be used again, with what has come on it.
-async fn finish(
-    session: Session,
-    trailers: Option<HeaderMap>,
-    patience: Duration,
-) -> Option<(Stream, Option<BytesMut>)> {
-    let (session, trailers) = match (session, trailers) {
-        (Session::H1(session), Some(trailers)) => (session, trailers),
-        (session, _) => return session.finish().await.ok()?.map(|reusable| reusable.into_parts()),
-    };
-    let keeps_alive = session.will_keepalive();
-    let (mut stream, prefix) = match keeps_alive {
-        true => session.reuse().await.ok()??.into_parts(),
-        false => (session.into_inner(), None),
-    };
-    let end = exchange::encode_trailers(&trailers);
-    let sending = async {
-        stream.write_all(&end).await?;
-        stream.flush().await
-    };
-    pingora::time::timeout(patience, sending).await.ok()?.ok()?;
-    if !keeps_alive {
-        let _ = stream.shutdown().await;
-    }
-    keeps_alive.then_some((stream, prefix))
-}
-
 impl Core {
     /// Answers one request, counted as being in flight.
-    async fn answer(&self, session: &mut Session) -> Option<HeaderMap> {
+    async fn answer(&self, session: &mut Session) {
         let _open = self.requests.enter().await;
         self.metrics.in_flight.inc();
-        let trailers = exchange::serve(self, session).await;
+        exchange::serve(self, session).await;
         self.metrics.in_flight.dec();
-        trailers
     }
 }

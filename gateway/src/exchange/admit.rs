@@ -70,7 +70,8 @@ pub(super) async fn read_call(session: &mut Session, trip: &mut Trip<'_>) -> Res
 /// What is wrong with the form.
 pub(super) async fn read_form(session: &mut Session, trip: &mut Trip<'_>, boundary: &str) -> Result<()> {
     let model = body::read_form(session, trip, boundary).await?;
-    ask_for(trip, model.map(Into::into), false)
+    let Some(model) = model else { return Err(Fault::call(&CallFault::missing_model())) };
+    ask_for(trip, Some(model.into()), false)
 }
 
 /// Takes the model from the query, as the realtime API has it.
@@ -79,13 +80,20 @@ pub(super) async fn read_form(session: &mut Session, trip: &mut Trip<'_>, bounda
 /// If it is not there.
 pub(super) fn read_query(trip: &mut Trip<'_>) -> Result<()> {
     let query = trip.exchange.head().query.as_deref().unwrap_or_default();
-    let mut models = query.split('&').filter_map(|pair| pair.strip_prefix("model="));
-    let (model, second) = (models.next(), models.next());
-    if second.is_some() {
-        return Err(Fault::bad("duplicate_field", "The query names more than one model."));
-    }
+    // Whoever else reads the query must find the same model in it: spelt plainly, and once.
+    let is_model = |pair: &&str| super::arrive::query_name(pair.split('=').next().unwrap_or_default()) == "model";
+    let mut models = query.split('&').filter(is_model);
+    let model = match (models.next(), models.next()) {
+        (_, Some(_)) => return Err(Fault::bad("duplicate_field", "The query names more than one model.")),
+        (Some(pair), None) => Some(
+            pair.strip_prefix("model=")
+                .ok_or_else(|| Fault::bad("ambiguous_parameter", "The query's 'model' must be spelt plainly."))?,
+        ),
+        (None, None) => None,
+    };
     let model = model.map(|model| percent_encoding::percent_decode_str(model).decode_utf8_lossy().into());
-    ask_for(trip, model, false)
+    let Some(model) = model else { return Err(Fault::call(&CallFault::missing_model())) };
+    ask_for(trip, Some(model), false)
 }
 
 /// Leaves the body to be streamed as it comes.
@@ -95,7 +103,7 @@ pub(super) fn read_query(trip: &mut Trip<'_>) -> Result<()> {
 pub(super) async fn stream_through(session: &mut Session, trip: &mut Trip<'_>) -> Result<()> {
     if matches!(trip.body, Body::Unread) {
         if super::arrive::expects_continue(trip) {
-            session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
+            session.write_continue().await.map_err(|_| Fault::ClientGone)?;
         }
         trip.body = Body::Streamed { held: VecDeque::new(), more: true };
     }
@@ -138,6 +146,11 @@ fn only_model(trip: &Trip<'_>) -> Option<Arc<str>> {
 pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     let snapshot = trip.snapshot.clone();
     let Some(name) = trip.exchange.model().cloned() else {
+        // What these paths carry is not read, so it cannot be told which model they ask for.
+        if trip.exchange.caller().is_some_and(|caller| caller.models.is_some()) {
+            let message = "This key may use certain models only, and not paths on which the model cannot be told.";
+            return Err(Fault::refused(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message)));
+        }
         let other = snapshot.other_paths.as_ref().ok_or_else(|| Fault::ours("no model and no pool for other paths"))?;
         let (pool, series) = (other.pool.clone(), other.series.clone());
         let timeouts = pool.timeouts;

@@ -5,8 +5,7 @@ use super::fail::{Fault, Result};
 use super::{Session, Trip, cors, relay};
 use crate::telemetry::Cause;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode, Version};
-use pingora::http::ResponseHeader;
+use http::{Method, StatusCode};
 use std::time::Duration;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::{Head, Refusal, Reply};
@@ -80,20 +79,20 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
     if trip.head_sent {
         let told = trip.streaming && tell_in_stream(session, trip, &refusal).await.is_ok();
         if !told {
-            session.set_keepalive(None);
+            session.close_after();
             session.shutdown().await;
         }
         let status = trip.record.upstream_status.unwrap_or(200);
         return Answered { status, cause, log };
     }
     if close {
-        session.set_keepalive(None);
+        session.close_after();
     }
     let status = refusal.status.as_u16();
     let answer = refusal.reply(trip.voice, trip.exchange.id());
     match reply(session, trip, answer).await {
         Ok(_) => {
-            if close {
+            if close && session.is_http2() {
                 linger(session).await;
             }
             Answered { status, cause, log }
@@ -108,7 +107,7 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
 async fn tell_in_stream(session: &mut Session, trip: &mut Trip<'_>, refusal: &Refusal) -> Result<()> {
     let event = refusal.event(trip.voice, trip.exchange.id());
     relay::write(session, trip, event).await?;
-    session.finish_body().await.map_err(|_| Fault::ClientGone)
+    session.finish(None).await.map_err(|_| Fault::ClientGone)
 }
 
 /// Reads what is left of a body that nobody wants, if that is little; else the connection ends with the answer.
@@ -119,20 +118,20 @@ async fn settle_body(session: &mut Session, trip: &Trip<'_>) {
     let waits = super::arrive::expects_continue(trip) && matches!(trip.body, Body::Unread);
     let small = body::declared_length(trip.exchange.headers()).is_some_and(|length| length <= DRAIN);
     let drained = small
-        && trip.keep_alive
+        && session.keeps_alive()
         && !waits
-        && pingora::time::timeout(DRAIN_TIME, session.drain_request_body()).await.is_ok_and(|drained| drained.is_ok());
+        && pingora::time::timeout(DRAIN_TIME, session.drain_body()).await.is_ok_and(|drained| drained.is_ok());
     if !drained {
-        session.set_keepalive(None);
+        session.close_after();
     }
 }
 
-/// Closing a socket with unread bytes resets it, and the reset can overtake the answer. So a client that is still
-/// sending is listened to for a moment, without keeping what it says.
+/// A client that is still sending is listened to for a moment, without keeping what it says: a reset of the stream could
+/// overtake the answer. An HTTP/1 connection sees to that itself when it is closed.
 async fn linger(session: &mut Session) {
     let discard = async {
         let mut left = LINGER;
-        while let Ok(Some(data)) = session.read_request_body().await {
+        while let Ok(Some(data)) = session.read_body().await {
             left = left.saturating_sub(data.len());
             if left == 0 {
                 break;
@@ -152,22 +151,9 @@ const LINGER: usize = 4 << 20;
 pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: &Head) -> Result<()> {
     let mut headers = head.headers.clone();
     identify(trip, &mut headers);
-    let bodyless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let framed = headers.contains_key(header::CONTENT_LENGTH) || bodyless;
-    if !framed && trip.record.http == Version::HTTP_11 {
-        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    session.set_write_timeout(Some(trip.snapshot.limits.write_timeout));
+    session.set_write_timeout(trip.snapshot.limits.write_timeout);
     trip.head_sent = true;
-    let head = response(head.status, headers);
-    session.write_response_header(head).await.map_err(|_| Fault::ClientGone)
-}
-
-/// A head as Pingora writes it.
-pub(super) fn response(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    (parts.status, parts.headers, parts.version) = (status, headers, Version::HTTP_11);
-    Box::new(parts.into())
+    session.write_head(head.status, headers).await.map_err(|_| Fault::ClientGone)
 }
 
 /// Adds who this is, who answered, and what it cost.
@@ -232,18 +218,16 @@ pub(super) async fn models(session: &mut Session, trip: &mut Trip<'_>, id: Optio
 
 /// Answers a request whose head could not be read, and ends its connection.
 pub(crate) async fn unreadable_head(session: &mut Session, status: StatusCode, message: &str) {
-    session.set_keepalive(None);
+    session.close_after();
     let refusal = Refusal::new(status, "bad_request", message);
     let id = crate::telemetry::RequestId::new();
     let reply = refusal.reply(Endpoint::Other, &id.to_string());
     let mut headers = reply.headers;
     headers.insert(header::CONTENT_LENGTH, super::headers::number(reply.body.len() as u64));
     headers.insert("x-request-id", id.to_header());
-    let sent = session.write_response_header(response(reply.status, headers)).await;
-    if sent.is_ok() && session.write_response_body(reply.body, true).await.is_ok() {
-        let _ = session.finish_body().await;
+    let sent = session.write_head(reply.status, headers).await;
+    if sent.is_ok() && session.write_body(reply.body).await.is_ok() {
+        let _ = session.finish(None).await;
     }
-    tracing::info!(request_id = %id, client = ?session.client_addr(), reason = message, "unreadable request");
-    // See `linger`: what else the client sends must not reset the answer away.
-    session.shutdown().await;
+    tracing::info!(request_id = %id, client = session.client().map(|client| client.to_string()), reason = message, "unreadable request");
 }

@@ -9,7 +9,6 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::{Record, RequestId, TraceContext};
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
-use pingora::http::RequestHeader;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_plugins::call::Endpoint;
@@ -39,21 +38,13 @@ pub(super) enum Plan {
 
 /// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
 pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip<'a> {
-    // The body's framing is read from the head when the body is first asked about: ask before the head goes.
+    // Pingora reads the framing of HTTP/2 from the head when the body is first asked about: ask before the head goes.
     let has_body = !session.is_body_done();
-    let keep_alive = session.get_keepalive().is_some();
-    let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
-    let upgrade = session.is_upgrade_req()
-        && session.req_header().method == Method::GET
-        && headers::has_token(&session.req_header().headers, &header::UPGRADE, "websocket");
-    let stub = stub(session.req_header());
-    let head = match upgrade {
-        // Pingora looks at the head again when the 101 goes out.
-        true => session.req_header().clone(),
-        false => std::mem::replace(session.req_header_mut(), stub),
-    };
-    let parts: http::request::Parts = head.into();
+    let client = session.client();
+    let parts = session.take_request();
     let (method, version, headers) = (parts.method, parts.version, parts.headers);
+    let upgrade =
+        session.is_upgrade() && method == Method::GET && headers::has_token(&headers, &header::UPGRADE, "websocket");
     let id = RequestId::accept(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
     let trace = TraceContext::accept(headers::text(&headers, "traceparent"));
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
@@ -76,7 +67,6 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         exchange,
         record,
         known: endpoint.is_some(),
-        keep_alive,
         upgrade,
         followers: Vec::new(),
         route: None,
@@ -96,14 +86,6 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     }
 }
 
-/// Stands in for the head while the exchange has it. Pingora still asks for method and version when it answers.
-fn stub(head: &RequestHeader) -> RequestHeader {
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = head.method.clone();
-    parts.version = head.version;
-    parts.into()
-}
-
 /// Judges the head and says which road the request takes.
 ///
 /// # Errors
@@ -111,6 +93,7 @@ fn stub(head: &RequestHeader) -> RequestHeader {
 pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
     let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
     check_path(&head.path)?;
+    check_query(head.query.as_deref().unwrap_or_default())?;
     if head.method == Method::OPTIONS {
         return Ok(Plan::Reply(options(trip)));
     }
@@ -160,6 +143,24 @@ fn check_path(path: &str) -> Result<()> {
         return Err(Fault::bad("bad_path", "The path has segments that different servers read differently."));
     }
     Ok(())
+}
+
+/// Keys in URLs end in logs, histories and other people's hands.
+fn check_query(query: &str) -> Result<()> {
+    const KEYS: [&str; 4] = ["key", "api_key", "api-key", "access_token"];
+    let names = query.split('&').map(|pair| query_name(pair.split('=').next().unwrap_or_default()));
+    if query.is_empty() || !names.into_iter().any(|name| KEYS.contains(&name.as_str())) {
+        return Ok(());
+    }
+    let message =
+        "A key does not belong into a URL: send it as 'Authorization: Bearer KEY', and have this one replaced.";
+    Err(Fault::bad("credential_in_url", message))
+}
+
+/// The name of a query's pair as any server may read it: decoded, in lower case, without blanks.
+pub(super) fn query_name(name: &str) -> String {
+    let decoded = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+    decoded.replace('+', " ").trim().to_ascii_lowercase()
 }
 
 /// What the head says about the body.

@@ -3,6 +3,7 @@
 
 use super::fail::{Fault, Result};
 use super::{Session, Trip, arrive, headers};
+use crate::downstream::Error;
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http::StatusCode;
@@ -30,9 +31,6 @@ pub(crate) enum Body {
         more: bool,
     },
 }
-
-/// Capacity taken at once for a body, whatever length it declares: a lie costs the liar's bytes, not ours.
-const FIRST_CAPACITY: usize = 256 << 10;
 
 /// Above this, parsing and unpacking make room for other requests on this thread.
 const LARGE: usize = 1 << 20;
@@ -80,7 +78,7 @@ impl Reader {
     /// If the client has left.
     pub(crate) async fn begin(session: &mut Session, trip: &Trip<'_>) -> Result<Self> {
         if arrive::expects_continue(trip) {
-            session.write_continue_response().await.map_err(|_| Fault::ClientGone)?;
+            session.write_continue().await.map_err(|_| Fault::ClientGone)?;
         }
         Ok(Self { began: Instant::now(), received: 0 })
     }
@@ -95,27 +93,39 @@ impl Reader {
     /// # Errors
     /// Too large, too slow, badly framed, or the client has left.
     pub(crate) async fn next(&mut self, session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Bytes>> {
-        let limits = &trip.snapshot.limits;
-        let read = pingora::time::timeout(self.patience(limits), session.read_request_body()).await;
-        let data = match read {
-            Err(_) => return Err(too_slow().closing()),
-            Ok(Err(error)) => return Err(unreadable(&error)),
-            Ok(Ok(None)) => {
-                trip.receiving += self.began.elapsed();
-                // Pingora gives up keep-alive when a 100 goes out before the body has come.
-                if trip.keep_alive {
-                    session.set_keepalive(Some(limits.keep_alive.as_secs().max(1)));
-                }
-                return Ok(None);
-            }
-            Ok(Ok(Some(data))) => data,
+        let read = pingora::time::timeout(self.patience(&trip.snapshot.limits), session.read_body()).await;
+        let data = read.map_err(|_| too_slow().closing())?.map_err(unreadable)?;
+        self.count(trip, data.as_ref().map(Bytes::len))?;
+        Ok(data)
+    }
+
+    /// Adds the next piece to `body`; how long it was, none at the end.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    async fn next_into(
+        &mut self,
+        session: &mut Session,
+        trip: &mut Trip<'_>,
+        body: &mut BytesMut,
+    ) -> Result<Option<usize>> {
+        let before = body.len();
+        let read = pingora::time::timeout(self.patience(&trip.snapshot.limits), session.read_body_into(body)).await;
+        let more = read.map_err(|_| too_slow().closing())?.map_err(unreadable)?;
+        let piece = more.then(|| body.len() - before);
+        self.count(trip, piece)?;
+        Ok(piece)
+    }
+
+    fn count(&mut self, trip: &mut Trip<'_>, piece: Option<usize>) -> Result<()> {
+        let Some(piece) = piece else {
+            trip.receiving += self.began.elapsed();
+            return Ok(());
         };
-        self.received += data.len();
-        trip.record.request_bytes += data.len() as u64;
-        if self.received > limits.body {
-            return Err(too_large(limits.body).closing());
-        }
-        Ok(Some(data))
+        self.received += piece;
+        trip.record.request_bytes += piece as u64;
+        let limit = trip.snapshot.limits.body;
+        if self.received > limit { Err(too_large(limit).closing()) } else { Ok(()) }
     }
 
     /// How long the next piece may take: until the whole body is late, or slower than the slowest allowed.
@@ -135,12 +145,10 @@ fn too_slow() -> Fault {
     Fault::refused(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message))
 }
 
-fn unreadable(error: &pingora::Error) -> Fault {
-    use pingora::ErrorType;
-    match error.etype() {
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::H2Error => Fault::ClientGone,
-        ErrorType::ReadTimedout => too_slow().closing(),
-        _ => Fault::bad("bad_framing", "The request body is badly framed.").closing(),
+fn unreadable(error: Error) -> Fault {
+    match error {
+        Error::Gone => Fault::ClientGone,
+        Error::Malformed => Fault::bad("bad_framing", "The request body is badly framed.").closing(),
     }
 }
 
@@ -153,26 +161,12 @@ pub(crate) async fn read_whole(session: &mut Session, trip: &mut Trip<'_>) -> Re
         return Ok(Bytes::new());
     }
     let mut reader = Reader::begin(session, trip).await?;
-    let declared = declared_length(trip.exchange.headers()).and_then(|length| usize::try_from(length).ok());
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(data) = reader.next(session, trip).await? {
-        hold(trip, data.len())?;
-        if first.is_empty() && rest.is_empty() {
-            first = data;
-            continue;
-        }
-        if rest.is_empty() {
-            rest.reserve(
-                declared.unwrap_or(0).clamp(first.len() + data.len(), FIRST_CAPACITY.max(first.len() + data.len())),
-            );
-            rest.extend_from_slice(&std::mem::take(&mut first));
-        }
-        rest.extend_from_slice(&data);
+    let mut body = BytesMut::new();
+    while let Some(piece) = reader.next_into(session, trip, &mut body).await? {
+        hold(trip, piece)?;
     }
     trip.body = Body::Whole;
-    let body = if rest.is_empty() { first } else { rest.freeze() };
-    unpack(trip, body)
+    unpack(trip, body.freeze())
 }
 
 /// Reads a multipart body until its `model` part is known, and holds what it has read.

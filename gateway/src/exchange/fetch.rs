@@ -74,21 +74,9 @@ pub(super) async fn wait<T>(
         // The backend first: what it has sent is passed on even to a client that is about to leave.
         biased;
         outcome = pingora::time::timeout(patience, future) => outcome.map_err(|_| Fault::timed_out(until.1)),
-        () = gone(session) => Err(Fault::ClientGone),
+        () = session.left() => Err(Fault::ClientGone),
         () = core.is_cut() => Err(Fault::leaving()),
     }
-}
-
-/// Returns when the client has left. Its side is watched, so that this is noticed while the backend is silent.
-pub(super) async fn gone(session: &mut Session) {
-    // Anything that this returns with, an error included, means that nobody waits for the answer any more; bytes of
-    // a next request do not end it, since pipelining is on.
-    // While a body is still to come, or bytes of another protocol, reading here would take what is somebody else's:
-    // whoever reads those notices.
-    if session.is_upgrade_req() || !session.is_body_done() {
-        std::future::pending().await
-    }
-    let _ = session.read_body_or_idle(true).await;
 }
 
 /// How one attempt ended, if without an answer.

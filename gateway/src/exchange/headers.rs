@@ -47,18 +47,24 @@ fn is_for_us(name: &HeaderName) -> bool {
     ) || name.contains('_')
 }
 
-/// What a backend says and no client is told: it would speak for the gateway.
+/// What a backend says and no client is told: it would speak for the gateway. Which pages may read an answer is for the
+/// gateway's own file to say.
 fn speaks_for_us(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "set-cookie" | "alt-svc" | "strict-transport-security" | "x-request-id")
+    let name = name.as_str();
+    matches!(name, "set-cookie" | "alt-svc" | "strict-transport-security" | "x-request-id")
+        || name.starts_with("access-control-")
+        || name.starts_with("x-tidegate-")
 }
 
 /// What of a client's headers goes on to a backend, with room for what the gateway adds.
-pub(super) fn forwarded(client: &HeaderMap) -> HeaderMap {
+pub(super) fn forwarded(client: &HeaderMap, upgrade: bool) -> HeaderMap {
     const ADDED: usize = 8;
     let named = named_by_connection(client);
     let mut headers = HeaderMap::with_capacity(client.len() + ADDED);
     for (name, value) in client {
-        if !is_hop_by_hop(name) && !is_for_us(name) && !named.contains(name) {
+        // Of the handshake only what asks for a WebSocket may pass: browsers put the key among the subprotocols.
+        let handshake = !upgrade && name.as_str().starts_with("sec-websocket-");
+        if !is_hop_by_hop(name) && !is_for_us(name) && !handshake && !named.contains(name) {
             headers.append(name, value.clone());
         }
     }
@@ -149,7 +155,7 @@ mod tests {
     #[test]
     fn what_connection_names_ends_here_with_it() {
         let map = headers(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("x-kept", "1"), ("te", "gzip")]);
-        assert_eq!(forwarded(&map).keys().collect::<Vec<_>>(), ["x-kept"]);
+        assert_eq!(forwarded(&map, false).keys().collect::<Vec<_>>(), ["x-kept"]);
     }
 
     #[test]
@@ -162,7 +168,7 @@ mod tests {
             ("x_user_id", "root"),
             ("anthropic-version", "2023-06-01"),
         ]);
-        assert_eq!(forwarded(&map).keys().collect::<Vec<_>>(), ["anthropic-version"]);
+        assert_eq!(forwarded(&map, false).keys().collect::<Vec<_>>(), ["anthropic-version"]);
     }
 
     #[test]

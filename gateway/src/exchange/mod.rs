@@ -19,6 +19,7 @@ mod trailers;
 mod whole;
 
 use crate::core::Core;
+use crate::downstream::Session;
 use crate::models::{Model, Target};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, Record, Series};
@@ -40,10 +41,6 @@ use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Exchange, ResponseFilter};
 
 pub(crate) use answer::unreadable_head;
-pub(crate) use trailers::encode as encode_trailers;
-
-/// A client's request on its connection, as Pingora reads it.
-pub(crate) type Session = pingora::protocols::http::ServerSession;
 
 /// One request and everything it holds on its way.
 pub(crate) struct Trip<'a> {
@@ -63,8 +60,6 @@ pub(crate) struct Trip<'a> {
     query: Option<String>,
     /// Whether the path is one of an API.
     known: bool,
-    /// Whether the client would use the connection again.
-    keep_alive: bool,
     /// Whether the client asks for another protocol.
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
@@ -118,15 +113,13 @@ impl Route {
 }
 
 /// Answers the request that `session` has read the head of. When this returns, the answer is complete, or the
-/// session is not to be used again; but trailers that are returned are still to be written, as its end.
-pub(crate) async fn serve(core: &Core, session: &mut Session) -> Option<HeaderMap> {
+/// session is not to be used again.
+pub(crate) async fn serve(core: &Core, session: &mut Session) {
     let mut trip = arrive::begin(core, core.snapshot.load_full(), session);
     if core.is_draining() {
-        session.set_keepalive(None);
+        session.close_after();
     }
     let road = AssertUnwindSafe(road(session, &mut trip)).catch_unwind().await;
-    // A fault ends the answer in its own way.
-    let trailers = trip.trailers.take().filter(|_| matches!(road, Ok(Ok(_))));
     let answered = match road {
         Ok(Ok(answered)) => answered,
         Ok(Err(fault)) => answer::fault(session, &mut trip, fault).await,
@@ -136,7 +129,6 @@ pub(crate) async fn serve(core: &Core, session: &mut Session) -> Option<HeaderMa
         }
     };
     finish::finish(trip, answered);
-    trailers
 }
 
 /// The road of one request, from its head to the last byte of its answer.

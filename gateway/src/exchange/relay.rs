@@ -81,7 +81,8 @@ fn kind(trip: &Trip<'_>, head: &Head) -> Result<Kind> {
             return Err(Fault::malformed(format!("status {status} is neither an answer nor followed")));
         }
         // The client's credentials are fine: it is the gateway's own that the backend does not take.
-        401 | 403 if trip.exchange.model().is_some() => {
+        600.. => return Err(Fault::malformed(format!("there is no status {status}"))),
+        401 | 403 if status == 401 || trip.exchange.model().is_some() => {
             return Err(Fault::upstream(
                 "upstream_auth",
                 "The backend refused the gateway's own credentials. Tell the gateway's operator.",
@@ -104,7 +105,7 @@ fn kind(trip: &Trip<'_>, head: &Head) -> Result<Kind> {
     }
     let opaque = matches!(trip.exchange.endpoint(), Endpoint::Audio | Endpoint::Images);
     match (call.stream, events) {
-        _ if encoded => Ok(Kind::Opaque),
+        (true, _) if encoded => Err(Fault::malformed("a stream came encoded although identity was asked for")),
         (_, true) if opaque => Ok(Kind::Stream),
         _ if opaque || status == 204 || trip.exchange.head().method == Method::HEAD => Ok(Kind::Opaque),
         (true, true) => Ok(Kind::Stream),
@@ -155,7 +156,7 @@ pub(super) async fn write(session: &mut Session, trip: &mut Trip<'_>, data: Byte
         return Ok(());
     }
     trip.record.response_bytes += data.len() as u64;
-    session.write_response_body(data, false).await.map_err(|_| Fault::ClientGone)
+    session.write_body(data).await.map_err(|_| Fault::ClientGone)
 }
 
 /// Ends the answer.
@@ -199,6 +200,8 @@ pub(super) async fn opaque(
             return Ok((answered, unfinished));
         }
         write(session, trip, data).await?;
+        // Headers are worth having while the body is awaited.
+        session.flush().await.map_err(|_| Fault::ClientGone)?;
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, false);
         let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
         next = read.map_err(|error| Fault::broken(error.to_string()))?;

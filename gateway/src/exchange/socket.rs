@@ -31,10 +31,10 @@ pub(super) async fn tunnel(
     let mut headers = head.headers;
     answer::identify(trip, &mut headers);
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     trip.head_sent = true;
-    let head = answer::response(StatusCode::SWITCHING_PROTOCOLS, headers);
-    session.write_response_header(head).await.map_err(|_| Fault::ClientGone)?;
+    session.set_write_timeout(trip.snapshot.limits.write_timeout);
+    session.write_head(StatusCode::SWITCHING_PROTOCOLS, headers).await.map_err(|_| Fault::ClientGone)?;
+    session.flush().await.map_err(|_| Fault::ClientGone)?;
     fetched.upstream.tunnel();
     let patience = fetched.deadline.total().saturating_duration_since(Instant::now());
     let both = pingora::time::timeout(patience, carry(session, trip, &mut fetched)).await;
@@ -58,7 +58,7 @@ async fn carry(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched
                     return;
                 }
             }
-            message = session.read_request_body() => {
+            message = session.read_body() => {
                 let Ok(Some(data)) = message else { return };
                 trip.record.request_bytes += data.len() as u64;
                 if fetched.upstream.send_body(data).await.is_err() {

@@ -2,18 +2,19 @@
 
 use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
-use super::fetch::{Fetched, gone};
+use super::fetch::Fetched;
 use super::{Session, Trip, relay};
 use crate::telemetry::Cause;
 use crate::upstream;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Instant;
 use tidegate_plugins::Head;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
 use tidegate_plugins::splice::ModelRenamer;
+use tokio::time::Sleep;
 
 /// What a stream is on its way through: the cutter, the watcher, and how far it has come.
 struct Streaming {
@@ -23,6 +24,8 @@ struct Streaming {
     /// Until the first event the head is held, so that a backend that fails before it still gets an honest status.
     head: Option<Head>,
     last_event: Instant,
+    /// Events so far, tokens or not.
+    events: u32,
 }
 
 /// How a stream stands.
@@ -57,6 +60,7 @@ pub(super) async fn relay(
         renamer: relay::renamer(trip),
         head: Some(head),
         last_event: Instant::now(),
+        events: 0,
     };
     let mut outcome = flow(session, trip, fetched, &mut streaming).await;
     if matches!(outcome, Err(Fault::ClientGone)) && trip.followers.iter().any(|follower| follower.outlives_client()) {
@@ -82,23 +86,11 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
             timer.as_mut().reset(until.0.into());
         }
         let waiting = it.head.is_some().then(Instant::now);
-        let read = loop {
-            tokio::select! {
-                biased;
-                read = fetched.upstream.read_body() => break read,
-                () = gone(session) => return Err(Fault::ClientGone),
-                () = trip.core.is_cut() => return Err(Fault::leaving()),
-                () = &mut timer => {
-                    if until.0 <= Instant::now() {
-                        return Err(Fault::timed_out(until.1));
-                    }
-                    timer.as_mut().reset(until.0.into());
-                }
-            }
-        };
+        let read = next(session, trip, fetched, until, timer.as_mut()).await;
         if let Some(since) = waiting {
             trip.record.upstream_time += since.elapsed();
         }
+        let read = read?;
         let (block, flow) = step(trip, fetched, it, read)?;
         if let Some(block) = block {
             if let Some(mut head) = it.head.take() {
@@ -119,6 +111,30 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
     }
 }
 
+/// Waits for the next piece, with the stream's one timer.
+async fn next(
+    session: &mut Session,
+    trip: &Trip<'_>,
+    fetched: &mut Fetched,
+    until: (Instant, Wait),
+    mut timer: Pin<&mut Sleep>,
+) -> Result<upstream::error::Result<Option<Bytes>>> {
+    loop {
+        tokio::select! {
+            biased;
+            read = fetched.upstream.read_body() => return Ok(read),
+            () = session.left() => return Err(Fault::ClientGone),
+            () = trip.core.is_cut() => return Err(Fault::leaving()),
+            () = &mut timer => {
+                if until.0 <= Instant::now() {
+                    return Err(Fault::timed_out(until.1));
+                }
+                timer.as_mut().reset(until.0.into());
+            }
+        }
+    }
+}
+
 /// Reads a stream to its end for the followers that want it, although the client has left.
 async fn alone(trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
     loop {
@@ -132,10 +148,14 @@ async fn alone(trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -
     }
 }
 
+/// Events after which a stream is under way although none of them was a token: more than announce one.
+const UNDER_WAY: u32 = 4;
+
 /// How long the next event may take. Comments are signs of life, not progress: only events move the clock.
 fn patience(trip: &Trip<'_>, fetched: &Fetched, it: &Streaming) -> (Instant, Wait) {
     let Some(route) = &trip.route else { return (it.last_event, Wait::Total) };
-    if trip.record.first_token.is_some() {
+    // Some streams have no tokens that we know: after a few events they are under way all the same.
+    if trip.record.first_token.is_some() || it.events >= UNDER_WAY {
         return fetched.deadline.until(Wait::Idle, it.last_event, route.timeouts.idle, false);
     }
     let sent = trip.record.sent.unwrap_or(it.last_event);
@@ -166,6 +186,7 @@ fn step(
     let seen = it.watch.see(&block);
     if seen.has_event {
         it.last_event = now;
+        it.events = it.events.saturating_add(1);
     }
     // The event that only names the role is no token yet.
     if it.watch.content_events() > 0 {

@@ -6,14 +6,18 @@ use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
 use super::relay::Relayed;
 use super::{Session, Trip, body, headers, relay};
-use crate::telemetry::{BackendFault, Cause};
+use crate::telemetry::{BackendFault, Cause, bounded};
 use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
 use http::StatusCode;
 use http::header::{self, HeaderName};
 use memchr::memmem;
 use serde::de::IgnoredAny;
+use serde_json::Value;
+use std::io::Read;
 use std::time::Instant;
 use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::json;
 use tidegate_plugins::usage::Usage;
 use tidegate_plugins::{Head, Refusal};
 
@@ -49,14 +53,38 @@ pub(super) async fn relay(
     let unfinished = relay::let_go(session, trip, fetched).await;
     relay::release_body(trip);
     let endpoint = trip.exchange.endpoint();
+    let answer = unpack(answer, &mut head, limit)?;
     if !body::large(answer.len(), || is_answer(&answer, endpoint)) {
         return Err(Fault::malformed("the answer is not the JSON that this endpoint gives"));
+    }
+    // An SDK takes any 200 for an answer: what is none must not look like one.
+    if json::member(&answer, "error").is_some_and(|value| answer[value].starts_with(b"{")) {
+        let said = String::from_utf8_lossy(&answer[..answer.len().min(LOGGED)]).into_owned();
+        return Err(Fault::upstream("upstream_error", "The backend failed to answer this request.", said));
     }
     trip.record.first_token = Some(Instant::now());
     trip.record.usage = Usage::from_answer(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok((Answered::ok(head.status), unfinished))
+}
+
+/// Unpacks an answer that came encoded although identity was asked for: it must be readable here, and for the client.
+fn unpack(answer: Bytes, head: &mut Head, limit: usize) -> Result<Bytes> {
+    let Some(encoding) = head.headers.get(header::CONTENT_ENCODING).filter(|value| *value != "identity") else {
+        return Ok(answer);
+    };
+    if !encoding.as_bytes().eq_ignore_ascii_case(b"gzip") {
+        return Err(Fault::malformed("the answer came in an encoding that nobody asked for"));
+    }
+    let mut unpacked = Vec::new();
+    let mut decoder = MultiGzDecoder::new(&answer[..]).take(limit as u64 + 1);
+    let read = body::large(answer.len(), || decoder.read_to_end(&mut unpacked));
+    if read.is_err() || unpacked.len() > limit {
+        return Err(Fault::malformed("the answer is no gzip, or unpacks to more than may be held"));
+    }
+    head.headers.remove(header::CONTENT_ENCODING);
+    Ok(unpacked.into())
 }
 
 /// Sends an answer whose length is known.
@@ -100,20 +128,29 @@ pub(super) async fn error(
     let secret = backend.settings.secret.clone();
     // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.
     let for_clients = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
-    let (told, log) = match collected {
-        Collected::Whole(body) if for_clients && is_tellable(&body, secret.as_deref()) => (Some(body), Bytes::new()),
-        Collected::Whole(body) | Collected::More(body) => (None, body),
+    let (body, whole) = match collected {
+        Collected::Whole(body) => (body, true),
+        Collected::More(body) => (body, false),
     };
-    let body = told.unwrap_or_else(|| {
-        let (code, message) = match cause {
-            Cause::UpstreamOverload => ("upstream_overloaded", "The backend is overloaded. Try again shortly."),
-            Cause::UpstreamError => ("upstream_error", "The backend failed to answer this request."),
-            _ => ("upstream_rejected", "The backend rejected this request without saying why."),
-        };
-        let reply = Refusal::new(status, code, message).reply(trip.exchange.endpoint(), trip.exchange.id());
-        head.headers.extend(reply.headers);
-        reply.body
-    });
+    let told = if for_clients && whole { told(&body, trip.voice, secret.as_deref()) } else { None };
+    let (body, log) = match told {
+        Some(Told { in_protocol: true, .. }) => (body, Bytes::new()),
+        told => {
+            let (code, message) = match (cause, told) {
+                (_, Some(told)) => ("upstream_rejected", bounded(&told.message, LONGEST_MESSAGE).into()),
+                (Cause::UpstreamOverload, None) => {
+                    ("upstream_overloaded", "The backend is overloaded. Try again shortly.".to_owned())
+                }
+                (Cause::UpstreamError, None) => {
+                    ("upstream_error", "The backend failed to answer this request.".to_owned())
+                }
+                _ => ("upstream_rejected", "The backend rejected this request without saying why.".to_owned()),
+            };
+            let reply = Refusal::new(status, code, message).reply(trip.voice, trip.exchange.id());
+            head.headers.extend(reply.headers);
+            (reply.body, body)
+        }
+    };
     head.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     send(session, trip, &mut head, body).await?;
     let said = String::from_utf8_lossy(&log[..log.len().min(LOGGED)]);
@@ -129,7 +166,6 @@ enum Collected {
 
 /// Reads the answer, up to `limit`.
 async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched, limit: usize) -> Result<Collected> {
-    let began = Instant::now();
     let idle = trip.route.as_ref().map(|route| route.timeouts.idle).unwrap_or_default();
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     let collected = loop {
@@ -137,7 +173,10 @@ async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetch
             break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });
         }
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, true);
-        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
+        let began = Instant::now();
+        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await;
+        trip.record.upstream_time += began.elapsed();
+        let read = read?;
         let name = &fetched.lease.backend().settings.name;
         let Some(data) = read.map_err(|error| Fault::broken(format!("{name}: {error}")))? else {
             break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });
@@ -157,7 +196,6 @@ async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetch
             break Collected::More(if rest.is_empty() { first } else { rest.freeze() });
         }
     };
-    trip.record.upstream_time += began.elapsed();
     Ok(collected)
 }
 
@@ -172,27 +210,36 @@ fn is_answer(answer: &[u8], endpoint: Endpoint) -> bool {
     std::str::from_utf8(answer).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// Whether an error may be passed on as it is: one that SDKs read, without the backend's own key.
-fn is_tellable(body: &[u8], secret: Option<&str>) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Told {
-        #[serde(rename = "error")]
-        _error: Error,
-    }
-    #[derive(serde::Deserialize)]
-    struct Error {
-        #[serde(rename = "message")]
-        _message: String,
-    }
-    let leaks = secret.is_some_and(|secret| memmem::find(body, secret.as_bytes()).is_some());
-    !leaks && serde_json::from_slice::<Told>(body).is_ok()
+/// What a backend says about a client's mistake, and whether it says it in the caller's own protocol.
+struct Told {
+    in_protocol: bool,
+    message: String,
 }
+
+/// Reads an error in any of the dialects that servers speak. None if it is none, or has the backend's own key in it.
+fn told(body: &[u8], voice: Endpoint, secret: Option<&str>) -> Option<Told> {
+    let leaks = secret.is_some_and(|secret| memmem::find(body, secret.as_bytes()).is_some());
+    let said: Value = serde_json::from_slice(body).ok().filter(|_| !leaks)?;
+    let error = said.get("error");
+    let anthropic = said.get("type").is_some_and(|kind| kind == "error");
+    let message = [error.and_then(|error| error.get("message")), error, said.get("message"), said.get("detail")];
+    let message = message.into_iter().flatten().find_map(Value::as_str)?.to_owned();
+    let wants_anthropic = matches!(voice, Endpoint::Messages | Endpoint::CountTokens);
+    let in_protocol = error.is_some_and(Value::is_object) && anthropic == wants_anthropic;
+    Some(Told { in_protocol, message })
+}
+
+/// The longest message of a backend that is passed on in our shape, in bytes.
+const LONGEST_MESSAGE: usize = 4096;
 
 /// A backend cannot send clients to sleep for a year, or make them parse a novel.
 fn bound_retry_after(head: &mut Head) {
     const MILLIS: HeaderName = HeaderName::from_static("retry-after-ms");
     let seconds = headers::text(&head.headers, "retry-after").and_then(|text| text.trim().parse::<u64>().ok());
     match seconds {
+        Some(0) => {
+            head.headers.insert(header::RETRY_AFTER, headers::number(1_u32));
+        }
         Some(seconds) if seconds <= MAX_RETRY_AFTER => {}
         Some(_) => {
             head.headers.insert(header::RETRY_AFTER, headers::number(MAX_RETRY_AFTER));

@@ -94,10 +94,15 @@ async fn probe(connector: &Connector, backend: &Backend) {
             }
         }
         outcome => {
-            let reason = match outcome {
-                Ok(answer) => format!("{} answered {}", settings.path, answer.status),
-                Err(reason) => reason,
+            let (reason, unanswered) = match outcome {
+                Ok(answer) => (format!("{} answered {}", settings.path, answer.status), false),
+                Err(NoAnswer::TimedOut) => (format!("no answer within {:?}", settings.timeout), true),
+                Err(NoAnswer::Failed(reason)) => (reason, false),
             };
+            // One that answers nobody while it works is busy; whether it ever answers, those who wait for it will see.
+            if unanswered && backend.in_flight() > 0 {
+                return;
+            }
             backend.series.failed(BackendFault::Health);
             if backend.health.failed(begun) {
                 backend.series.up.set(0);
@@ -123,7 +128,13 @@ fn is_well(answer: &Answer) -> bool {
     }
 }
 
-async fn get(connector: &Connector, backend: &Backend, path: &str, limit: Duration) -> Result<Answer, String> {
+/// Why a probe has no answer.
+enum NoAnswer {
+    TimedOut,
+    Failed(String),
+}
+
+async fn get(connector: &Connector, backend: &Backend, path: &str, limit: Duration) -> Result<Answer, NoAnswer> {
     let asked = async {
         let mut upstream = connector.connect(backend, false).await.map_err(|error| error.to_string())?;
         let answer = ask(&mut upstream, backend, path).await.map_err(|error| error.to_string())?;
@@ -132,7 +143,10 @@ async fn get(connector: &Connector, backend: &Backend, path: &str, limit: Durati
         }
         Ok(answer)
     };
-    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+    match tokio::time::timeout(limit, asked).await {
+        Ok(answered) => answered.map_err(NoAnswer::Failed),
+        Err(_) => Err(NoAnswer::TimedOut),
+    }
 }
 
 async fn ask(upstream: &mut Upstream, backend: &Backend, path: &str) -> super::error::Result<Answer> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Script};
 use crate::client::{Answer, Request};
 use crate::gateway::{Gateway, pool_of};
 
@@ -156,14 +156,37 @@ async fn header_floods_are_refused() {
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order_or_not_at_all() {
+async fn pipelined_requests_are_answered_in_order() {
     let backend = Backend::start().await;
     let gateway = Gateway::before(&backend).await;
-    let two = [Request::chat("first").bytes(), Request::chat("second").bytes()].concat();
+    let names = ["first", "second", "third"];
+    let all = names.map(|name| Request::chat(name).bytes()).concat();
     let mut connection = gateway.connect().await;
-    connection.send(two).await;
+    connection.send(all).await;
+    for (n, name) in names.iter().enumerate() {
+        assert_eq!(connection.answer().await.status, 200);
+        assert_eq!(backend.seen(n).await.model(), *name);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_while_another_is_answered_waits_its_turn() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::before(&backend).await;
+    backend.push(Script::words(&["a", "b", "c"], Duration::from_millis(50)));
+    let mut connection = gateway.connect().await;
+    connection.send(Request::stream("first").bytes()).await;
+    backend.seen(0).await;
+    // More than is read ahead.
+    let long = format!(r#"{{"model":"second","x":"{}"}}"#, "y".repeat(1 << 20));
+    let next = Request::post("/v1/chat/completions", long).bytes();
+    let other = Request::chat("other");
+    let (answer, ()) = tokio::join!(gateway.send(&other), connection.send(next));
+    assert_eq!(answer.status, 200);
+    let answer = connection.answer().await;
+    assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
     assert_eq!(connection.answer().await.status, 200);
-    assert_eq!(backend.seen(0).await.model(), "first");
+    assert_eq!(backend.seen(2).await.model(), "second");
 }
 
 #[tokio::test]

@@ -184,6 +184,21 @@ async fn a_head_that_is_dripped_or_never_begun_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_later_head_on_a_connection_has_no_more_time_than_the_first() {
+    let backend = Backend::start().await;
+    let limits = "limits: { head_timeout: 300ms, keep_alive: 20s }\n";
+    let gateway = Gateway::start(&format!("{}{limits}", pool_of(&[&backend]))).await;
+    let mut connection = gateway.connect().await;
+    assert_eq!(connection.exchange(&Request::chat("m")).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(connection.exchange(&Request::chat("m")).await.status, 200, "idle time is another thing");
+    connection.send("POST /v1/chat").await;
+    let start = Instant::now();
+    assert!(connection.closes_within(Duration::from_secs(3)).await);
+    between(start.elapsed(), 200, 2000);
+}
+
+#[tokio::test]
 async fn a_body_that_is_dripped_or_stalls_is_given_up() {
     let backend = Backend::start().await;
     let config =

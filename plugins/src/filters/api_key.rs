@@ -119,6 +119,9 @@ fn presented(headers: &HeaderMap) -> Presented<'_> {
         .flat_map(|value| value.split(','))
         .filter_map(|protocol| protocol.trim().strip_prefix(SUBPROTOCOL))
         .map(Some);
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Presented::Several;
+    }
     let mut found = None;
     for key in bearer.chain(plain).chain(subprotocol) {
         // A header that carries no key at all (another scheme, binary) is a key that nobody knows.

@@ -1,5 +1,5 @@
-//! The body of an answer, taken off the front of the read buffer: no byte is copied, and none is looked at that is
-//! not framing.
+//! The body of a message, taken off the front of the read buffer: no byte is copied, and none is looked at that is not
+//! framing. Answers of backends are read by it, and requests of clients.
 
 use super::head::{MOST_FIELDS, block_end, header_map};
 use crate::upstream::error::{Error, Result};
@@ -39,7 +39,7 @@ enum State {
 
 /// Reads a body by its framing.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     state: State,
     extensions: usize,
     trailers: Option<Box<HeaderMap>>,
@@ -51,32 +51,50 @@ impl Decoder {
     }
 
     /// No body.
-    pub(super) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::new(State::Done)
     }
 
     /// A body of so many bytes.
-    pub(super) fn of_length(length: u64) -> Self {
+    pub(crate) fn of_length(length: u64) -> Self {
         Self::new(if length == 0 { State::Done } else { State::Length(length) })
     }
 
     /// A body in chunks.
-    pub(super) fn chunked() -> Self {
+    pub(crate) fn chunked() -> Self {
         Self::new(State::Size)
     }
 
     /// A body that ends with its connection.
-    pub(super) fn to_the_end() -> Self {
+    pub(crate) fn to_the_end() -> Self {
         Self::new(State::Rest)
     }
 
     /// Whether the body is complete.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
+    /// How much is to come, where the head has said it.
+    pub(crate) fn declared(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// So many bytes of a declared length have been read past this decoder.
+    pub(crate) fn passed(&mut self, bytes: usize) {
+        if let State::Length(left) = &mut self.state {
+            *left = left.saturating_sub(bytes as u64);
+            if *left == 0 {
+                self.state = State::Done;
+            }
+        }
+    }
+
     /// The trailers, if there were any. Once.
-    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
         self.trailers.take().map(|trailers| *trailers)
     }
 
@@ -85,7 +103,7 @@ impl Decoder {
     ///
     /// # Errors
     /// What is wrong with the framing.
-    pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>> {
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>> {
         self.skip_framing(buffer);
         let left = match &mut self.state {
             State::Length(left) | State::Chunk(left) => left,
@@ -113,7 +131,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If the body had not.
-    pub(super) fn end(&mut self) -> Result<()> {
+    pub(crate) fn end(&mut self) -> Result<()> {
         match self.state {
             State::Rest | State::Done => {
                 self.state = State::Done;

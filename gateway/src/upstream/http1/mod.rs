@@ -4,10 +4,10 @@
 //! of one read buffer, trailers are kept, and framing that can be read in two ways is refused. See
 //! docs/decisions/0003-own-http1-client.md for why this is not Pingora's.
 
-mod body;
+pub(crate) mod body;
 mod head;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use head::RequestHead;
 

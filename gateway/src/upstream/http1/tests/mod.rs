@@ -16,17 +16,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection that gives `pieces`, one a read, and remembers what is written.
 #[derive(Default)]
-struct Wire {
-    pieces: VecDeque<Vec<u8>>,
+pub(crate) struct Wire {
+    pub(crate) pieces: VecDeque<Vec<u8>>,
     /// What comes after them: nothing yet, or the end.
-    open: bool,
-    reads: usize,
-    written: Vec<u8>,
-    writes: usize,
+    pub(crate) open: bool,
+    pub(crate) reads: usize,
+    pub(crate) written: Vec<u8>,
+    pub(crate) writes: usize,
 }
 
 impl Wire {
-    fn of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub(crate) fn of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self { pieces: pieces.into_iter().map(<[u8]>::to_vec).collect(), ..Self::default() }
     }
 }
@@ -77,7 +77,7 @@ impl AsyncWrite for Wire {
 }
 
 /// Runs what never has to wait on such a connection.
-fn now<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("nothing to wait for")
 }
 
