@@ -59,7 +59,7 @@ async fn a_whole_answer_that_a_backend_packs_unasked_arrives_unpacked_and_rename
     let config = format!("{}models: {{ asked: {{ pool: main, as: tiny-random }} }}\n", pool_of(&[&backend]));
     let gateway = Gateway::start(&config).await;
     let text = "a".repeat(100_000);
-    for encoding in ["gzip", "GZIP", "x-gzip"] {
+    for encoding in ["gzip", "GZIP"] {
         let headers = [("content-type", "application/json"), ("content-encoding", encoding)];
         backend.push(Script::answer("200 OK", &headers, gzip(chat(&text))));
         let answer = gateway.send(&Request::chat("asked")).await;

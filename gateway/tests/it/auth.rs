@@ -95,7 +95,7 @@ async fn anything_but_a_good_key_is_401_in_the_callers_protocol() {
     invalid(&gateway.send(&Request::chat("m").header("Authorization", &format!("Basic {}", key.key))).await);
     invalid(&gateway.send(&Request::get("/v1/models")).await);
     let in_url = Request::post(&format!("/v1/chat/completions?api_key={}", key.key), r#"{"model":"m"}"#);
-    invalid(&gateway.send(&in_url).await);
+    assert_eq!(gateway.send(&in_url).await.openai_error(400)["code"], "credential_in_url");
     assert_eq!(backend.count(), 0);
     let log = gateway.log.text();
     assert!(!log.contains(&key.key) && !log.contains(&stranger.key), "a key in the log");
