@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
-use tidegate_plugins::services::Files;
+use tidegate_plugins::services::{Files, Shared};
+use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::{Registry, Services};
 
 /// What a configuration is assembled with.
@@ -31,7 +32,7 @@ pub struct Parts<'a> {
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    build_filters(config, &registry, &mut faults);
+    build_filters(config, &registry, &Shared::default(), &mut faults);
     for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
@@ -58,7 +59,7 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 /// All faults in their settings.
 pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let filters = build_filters(config, &Registry::built_in(), &mut faults);
+    let filters = build_filters(config, &Registry::built_in(), &Shared::default(), &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
 
@@ -75,7 +76,8 @@ pub fn schema() -> serde_json::Value {
 /// All faults that building finds.
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
-    let filters = build_filters(config, parts.registry, &mut faults);
+    let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
+    let filters = build_filters(config, parts.registry, &shared, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
     if !faults.is_empty() {
@@ -93,6 +95,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     };
     Ok(Snapshot {
         limits: config.limits.clone(),
+        shared,
         early,
         late: rest,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
@@ -131,8 +134,22 @@ impl Files for Relative {
     }
 }
 
-fn build_filters(config: &Config, registry: &Registry, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {
-    let services = Services { files: Arc::new(Relative(config.directory.clone())), pepper: None };
+/// What filters share from the start of the process to its end.
+fn first_shared(metrics: &Metrics) -> Shared {
+    let store = Arc::new(Local::default());
+    if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
+        tracing::error!(%error, "limits are not measured");
+    }
+    Shared::with(store)
+}
+
+fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {
+    let services = Services {
+        shared: shared.clone(),
+        models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        files: Arc::new(Relative(config.directory.clone())),
+        pepper: None,
+    };
     let mut built = Vec::new();
     for entry in &config.filters {
         match registry.filter(&entry.name, entry.settings.clone(), &services) {

@@ -19,7 +19,7 @@ pub fn filters() -> String {
     for entry in Registry::built_in().filters() {
         let schema = entry.schema().to_value();
         let mut page = Page::new("", &schema);
-        page.table(entry.name, &schema);
+        page.filter(entry.name, &schema);
         text += &page.text;
     }
     text
@@ -55,6 +55,13 @@ struct Page<'a> {
 impl<'a> Page<'a> {
     fn new(text: &str, schema: &'a Value) -> Self {
         Self { text: text.to_owned(), definitions: schema.get("$defs"), written: HashMap::new() }
+    }
+
+    /// Writes the section of a filter: of its settings, or of one entry of the list that they are.
+    fn filter(&mut self, name: &str, schema: &'a Value) {
+        let Some((_, entry)) = self.referred(&schema["items"]) else { return self.table(name, schema) };
+        let _ = write!(self.text, "\n## `{name}`\n\n{}\n", description(schema));
+        self.table(&format!("{name}[]"), entry);
     }
 
     /// Writes the section of the table at `path`, and those of the tables in it.
@@ -252,6 +259,7 @@ mod tests {
             assert!(page.contains(&format!("| `{code}` |")), "docs/faults.md does not explain {code}");
         }
         sources.push(root.join("../plugins/src/filters/api_key.rs"));
+        sources.push(root.join("../plugins/src/filters/limits/refusal.rs"));
         let known = quoted(&sources);
         for row in page.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")) {
             let code = row.split('`').nth(1).unwrap();

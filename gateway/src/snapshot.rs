@@ -7,11 +7,14 @@ use crate::upstream::Pool;
 use std::sync::Arc;
 use tidegate_config::{Cors, Limits};
 use tidegate_plugins::Filter;
+use tidegate_plugins::services::Shared;
 
 /// One version of everything.
 pub struct Snapshot {
     /// What clients may take of the gateway.
     pub limits: Limits,
+    /// What filters keep although the configuration changes.
+    pub shared: Shared,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
     pub early: Vec<NamedFilter>,
     /// The other filters, in the order of the file.

@@ -1,9 +1,11 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::record`], [`Exchange::note`].
+//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`], [`Exchange::record`],
+//! [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
+use crate::store::Level;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -62,7 +64,17 @@ pub struct Exchange {
     call: Option<Call>,
     model: Option<Arc<str>>,
     outcome: Option<Outcome>,
+    rates: Rates,
     notes: Vec<(&'static str, String)>,
+}
+
+/// The tightest of the rates that limit a request, as its answer's headers tell them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// Of requests.
+    pub requests: Option<Level>,
+    /// Of tokens.
+    pub tokens: Option<Level>,
 }
 
 /// What became of a request, as far as filters that count or settle need to know.
@@ -93,6 +105,7 @@ impl Exchange {
             call: None,
             model: None,
             outcome: None,
+            rates: Rates::default(),
             notes: Vec::new(),
         }
     }
@@ -152,6 +165,11 @@ impl Exchange {
         self.outcome.as_ref()
     }
 
+    /// The tightest of the rates that limit this request.
+    pub fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
     /// What filters noted for the log line; they are gone from here then.
     pub fn take_notes(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.notes)
@@ -171,6 +189,16 @@ impl Exchange {
     pub fn replace_body(&mut self, body: Bytes, call: Option<Call>) {
         self.body = body;
         self.call = call;
+    }
+
+    /// Says how much of its rates is left; the tighter one stays. For limiting filters.
+    pub fn ration(&mut self, rates: Rates) {
+        let tighter = |one: Option<Level>, other: Option<Level>| match (one, other) {
+            (Some(one), Some(other)) => Some(if other.left < one.left { other } else { one }),
+            (one, other) => one.or(other),
+        };
+        self.rates.requests = tighter(self.rates.requests, rates.requests);
+        self.rates.tokens = tighter(self.rates.tokens, rates.tokens);
     }
 
     /// Says what became of the request. For the gateway.

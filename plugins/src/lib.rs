@@ -9,6 +9,8 @@
 //! This crate is a leaf: it knows neither Pingora nor the file format nor the environment. A filter of your own
 //! depends on it alone and is handed to the gateway in your own `main`; docs/guide-filter.md walks through one.
 //!
+//! What limits count lives in a [`store`]: buckets that are decided over together.
+//!
 //! The bytes of a request and its answer are read by [`call`], [`events`], [`usage`] and [`multipart`], and changed
 //! only by [`splice`], which leaves every other byte alone.
 
@@ -26,6 +28,7 @@ pub mod registry;
 pub mod reply;
 pub mod services;
 pub mod splice;
+pub mod store;
 pub mod testing;
 pub mod usage;
 

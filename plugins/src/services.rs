@@ -1,5 +1,7 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::limits::Estimates;
+use crate::store::{Local, Store};
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -15,9 +17,35 @@ pub trait Files: Send + Sync {
     fn read(&self, path: &Path) -> io::Result<Value>;
 }
 
+/// What outlives a reload: the same for every version of the configuration.
+#[derive(Clone)]
+pub struct Shared {
+    /// Where limits are counted.
+    pub store: Arc<dyn Store>,
+    /// What requests are expected to cost, as learned from what others have cost.
+    pub estimates: Arc<Estimates>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::with(Arc::new(Local::default()))
+    }
+}
+
+impl Shared {
+    /// With a store, and nothing learned yet.
+    pub fn with(store: Arc<dyn Store>) -> Self {
+        Self { store, estimates: Arc::default() }
+    }
+}
+
 /// Handed to each filter when it is built.
 #[derive(Clone)]
 pub struct Services {
+    /// What outlives a reload.
+    pub shared: Shared,
+    /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
+    pub models: Arc<[Arc<str>]>,
     /// Files that settings name, relative to the configuration file.
     pub files: Arc<dyn Files>,
     /// The pepper for key hashes, if the operator set one.
@@ -33,6 +61,6 @@ impl Services {
                 Err(io::Error::from(io::ErrorKind::NotFound))
             }
         }
-        Self { files: Arc::new(NoFiles), pepper: None }
+        Self { shared: Shared::default(), models: Arc::default(), files: Arc::new(NoFiles), pepper: None }
     }
 }

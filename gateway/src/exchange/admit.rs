@@ -3,7 +3,7 @@
 use super::arrive::short;
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
-use super::{Route, Session, Trip};
+use super::{Route, Session, Trip, query};
 use crate::models::Models;
 use crate::telemetry::InFlight;
 use http::StatusCode;
@@ -80,18 +80,7 @@ pub(super) async fn read_form(session: &mut Session, trip: &mut Trip<'_>, bounda
 /// If it is not there.
 pub(super) fn read_query(trip: &mut Trip<'_>) -> Result<()> {
     let query = trip.exchange.head().query.as_deref().unwrap_or_default();
-    // Whoever else reads the query must find the same model in it: spelt plainly, and once.
-    let is_model = |pair: &&str| super::arrive::query_name(pair.split('=').next().unwrap_or_default()) == "model";
-    let mut models = query.split('&').filter(is_model);
-    let model = match (models.next(), models.next()) {
-        (_, Some(_)) => return Err(Fault::bad("duplicate_field", "The query names more than one model.")),
-        (Some(pair), None) => Some(
-            pair.strip_prefix("model=")
-                .ok_or_else(|| Fault::bad("ambiguous_parameter", "The query's 'model' must be spelt plainly."))?,
-        ),
-        (None, None) => None,
-    };
-    let model = model.map(|model| percent_encoding::percent_decode_str(model).decode_utf8_lossy().into());
+    let model = query::model(query)?;
     let Some(model) = model else { return Err(Fault::call(&CallFault::missing_model())) };
     ask_for(trip, Some(model), false)
 }

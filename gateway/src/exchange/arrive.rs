@@ -3,7 +3,7 @@
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::headers;
-use super::{Session, Trip};
+use super::{Session, Trip, query};
 use crate::core::Core;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Record, RequestId, TraceContext};
@@ -93,7 +93,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
 pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
     let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
     check_path(&head.path)?;
-    check_query(head.query.as_deref().unwrap_or_default())?;
+    query::check(head.query.as_deref().unwrap_or_default())?;
     if head.method == Method::OPTIONS {
         return Ok(Plan::Reply(options(trip)));
     }
@@ -143,24 +143,6 @@ fn check_path(path: &str) -> Result<()> {
         return Err(Fault::bad("bad_path", "The path has segments that different servers read differently."));
     }
     Ok(())
-}
-
-/// Keys in URLs end in logs, histories and other people's hands.
-fn check_query(query: &str) -> Result<()> {
-    const KEYS: [&str; 4] = ["key", "api_key", "api-key", "access_token"];
-    let names = query.split('&').map(|pair| query_name(pair.split('=').next().unwrap_or_default()));
-    if query.is_empty() || !names.into_iter().any(|name| KEYS.contains(&name.as_str())) {
-        return Ok(());
-    }
-    let message =
-        "A key does not belong into a URL: send it as 'Authorization: Bearer KEY', and have this one replaced.";
-    Err(Fault::bad("credential_in_url", message))
-}
-
-/// The name of a query's pair as any server may read it: decoded, in lower case, without blanks.
-pub(super) fn query_name(name: &str) -> String {
-    let decoded = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
-    decoded.replace('+', " ").trim().to_ascii_lowercase()
 }
 
 /// What the head says about the body.

@@ -11,6 +11,7 @@ mod fail;
 mod fetch;
 mod finish;
 mod headers;
+mod query;
 mod relay;
 mod request;
 mod socket;

@@ -22,6 +22,7 @@ mod framing;
 mod gateway;
 mod input;
 mod life;
+mod limits;
 mod models;
 mod multipart;
 mod observe;

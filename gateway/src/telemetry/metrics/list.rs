@@ -2,6 +2,7 @@
 //! and so is docs/METRICS.md.
 
 use std::fmt::Write;
+use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
 pub(super) struct Spec {
@@ -34,7 +35,7 @@ const OVERHEAD: &[f64] =
 const GEN_AI: &[&str] = &["gen_ai_operation_name", "gen_ai_request_model", "route", "pool", "status"];
 
 macro_rules! metrics {
-    ($($id:ident: $kind:expr, $name:literal, $labels:expr, $help:literal;)*) => {
+    ($($id:ident: $kind:expr, $name:expr, $labels:expr, $help:expr;)*) => {
         $(pub(super) const $id: Spec = Spec { name: $name, kind: $kind, labels: $labels, help: $help };)*
         /// Every metric of ours; the process metrics come from the `prometheus` crate.
         pub(super) const ALL: &[Spec] = &[$($id),*];
@@ -101,6 +102,10 @@ metrics! {
         "Log lines that were lost because nobody read the output fast enough.";
     PANICS: Counter, "tidegate_panics_total", &[],
         "Requests that ended in a panic: a fault of ours, please report it.";
+    LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
+        DECISIONS_HELP;
+    LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
+        SUBJECTS_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }

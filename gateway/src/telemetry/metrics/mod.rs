@@ -138,6 +138,14 @@ impl Metrics {
         self.families.retain(routes, backends);
     }
 
+    /// Also shows what somebody else collects; see the end of the list for the names.
+    ///
+    /// # Errors
+    /// If its names are taken.
+    pub fn also(&self, collector: Box<dyn prometheus::core::Collector>) -> prometheus::Result<()> {
+        self.registry.register(collector)
+    }
+
     /// Everything, in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()

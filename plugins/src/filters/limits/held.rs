@@ -1,0 +1,144 @@
+//! What one request holds of its limits, from the decision to the settlement.
+
+use super::estimate::{Cost, Estimate, Spends};
+use super::refusal::write_rates;
+use super::settings::Kind;
+use super::{Asked, Inner};
+use crate::call::Endpoint;
+use crate::exchange::{Exchange, Outcome};
+use crate::filter::{Head, ResponseFilter, Result};
+use crate::store::Demand;
+use crate::usage::Usage;
+use bytes::Bytes;
+use http::header;
+use std::sync::Arc;
+
+/// Reservations, and places among the requests in flight.
+pub(super) struct Held {
+    limits: Arc<Inner>,
+    estimate: Arc<Estimate>,
+    reserved: Vec<Demand>,
+    in_flight: Vec<Demand>,
+    cost: Cost,
+    spends: Spends,
+    /// Bytes of the answer that are still to come, if it says how many there are.
+    left: Option<u64>,
+    /// Whether it is an answer with its usage in it, should it come in one piece.
+    is_whole: bool,
+}
+
+impl Held {
+    pub(super) fn new(limits: Arc<Inner>, estimate: Arc<Estimate>, asked: Asked) -> Self {
+        let is_flight = |demand: &Demand| limits.limit(demand).kind == Kind::InFlight;
+        let (in_flight, reserved) = asked.demands.into_iter().partition(is_flight);
+        let (cost, spends) = (asked.cost, asked.spends);
+        Self { limits, estimate, reserved, in_flight, cost, spends, left: None, is_whole: false }
+    }
+
+    /// The client is about to know that its answer is complete, and may ask for more before `end` is called: what it
+    /// holds must be free by then.
+    fn let_go(&mut self) {
+        let in_flight = std::mem::take(&mut self.in_flight);
+        if !in_flight.is_empty() {
+            self.limits.store.settle(&in_flight);
+        }
+    }
+
+    fn settle(&mut self, spent: impl Fn(Kind, &Demand) -> u64) {
+        let mut reserved = std::mem::take(&mut self.reserved);
+        for demand in &mut reserved {
+            demand.spent = spent(self.limits.limit(demand).kind, demand);
+        }
+        if !reserved.is_empty() {
+            self.limits.store.settle(&reserved);
+        }
+    }
+
+    /// The tokens that a request has cost, prompt and answer: as the backend says, or as far as can be told without.
+    fn tokens(&self, outcome: &Outcome) -> (u64, u64) {
+        let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
+        let Some(usage) = outcome.usage else {
+            // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
+            let told = (outcome.response_bytes / 4).min(self.cost.completion);
+            return if began { (self.cost.prompt, told) } else { (0, 0) };
+        };
+        (usage.prompt.unwrap_or(self.cost.prompt), usage.completion.unwrap_or(0))
+    }
+
+    fn settle_by(&mut self, (prompt, completion): (u64, u64), bytes: Option<u64>) {
+        self.settle(|kind, demand| match kind {
+            Kind::Requests => demand.amount,
+            Kind::InFlight => 0,
+            Kind::Tokens => prompt.saturating_add(completion),
+            Kind::PromptTokens => prompt,
+            Kind::CompletionTokens => completion,
+            Kind::Bytes => bytes.unwrap_or(demand.amount),
+        });
+    }
+}
+
+/// The status of a request whose client has left.
+const CLIENT_GONE: u16 = 499;
+
+impl ResponseFilter for Held {
+    fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
+        write_rates(exchange.rates(), &mut head.headers);
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        self.left = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        self.is_whole = head.status.is_success() && exchange.call().is_some() && !exchange.wants_stream();
+        Ok(())
+    }
+
+    fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
+        let all = self.left == Some(data.len() as u64) && self.is_whole;
+        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+        if last || self.left == Some(0) || (!self.in_flight.is_empty() && ends(exchange, data)) {
+            self.let_go();
+        }
+        // The whole answer in one piece: settled before the client has it, so that its next request finds the rest.
+        if all
+            && self.limits.counts_tokens
+            && !self.limits.counts_bytes
+            && let Some(usage) = Usage::from_answer(data)
+        {
+            self.settle_by((usage.prompt.unwrap_or(self.cost.prompt), usage.completion.unwrap_or(0)), None);
+        }
+        self.is_whole &= data.is_empty();
+        Ok(())
+    }
+
+    fn end(mut self: Box<Self>, exchange: &Exchange) {
+        self.let_go();
+        let Some(outcome) = exchange.outcome() else { return };
+        let tokens = if self.spends == Spends::Nothing { (0, 0) } else { self.tokens(outcome) };
+        self.settle_by(tokens, Some(outcome.request_bytes.saturating_add(outcome.response_bytes)));
+        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && self.limits.counts_tokens) {
+            self.estimate.learn(&self.cost, &usage);
+        }
+    }
+}
+
+/// Whether these events are the last ones, which tell the client that its answer is complete.
+fn ends(exchange: &Exchange, events: &[u8]) -> bool {
+    let rest = events.trim_ascii_end();
+    match exchange.endpoint() {
+        Endpoint::Messages => has(rest, b"message_stop"),
+        Endpoint::Responses => has(rest, b"response.completed") || has(rest, b"response.incomplete"),
+        _ => rest.ends_with(b"[DONE]"),
+    }
+}
+
+/// Whether the beginning of the last event names it so.
+fn has(events: &[u8], name: &[u8]) -> bool {
+    let start = memchr::memmem::rfind(events, b"\n\n").map_or(0, |at| at + 2);
+    let event = &events[start..];
+    memchr::memmem::find(&event[..event.len().min(128)], name).is_some()
+}
+
+/// Whatever ends a request without its end being told gives everything back.
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.let_go();
+        self.settle(|_, _| 0);
+    }
+}

@@ -1,0 +1,71 @@
+//! What limits did, for `/metrics`: read from the ledgers when somebody scrapes.
+
+use super::local::Local;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounterVec, IntGaugeVec, Opts};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The name of the counter of decisions.
+pub const DECISIONS: &str = "tidegate_limit_decisions_total";
+/// The name of the gauge of subjects.
+pub const SUBJECTS: &str = "tidegate_limit_subjects";
+/// What the counter counts.
+pub const DECISIONS_HELP: &str = "What limits said to requests: granted, refused, would_refuse (a shadow limit), \
+     crowded (a subject beyond the most that are kept apart).";
+/// What the gauge shows.
+pub const SUBJECTS_HELP: &str = "Subjects of a limit that have a bucket now; the idle are forgotten.";
+
+/// Collects from a store. Labels are the limits of the configuration.
+pub struct LimitMetrics {
+    store: Arc<Local>,
+    decisions: IntCounterVec,
+    subjects: IntGaugeVec,
+    /// Two scrapes at a time would add up.
+    scrape: Mutex<()>,
+}
+
+impl LimitMetrics {
+    /// Collects from `store`. To be registered once.
+    ///
+    /// # Errors
+    /// Never, unless the names are none.
+    pub fn new(store: Arc<Local>) -> prometheus::Result<Self> {
+        Ok(Self {
+            store,
+            decisions: IntCounterVec::new(Opts::new(DECISIONS, DECISIONS_HELP), &["limit", "outcome"])?,
+            subjects: IntGaugeVec::new(Opts::new(SUBJECTS, SUBJECTS_HELP), &["limit"])?,
+            scrape: Mutex::default(),
+        })
+    }
+}
+
+impl Collector for LimitMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.decisions.desc(), self.subjects.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.decisions.reset();
+        self.subjects.reset();
+        for ledger in self.store.ledgers() {
+            let counts = &ledger.counts;
+            let outcomes = [
+                ("granted", &counts.granted),
+                ("refused", &counts.refused),
+                ("would_refuse", &counts.would_refuse),
+                ("crowded", &counts.crowded),
+            ];
+            for (outcome, count) in outcomes {
+                self.decisions.with_label_values(&[ledger.label(), outcome]).inc_by(count.load(Relaxed));
+            }
+            let subjects = i64::try_from(ledger.subjects()).unwrap_or(i64::MAX);
+            self.subjects.with_label_values(&[&**ledger.label()]).add(subjects);
+        }
+        let mut families = self.decisions.collect();
+        families.extend(self.subjects.collect());
+        families
+    }
+}
