@@ -206,3 +206,51 @@ async fn a_whole_answer_cut_short_is_502_and_never_half_an_answer() {
     }
     still_works(&backend, &gateway).await;
 }
+
+#[tokio::test]
+async fn a_refusal_of_our_key_is_502_on_unknown_paths_too() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&format!("{}other_paths: {{ pool: main }}\n", pool_of(&[&backend]))).await;
+    for request in [Request::post("/v1/score", r#"{"model":"m"}"#), Request::get("/v1/things")] {
+        let refusal = r#"{"error":{"message":"Incorrect API key provided: sk-upstream"}}"#;
+        backend.push(Script::answer(
+            "401 Unauthorized",
+            &[("content-type", "application/json"), ("www-authenticate", "Bearer")],
+            refusal,
+        ));
+        let answer = gateway.send(&request).await;
+        assert!(!answer.openai_error(502).to_string().contains("sk-upstream"), "{:?}", answer.body);
+        assert_eq!(answer.header("www-authenticate"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_status_of_no_class_is_502() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&format!("{}other_paths: {{ pool: main }}\n", pool_of(&[&backend]))).await;
+    for status in ["600 Odd", "700 Odd", "999 Odd"] {
+        backend.always(Script::status(status, "{}"));
+        for request in [Request::chat("m"), Request::stream("m"), Request::post("/v1/score", r#"{"model":"m"}"#)] {
+            let answer = gateway.send(&request).await;
+            assert_eq!(answer.status, 502, "{status} to {}", request.target());
+            answer.openai_error(502);
+        }
+        gateway.send(&Request::post("/v1/messages", ANTHROPIC)).await.anthropic_error(502);
+    }
+    backend.always(Script::json("{}"));
+    still_works(&backend, &gateway).await;
+}
+
+#[tokio::test]
+async fn a_wait_of_no_time_becomes_one_of_a_second_at_least() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::before(&backend).await;
+    let headers = [("content-type", "application/json"), ("retry-after", "0")];
+    backend.always(Script::answer("429 Too Many Requests", &headers, r#"{"error":{"message":"slow down"}}"#));
+    for request in [Request::chat("m"), Request::stream("m"), Request::post("/v1/messages", ANTHROPIC)] {
+        let answer = gateway.send(&request).await;
+        assert_eq!(answer.status, 429, "{:?}", answer.body);
+        let wait: u64 = answer.header("retry-after").expect("a wait").parse().expect("whole seconds");
+        assert!(wait >= 1, "{wait}");
+    }
+}

@@ -4,12 +4,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod answers;
 mod auth;
 mod backend;
 mod bodies;
+mod borders;
 mod broken_streams;
 mod cancel;
 mod certs;
+mod checks;
 mod cli;
 mod client;
 mod examples;

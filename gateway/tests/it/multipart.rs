@@ -170,3 +170,18 @@ async fn a_client_that_leaves_in_the_middle_of_an_upload_leaves_no_half_message_
     assert_eq!(answer.json()["hash"], blake3::hash(&Request::chat("m").content()).to_hex().to_string());
     assert!(backend.open() <= 1);
 }
+
+#[tokio::test]
+async fn the_default_model_is_for_json_and_not_for_forms() {
+    let backend = Backend::start().await;
+    let config = format!("{}models: {{ whisper: {{ pool: main }} }}\ndefault_model: whisper\n", pool_of(&[&backend]));
+    let gateway = Gateway::start(&config).await;
+    for request in [
+        upload("/v1/audio/transcriptions", &[&file(1000)]),
+        upload("/v1/images/edits", &[part("prompt", "x").as_bytes(), &file(1000)]),
+    ] {
+        gateway.send(&request).await.openai_error(400);
+    }
+    assert_eq!(backend.count(), 0);
+    assert_eq!(gateway.send(&Request::post("/v1/chat/completions", r#"{"messages":[]}"#)).await.status, 200);
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpSocket;
 
 use crate::backend::{Backend, OnAccept, Script};
-use crate::client::{Answer, Request};
+use crate::client::{Answer, End, Request};
 use crate::gateway::{Gateway, pool_at, pool_of};
 
 /// Runs a request and gives its answer and how long it took.
@@ -263,4 +263,36 @@ async fn connections_beyond_the_limit_are_turned_away_and_come_in_later() {
     held.pop();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stream_in_an_unknown_dialect_lives_as_long_as_its_events_come() {
+    let backend = Backend::start().await;
+    let config = format!(
+        "{}    timeouts: {{ first_token: 300ms, idle: 300ms }}\nother_paths: {{ pool: main }}\n",
+        pool_of(&[&backend])
+    );
+    let gateway = Gateway::start(&config).await;
+    let event = "data: {\"x\":1}\n\n";
+    for body in [r#"{"model":"m","stream":true}"#, r#"{"model":"m"}"#, "{}"] {
+        let script = (0..17).fold(Script::stream(), |script, _| script.chunk(event).pause(Duration::from_millis(60)));
+        backend.push(script.end());
+        let (answer, time) = timed(&gateway, &Request::post("/v1/stories", body)).await;
+        assert_eq!((answer.status, answer.text(), answer.end), (200, event.repeat(17).as_str(), End::Whole), "{body}");
+        between(time, 1000, 5000);
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_a_first_token_that_never_comes_is_no_overhead_of_ours() {
+    let backend = Backend::start().await;
+    let gateway = with_timeouts(&backend, "first_byte: 10s, first_token: 300ms, idle: 10s").await;
+    backend.always(Script::stream().hang());
+    let (answer, time) = timed(&gateway, &Request::stream("m").header("x-request-id", "over-1")).await;
+    between(time, 250, 2000);
+    let told: f64 = answer.header("x-tidegate-overhead-ms").expect("told").parse().unwrap();
+    assert!(told < 100.0, "{told} ms in the answer's head");
+    let line = gateway.log.request("over-1").await;
+    let logged = line["overhead_ms"].as_f64().unwrap();
+    assert!(logged < 100.0 && line["duration_ms"].as_f64().unwrap() > 250.0, "{line}");
 }

@@ -214,3 +214,17 @@ async fn a_socket_needs_a_known_model() {
     open(&gateway, &handshake("/v1/realtime?model=gpt-realtime&x=1")).await;
     assert_eq!(backend.only().await.target, "/v1/realtime?model=local&x=1");
 }
+
+#[tokio::test]
+async fn a_model_that_can_be_read_in_two_ways_is_refused_before_any_backend_is_asked() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::before(&backend).await;
+    for query in ["model=a&mod%65l=b", "Model=b&model=a", "model=a&+model=b", "mod%65l=a", "model=a&model=b"] {
+        let answer = gateway.send(&handshake(&format!("/v1/realtime?{query}"))).await;
+        assert_eq!(answer.status, 400, "{query}: {:?}", answer.body);
+        answer.openai_error(400);
+    }
+    assert_eq!(backend.count(), 0);
+    backend.push(Script::websocket_echo(&accept(), None));
+    open(&gateway, &handshake("/v1/realtime?model=a&remodel=b")).await;
+}
