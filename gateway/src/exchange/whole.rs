@@ -58,7 +58,7 @@ pub(super) async fn relay(
         return Err(Fault::malformed("the answer is not the JSON that this endpoint gives"));
     }
     // An SDK takes any 200 for an answer: what is none must not look like one.
-    if json::member(&answer, "error").is_some_and(|value| answer[value].starts_with(b"{")) {
+    if is_error(&answer) {
         let said = String::from_utf8_lossy(&answer[..answer.len().min(LOGGED)]).into_owned();
         return Err(Fault::upstream("upstream_error", "The backend failed to answer this request.", said));
     }
@@ -67,6 +67,13 @@ pub(super) async fn relay(
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok((Answered::ok(head.status), unfinished))
+}
+
+/// Whether an answer under a good status is an error all the same, in one of the shapes that servers give them.
+fn is_error(answer: &[u8]) -> bool {
+    let value = |name| json::member(answer, name).map(|place| &answer[place]);
+    value("error").is_some_and(|value| value.starts_with(b"{") || value.starts_with(b"\""))
+        || value("object").is_some_and(|value| value == b"\"error\"")
 }
 
 /// Unpacks an answer that came encoded although identity was asked for: it must be readable here, and for the client.
@@ -129,9 +136,11 @@ pub(super) async fn error(
     // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.
     let for_clients = status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED;
     let (body, whole) = match collected {
-        Collected::Whole(body) => (body, true),
+        Collected::Whole(body) => unpack(body, &mut head, MAX_ERROR).map_or((Bytes::new(), false), |body| (body, true)),
         Collected::More(body) => (body, false),
     };
+    // What goes out from here on is plain.
+    head.headers.remove(header::CONTENT_ENCODING);
     let told = if for_clients && whole { told(&body, trip.voice, secret.as_deref()) } else { None };
     let (body, log) = match told {
         Some(Told { in_protocol: true, .. }) => (body, Bytes::new()),
@@ -222,7 +231,10 @@ fn told(body: &[u8], voice: Endpoint, secret: Option<&str>) -> Option<Told> {
     let said: Value = serde_json::from_slice(body).ok().filter(|_| !leaks)?;
     let error = said.get("error");
     let anthropic = said.get("type").is_some_and(|kind| kind == "error");
-    let message = [error.and_then(|error| error.get("message")), error, said.get("message"), said.get("detail")];
+    // FastAPI names what it does not like in a list; its first entry says enough.
+    let listed = said.get("detail").and_then(|detail| detail.get(0)).and_then(|first| first.get("msg"));
+    let message =
+        [error.and_then(|error| error.get("message")), error, said.get("message"), said.get("detail"), listed];
     let message = message.into_iter().flatten().find_map(Value::as_str)?.to_owned();
     let wants_anthropic = matches!(voice, Endpoint::Messages | Endpoint::CountTokens);
     let in_protocol = error.is_some_and(Value::is_object) && anthropic == wants_anthropic;

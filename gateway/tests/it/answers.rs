@@ -106,3 +106,19 @@ async fn a_backends_complaint_in_another_dialect_is_told_in_the_callers() {
     }
     assert_eq!(backend.count(), 12, "a 4xx is never retried");
 }
+
+#[tokio::test]
+async fn errors_under_a_good_status_and_packed_ones_are_told_as_errors() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::before(&backend).await;
+    for body in [r#"{"error":"boom"}"#, r#"{"object":"error","message":"boom","code":400}"#] {
+        backend.push(Script::json(body));
+        gateway.send(&Request::chat("m")).await.openai_error(502);
+    }
+    let packed = gzip(br#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#);
+    let head = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    backend.push(Script::answer("422 Unprocessable Entity", &head, &packed));
+    let answer = gateway.send(&Request::chat("m")).await;
+    assert_eq!(answer.openai_error(422)["message"], "field required");
+    assert_eq!(answer.header("content-encoding"), None);
+}
