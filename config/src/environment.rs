@@ -3,7 +3,7 @@
 //! `load` asks an [`Environment`] instead of the process, so that tests (and `tidegate check` for another machine)
 //! can say what is there.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// The world around the file.
@@ -33,6 +33,13 @@ impl Environment for ProcessEnvironment {
     }
 
     fn read_file(&self, path: &Path) -> io::Result<String> {
-        std::fs::read_to_string(path)
+        // More than any secret, certificate or list of keys, and less than a device without an end.
+        const LARGEST: u64 = 16 << 20;
+        let mut text = String::new();
+        let read = std::fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+        if read as u64 > LARGEST {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
+        }
+        Ok(text)
     }
 }

@@ -18,18 +18,21 @@ use pingora::protocols::l4::stream::Stream as RawStream;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// The application behind every client listener.
 pub(crate) struct Server {
     core: Arc<Core>,
-    http2: Arc<Http2>,
+    options: HttpServerOptions,
 }
 
-/// The part of it that Pingora's HTTP/2 loop calls for each stream.
+/// One HTTP/2 connection: what Pingora's loop calls for each of its streams.
 struct Http2 {
     core: Arc<Core>,
     options: HttpServerOptions,
+    /// Whether a request has come yet.
+    used: AtomicBool,
 }
 
 /// Bytes of a request body that an HTTP/2 client may send before we have read any: a long way at once, since the
@@ -45,7 +48,7 @@ impl Server {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(core.snapshot.load().limits.keep_alive);
-        Self { http2: Arc::new(Http2 { core: core.clone(), options }), core }
+        Self { core, options }
     }
 
     /// Answers one request after the other until either side has had enough. The first head is due at a time, a later
@@ -96,6 +99,27 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Answers requests side by side. Pingora waits for the first as long as it takes: it is due as any head is.
+    async fn http2(&self, stream: Stream, due: Duration, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let (core, options) = (self.core.clone(), self.options.clone());
+        let connection = Arc::new(Http2 { core, options, used: AtomicBool::new(false) });
+        let unused = async {
+            tokio::time::sleep(due).await;
+            if connection.used.load(Ordering::Relaxed) {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            left = ServerApp::process_new(&connection, stream, shutdown) => left,
+            () = unused => {
+                self.core.metrics.bad_request(BadHead::Timeout);
+                None
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl ServerApp for Server {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
@@ -110,7 +134,7 @@ impl ServerApp for Server {
         let due = Instant::now() + limits.head_timeout;
         let alpn = stream.get_ssl_digest().map(|_| matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
         if alpn == Some(true) {
-            return ServerApp::process_new(&self.http2, stream, shutdown).await;
+            return self.http2(stream, limits.head_timeout, shutdown).await;
         }
         let mut connection = Box::new(Http1::new(stream, client));
         // Where TLS has not settled it, the first bytes do.
@@ -118,7 +142,7 @@ impl ServerApp for Server {
             match pingora::time::timeout(limits.head_timeout, connection.is_http2()).await {
                 Ok(Ok(true)) => {
                     let stream = rewound(*connection)?;
-                    return ServerApp::process_new(&self.http2, stream, shutdown).await;
+                    return self.http2(stream, limits.head_timeout, shutdown).await;
                 }
                 Ok(Ok(false)) => {}
                 Ok(Err(_)) => return None,
@@ -144,6 +168,7 @@ fn rewound(connection: Http1<Stream>) -> Option<Stream> {
 #[async_trait]
 impl HttpServerApp for Http2 {
     async fn process_new_http(self: &Arc<Self>, session: ServerSession, _: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        self.used.store(true, Ordering::Relaxed);
         let mut session = Box::new(session);
         match session.read_request().await {
             Ok(true) => {}

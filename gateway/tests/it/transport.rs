@@ -209,3 +209,14 @@ async fn a_client_that_leaves_resets_the_stream_of_an_http2_backend() {
     assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
     assert_eq!(backend.connections(), 1, "the connection lives on");
 }
+
+#[tokio::test]
+async fn an_http2_client_that_asks_for_nothing_is_given_up_as_any_other() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&format!("{}limits: {{ head_timeout: 300ms }}\n", pool_of(&[&backend]))).await;
+    let mut connection = gateway.connect().await;
+    connection.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    // The gateway's own SETTINGS come first; then nothing more, and the end.
+    let end = async { while !connection.raw().await.is_empty() {} };
+    assert!(tokio::time::timeout(Duration::from_secs(2), end).await.is_ok());
+}
