@@ -3,6 +3,7 @@
 //! It shares nothing with the listeners for clients, so that probes and scrapers get through when those are full. What
 //! it accepts is bounded too: connections, the size of a head and the time it may take, the life of a connection.
 
+pub(crate) mod api;
 mod routes;
 
 use std::pin::pin;
@@ -54,15 +55,16 @@ const BOUNDS: Bounds = Bounds {
     last_request: Duration::from_secs(1),
 };
 
-/// Answers on `listener` until `shutdown`; open requests then have a second. With a token, all but `/livez` and
-/// `/readyz` need it as `Authorization: Bearer`.
+/// Answers on `listener` until `shutdown`; open requests then have a second. `api` is what lies under `/admin`. With a
+/// token, all but `/livez` and `/readyz` need it as `Authorization: Bearer`.
 pub async fn serve(
     listener: TcpListener,
     house: Arc<dyn House>,
+    api: Router,
     token: Option<Box<str>>,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve_within(BOUNDS, listener, routes::router(house, token), shutdown).await;
+    serve_within(BOUNDS, listener, routes::router(house, api, token), shutdown).await;
 }
 
 async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {

@@ -16,7 +16,7 @@ use super::House;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
 
 /// What probes ask for, and have no token for.
@@ -24,18 +24,23 @@ const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
 type Token = Option<Arc<str>>;
 
-pub(super) fn router(house: Arc<dyn House>, token: Option<Box<str>>) -> Router {
+pub(super) fn router(house: Arc<dyn House>, api: Router, token: Option<Box<str>>) -> Router {
     let token: Token = token.map(Arc::from);
     Router::new()
         .route("/livez", get(async || answer(StatusCode::OK, TEXT, "alive\n")))
         .route("/readyz", get(ready))
         .route("/healthz", get(async |State(house): State<Arc<dyn House>>| health(&*house)))
         .route("/metrics", get(async |State(house): State<Arc<dyn House>>| metrics(&*house)))
-        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET and HEAD"))
-        .fallback(async || problem(StatusCode::NOT_FOUND, "the paths are /livez, /readyz, /healthz and /metrics"))
+        .with_state(house)
+        .merge(api)
+        .method_not_allowed_fallback(async || {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes other methods; see Allow")
+        })
+        .fallback(async || {
+            problem(StatusCode::NOT_FOUND, "the paths are /livez, /readyz, /healthz, /metrics and /admin/...")
+        })
         .layer(from_fn_with_state(token, authorize))
         .layer(from_fn(never_cached))
-        .with_state(house)
 }
 
 async fn ready(State(house): State<Arc<dyn House>>) -> Response {
@@ -86,12 +91,12 @@ async fn never_cached(request: Request, next: Next) -> Response {
     response
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response {
+pub(super) fn answer(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response {
     (status, [(CONTENT_TYPE, kind)], body.into()).into_response()
 }
 
 /// RFC 9457.
-fn problem(status: StatusCode, detail: &str) -> Response {
+pub(super) fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
     answer(status, PROBLEM, body.to_string())

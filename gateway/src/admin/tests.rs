@@ -33,7 +33,7 @@ async fn start(bounds: Bounds, token: Option<&str>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let house = Arc::new(Cottage(Mutex::new(Ok(()))));
-    let router = routes::router(Arc::clone(&house) as Arc<dyn House>, token.map(Box::from));
+    let router = routes::router(Arc::clone(&house) as Arc<dyn House>, Router::new(), token.map(Box::from));
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(serve_within(bounds, listener, router, async move { drop(stopped.await) }));
     Running { address, house, stop: Some(stop), task }
