@@ -51,7 +51,14 @@ fn filter(c: &mut Criterion) {
     let mut request = exchange(&body);
     request.identify(Arc::new(caller));
     let usage = Some(Usage { prompt: Some(250), completion: Some(90), ..Usage::default() });
-    request.record(Outcome { status: 200, complete: true, usage, request_bytes: 1024, response_bytes: 512 });
+    request.record(Outcome {
+        status: 200,
+        complete: true,
+        usage,
+        request_bytes: 1024,
+        response_bytes: 512,
+        ..Outcome::default()
+    });
     c.bench_function("limits/filter: 8 limits, request and end", |b| {
         b.iter(|| {
             let Some(Ok(Verdict::Follow(follower))) = filter.request(black_box(&mut request)).now_or_never() else {
