@@ -19,6 +19,7 @@ mod load;
 mod masking;
 mod meant;
 mod near;
+mod network;
 mod overrides;
 mod plain;
 mod positions;
@@ -44,6 +45,7 @@ pub use meant::{
     Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
     Origins, Pattern, Pool, Target,
 };
+pub use network::{Clients, Network};
 pub use plain::parse_value;
 pub use positions::Positions;
 pub use schema::{schema, schema_with_filters};

@@ -39,6 +39,8 @@ impl Resolver<'_> {
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
+            trusted_proxies: file.trusted_proxies,
+            clients: file.clients,
             admin: self.admin(file.admin),
             log: file.log,
             timeouts: file.timeouts,
@@ -59,6 +61,7 @@ impl Resolver<'_> {
         }
         self.default_model(&config);
         self.same_address(&config);
+        self.unreachable_listeners(&config);
         config
     }
 

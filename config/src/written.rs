@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
 use crate::meant::BackendUrl;
+use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, TimeoutOverrides, Timeouts};
 use crate::units::{self, DurationText};
@@ -26,6 +27,11 @@ use crate::units::{self, DurationText};
 pub(crate) struct File {
     /// Where clients connect: an address, or a list of addresses and tables with `address` and `tls`.
     pub(crate) listen: Listeners,
+    /// Who may say on whose behalf it connects, by `X-Forwarded-For`, `Forwarded` or the PROXY protocol: networks,
+    /// addresses, or `unix`. From anybody else these count for nothing.
+    pub(crate) trusted_proxies: Vec<Network>,
+    /// Which clients may call, on every listener.
+    pub(crate) clients: Clients,
     /// The listener for operators: `/livez`, `/readyz`, `/healthz`, `/metrics`.
     pub(crate) admin: Admin,
     /// What is logged and how.
@@ -61,7 +67,9 @@ impl Default for File {
     fn default() -> Self {
         let listen = Address::Ip(([127, 0, 0, 1], 8080).into());
         Self {
-            listen: Listeners(vec![TextOr::Table(Listen { address: listen, tls: None })]),
+            listen: Listeners(vec![TextOr::Table(Listen::plain(listen))]),
+            trusted_proxies: Vec::new(),
+            clients: Clients::default(),
             admin: Admin::default(),
             log: Log::default(),
             limits: Limits::default(),
@@ -87,6 +95,20 @@ pub(crate) struct Listen {
     pub(crate) address: Address,
     /// TLS with this certificate. Absent: plain HTTP.
     pub(crate) tls: Option<ListenTls>,
+    /// Whether each connection begins with a header of the PROXY protocol (version 1 or 2), which says where the client
+    /// is. Only `trusted_proxies` may connect then.
+    #[serde(default)]
+    pub(crate) proxy_protocol: bool,
+    /// Which clients may call on this listener, of those that may call at all.
+    #[serde(default, skip_serializing_if = "Clients::is_everybody")]
+    pub(crate) clients: Clients,
+}
+
+impl Listen {
+    /// An address with nothing belonging to it.
+    pub(crate) fn plain(address: Address) -> Self {
+        Self { address, tls: None, proxy_protocol: false, clients: Clients::default() }
+    }
 }
 
 /// A certificate and its key.

@@ -1,7 +1,7 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`],
+//! [`Exchange::vouch`], [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`],
 //! [`Exchange::limit_by`], [`Exchange::ask_usage`], [`Exchange::note_cached`], [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
@@ -59,6 +59,7 @@ pub struct Exchange {
     endpoint: Endpoint,
     id: Arc<str>,
     client: Option<IpAddr>,
+    vouched: bool,
     caller: Option<Arc<Caller>>,
     body: Bytes,
     call: Option<Call>,
@@ -114,6 +115,7 @@ impl Exchange {
             endpoint,
             id,
             client,
+            vouched: false,
             caller: None,
             body: Bytes::new(),
             call: None,
@@ -150,6 +152,11 @@ impl Exchange {
     /// The client's address; none on a Unix socket.
     pub fn client(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// Whether a trusted proxy handed the request over, so that what its headers say about the client may be believed.
+    pub fn is_vouched_for(&self) -> bool {
+        self.vouched
     }
 
     /// Who sends it, once a filter has found out.
@@ -205,6 +212,11 @@ impl Exchange {
     /// What filters noted for the log line; they are gone from here then.
     pub fn take_notes(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.notes)
+    }
+
+    /// Says that a trusted proxy handed the request over. For the gateway.
+    pub fn vouch(&mut self) {
+        self.vouched = true;
     }
 
     /// Says who sends this request. For identity filters.

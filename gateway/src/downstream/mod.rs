@@ -1,6 +1,8 @@
 //! Clients' connections: HTTP/1 is ours, HTTP/2 is Pingora's. [`Session`] is one request on either of them.
 
+pub(crate) mod forwarded;
 pub(crate) mod http1;
+pub(crate) mod proxy_protocol;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
