@@ -1,8 +1,12 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::vouch`], [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`],
-//! [`Exchange::limit_by`], [`Exchange::ask_usage`], [`Exchange::note_cached`], [`Exchange::record`], [`Exchange::note`].
+//! [`Exchange::vouch`], [`Exchange::identify`],
+//! [`Exchange::send_to`], [`Exchange::settle_on`],
+//! [`Exchange::replace_body`],
+//! [`Exchange::ration`], [`Exchange::limit_by`],
+//! [`Exchange::ask_usage`], [`Exchange::note_cached`],
+//! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 use crate::store::Level;
@@ -39,6 +43,19 @@ impl Caller {
     }
 }
 
+/// Who answers a request: not which of a pool's backends, but all that can make a difference to what is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answerer {
+    /// The route: the entry of the file's `models`.
+    pub route: Arc<str>,
+    /// The pool.
+    pub pool: Arc<str>,
+    /// The model's name there.
+    pub model: Arc<str>,
+    /// A hash of what the pool's backends say the model is; 0 if they say nothing.
+    pub revision: u64,
+}
+
 /// The head of a request, as the client sent it (hop-by-hop headers included).
 #[derive(Debug)]
 pub struct RequestHead {
@@ -64,6 +81,7 @@ pub struct Exchange {
     body: Bytes,
     call: Option<Call>,
     model: Option<Arc<str>>,
+    answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
     limited: bool,
@@ -120,6 +138,7 @@ impl Exchange {
             body: Bytes::new(),
             call: None,
             model: None,
+            answerer: None,
             outcome: None,
             rates: Rates::default(),
             limited: false,
@@ -179,6 +198,12 @@ impl Exchange {
         self.model.as_ref()
     }
 
+    /// Who answers, as far as that is settled: for filters that say [`crate::Filter::needs_route`], and once a backend is
+    /// asked. A fallback settles it anew.
+    pub fn answerer(&self) -> Option<&Arc<Answerer>> {
+        self.answerer.as_ref()
+    }
+
     /// Whether the client asked for an event stream.
     pub fn wants_stream(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.stream)
@@ -227,6 +252,12 @@ impl Exchange {
     /// Sends the request to another model than it asked for. For routing filters.
     pub fn send_to(&mut self, model: Arc<str>) {
         self.model = Some(model);
+        self.answerer = None;
+    }
+
+    /// Says who answers. For the gateway.
+    pub fn settle_on(&mut self, answerer: Arc<Answerer>) {
+        self.answerer = Some(answerer);
     }
 
     /// Replaces the body and how it reads. Use [`crate::splice`] to leave other bytes alone.
