@@ -5,7 +5,7 @@
 //! [`Exchange::send_to`], [`Exchange::settle_on`],
 //! [`Exchange::replace_body`],
 //! [`Exchange::ration`], [`Exchange::limit_by`],
-//! [`Exchange::ask_usage`], [`Exchange::note_cached`],
+//! [`Exchange::ask_usage`], [`Exchange::answer_from`],
 //! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
@@ -82,19 +82,13 @@ pub struct Exchange {
     call: Option<Call>,
     model: Option<Arc<str>>,
     answerer: Option<Arc<Answerer>>,
+    source: Source,
+    charged: bool,
     outcome: Option<Outcome>,
     rates: Rates,
     limited: bool,
     needs_usage: bool,
-    cached: Option<Cached>,
     notes: Vec<(&'static str, String)>,
-}
-
-/// Marks an answer that came from a cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cached {
-    /// What the answer had cost when a backend gave it, as far as it said so.
-    pub usage: Option<Usage>,
 }
 
 /// The tightest of the rates that limit a request, as its answer's headers tell them.
@@ -106,17 +100,48 @@ pub struct Rates {
     pub tokens: Option<Level>,
 }
 
+/// Whose words an answer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The gateway's own: a refusal, a fault, or what a filter says by itself.
+    #[default]
+    Gateway,
+    /// A backend's, given to this request.
+    Backend,
+    /// A backend's, given to an earlier request and kept.
+    Cache,
+    /// A backend's, given to another request that is under way.
+    Flight,
+    /// A backend's, given to this very request when it was sent before.
+    Replay,
+}
+
+impl Source {
+    /// The word in metrics and log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Backend => "backend",
+            Self::Cache => "cache",
+            Self::Flight => "flight",
+            Self::Replay => "replay",
+        }
+    }
+}
+
 /// What became of a request, as far as filters that count or settle need to know.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// The status the client got; 499 if it left before the end.
     pub status: u16,
-    /// Whether the answer was complete and what was asked for.
+    /// Whether the answer was complete and what was asked for, whether or not its client was still there.
     pub complete: bool,
-    /// The tokens it cost, if any were counted; of an answer from a cache, what it had cost then.
+    /// The tokens of the answer, if any were counted.
     pub usage: Option<Usage>,
-    /// Whether the answer came from a cache, and no backend was asked.
-    pub cached: bool,
+    /// Whose words the answer was.
+    pub source: Source,
+    /// Whether these tokens are this request's to pay: not if the answer was made for another request.
+    pub charged: bool,
     /// Events of a stream that carried a piece of the answer.
     pub events: u64,
     /// Body bytes the client sent.
@@ -139,11 +164,12 @@ impl Exchange {
             call: None,
             model: None,
             answerer: None,
+            source: Source::Gateway,
+            charged: true,
             outcome: None,
             rates: Rates::default(),
             limited: false,
             needs_usage: false,
-            cached: None,
             notes: Vec::new(),
         }
     }
@@ -209,6 +235,17 @@ impl Exchange {
         self.call.as_ref().is_some_and(|call| call.stream)
     }
 
+    /// Whose words the answer is: known when its head is.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whether the tokens of the answer are this request's to pay: not if the answer was made for another request.
+    /// Known when the answer's head is.
+    pub fn is_charged(&self) -> bool {
+        self.charged
+    }
+
     /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
@@ -227,11 +264,6 @@ impl Exchange {
     /// Whether a filter counts the tokens of the answer, so that the backend is asked for them.
     pub fn needs_usage(&self) -> bool {
         self.needs_usage
-    }
-
-    /// That the answer comes from a cache, if it does.
-    pub fn cached(&self) -> Option<&Cached> {
-        self.cached.as_ref()
     }
 
     /// What filters noted for the log line; they are gone from here then.
@@ -287,9 +319,10 @@ impl Exchange {
         self.needs_usage = true;
     }
 
-    /// Says that the answer comes from a cache, and what it had cost when a backend gave it. For caching filters.
-    pub fn note_cached(&mut self, usage: Option<Usage>) {
-        self.cached = Some(Cached { usage });
+    /// Says whose words the answer is, and whether its tokens are this request's to pay. For the gateway.
+    pub fn answer_from(&mut self, source: Source, charged: bool) {
+        self.source = source;
+        self.charged = charged;
     }
 
     /// Says what became of the request. For the gateway.
