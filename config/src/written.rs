@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Storage, TimeoutOverrides, Timeouts};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -40,6 +40,8 @@ pub(crate) struct File {
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,
+    /// Where what must outlive the process is kept. Absent: nothing does.
+    pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
@@ -67,6 +69,7 @@ impl Default for File {
             cors: None,
             answer_headers: true,
             drain: Drain::default(),
+            storage: None,
             other_paths: OtherPaths::default(),
             filters: Vec::new(),
             models: BTreeMap::new(),
