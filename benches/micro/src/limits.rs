@@ -81,7 +81,14 @@ impl House {
         let caller = Caller { key: name("k1"), user: name("alice"), org: name("acme"), ..Caller::default() };
         request.identify(Arc::new(caller));
         let usage = Some(Usage { prompt: Some(250), completion: Some(90), ..Usage::default() });
-        request.record(Outcome { status: 200, complete: true, usage, charged: true, response_bytes: 512, ..Outcome::default() });
+        request.record(Outcome {
+            status: 200,
+            complete: true,
+            usage,
+            charged: true,
+            response_bytes: 512,
+            ..Outcome::default()
+        });
         let mut house = Self { filter, request };
         house.decide();
         house
