@@ -18,6 +18,7 @@ pub mod balancer;
 pub mod balancers;
 pub mod cache_key;
 pub mod call;
+pub mod condition;
 pub mod events;
 pub mod exchange;
 pub mod filter;

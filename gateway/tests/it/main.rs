@@ -31,6 +31,7 @@ mod observe;
 mod pools;
 mod proxy_protocol;
 mod rig;
+mod routing;
 mod timeouts;
 mod transport;
 mod websocket;

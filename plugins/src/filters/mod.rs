@@ -2,6 +2,8 @@
 
 mod api_key;
 pub mod limits;
+pub mod model_route;
 
 pub use api_key::ApiKey;
 pub use limits::Limits;
+pub use model_route::ModelRoute;
