@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Keys, Limits, Log, OtherPaths, Storage, TimeoutOverrides, Timeouts};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -44,6 +44,10 @@ pub(crate) struct File {
     pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
+    /// How keys are kept, wherever they are kept.
+    pub(crate) keys: Keys,
+    /// Who may: organisations by name, with their teams, users and services. Absent: names of tenants are labels.
+    pub(crate) tenants: Option<serde_json::Value>,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
     /// a table with the name as its one key and the settings as its value.
     pub(crate) filters: Vec<TextOr<OneFilter>>,
@@ -71,6 +75,8 @@ impl Default for File {
             drain: Drain::default(),
             storage: None,
             other_paths: OtherPaths::default(),
+            keys: Keys::default(),
+            tenants: None,
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,

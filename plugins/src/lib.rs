@@ -17,6 +17,7 @@
 pub mod balancer;
 pub mod balancers;
 pub mod call;
+pub mod caller;
 pub mod events;
 pub mod exchange;
 pub mod filter;
@@ -29,11 +30,14 @@ pub mod reply;
 pub mod services;
 pub mod splice;
 pub mod store;
+pub mod tenants;
 pub mod testing;
 pub mod usage;
+pub mod when;
 
 pub use balancer::{Balancer, Candidate};
-pub use exchange::{Caller, Exchange};
+pub use caller::{Caller, Priority};
+pub use exchange::Exchange;
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
 pub use registry::Registry;
 pub use reply::{Refusal, Reply};

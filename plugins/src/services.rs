@@ -2,6 +2,7 @@
 
 use crate::filters::limits::Estimates;
 use crate::store::{Local, Store};
+use crate::tenants::Tenants;
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -46,6 +47,8 @@ pub struct Services {
     pub shared: Shared,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// Who there is, if the file says so; without, names are labels.
+    pub tenants: Option<Arc<Tenants>>,
     /// Files that settings name, relative to the configuration file.
     pub files: Arc<dyn Files>,
     /// The pepper for key hashes, if the operator set one.
@@ -61,6 +64,12 @@ impl Services {
                 Err(io::Error::from(io::ErrorKind::NotFound))
             }
         }
-        Self { shared: Shared::default(), models: Arc::default(), files: Arc::new(NoFiles), pepper: None }
+        Self {
+            shared: Shared::default(),
+            models: Arc::default(),
+            tenants: None,
+            files: Arc::new(NoFiles),
+            pepper: None,
+        }
     }
 }

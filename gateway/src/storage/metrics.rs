@@ -41,7 +41,7 @@ pub struct StorageMetrics {
 }
 
 impl StorageMetrics {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let opts = |name, help: &str| Opts::new(name, help);
         let up = IntGaugeVec::new(opts(UP, UP_HELP), &["store"]).expect(VALID);
         let queue = IntGaugeVec::new(opts(QUEUE, QUEUE_HELP), &["store"]).expect(VALID);
