@@ -16,7 +16,7 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Keys, Limits, OtherPaths, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{Keys, Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -40,6 +40,8 @@ impl Resolver<'_> {
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
+            trusted_proxies: file.trusted_proxies,
+            clients: file.clients,
             admin: self.admin(file.admin),
             log: file.log,
             timeouts: file.timeouts,
@@ -53,6 +55,7 @@ impl Resolver<'_> {
             filters: self.filters(file.filters),
             models: self.models(file.models),
             default_model: file.default_model,
+            prices: self.prices(file.prices),
             pools: self.pools(file.pools),
             other_paths: file.other_paths,
             directory: self.directory.to_owned(),
@@ -62,6 +65,7 @@ impl Resolver<'_> {
         }
         self.default_model(&config);
         self.same_address(&config);
+        self.unreachable_listeners(&config);
         config
     }
 
@@ -193,6 +197,20 @@ impl Resolver<'_> {
             }));
         }
         entries
+    }
+
+    fn prices(&mut self, prices: Prices) -> Prices {
+        let path = KeyPath::root().key("prices");
+        if prices.currency.is_empty() || prices.currency.len() > 16 {
+            self.fault(&path.key("currency"), "a currency has a name, such as USD", None);
+        }
+        for name in prices.models.keys() {
+            if name.is_empty() || name.find('*').is_some_and(|at| at + 1 < name.len()) {
+                let path = path.key("models").key(name);
+                self.fault_at_key(&path, "a model has a name, and `*` can only stand at its end", None);
+            }
+        }
+        prices
     }
 
     /// The paths of the items of a list that are still there, in order: those the deserializer saw.

@@ -4,12 +4,14 @@
 //! and one in `meant`.
 
 mod limits;
+mod prices;
 mod timeouts;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use limits::{CompressedBodies, Limits};
+pub use prices::{Money, Price, Prices};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use timeouts::{TimeoutOverrides, Timeouts};

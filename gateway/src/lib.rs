@@ -24,6 +24,7 @@ pub mod explain;
 mod gateway;
 mod life;
 pub mod models;
+pub mod networks;
 pub mod reference;
 mod server;
 pub mod simulator;

@@ -16,6 +16,7 @@
 
 pub mod balancer;
 pub mod balancers;
+pub mod cache_key;
 pub mod call;
 pub mod caller;
 pub mod events;
@@ -25,6 +26,7 @@ pub mod filters;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod prices;
 pub mod registry;
 pub mod reply;
 pub mod services;
@@ -37,8 +39,8 @@ pub mod when;
 
 pub use balancer::{Balancer, Candidate};
 pub use caller::{Caller, Priority};
-pub use exchange::Exchange;
+pub use exchange::{Answerer, Exchange, Source};
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
 pub use registry::Registry;
-pub use reply::{Refusal, Reply};
+pub use reply::{Body, Pieces, Refusal, Reply};
 pub use services::Services;

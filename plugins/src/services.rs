@@ -1,6 +1,7 @@
 //! What a filter may ask for when it is built.
 
 use crate::filters::limits::Estimates;
+use crate::prices::Prices;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
 use serde_json::Value;
@@ -49,6 +50,8 @@ pub struct Services {
     pub models: Arc<[Arc<str>]>,
     /// Who there is, if the file says so; without, names are labels.
     pub tenants: Option<Arc<Tenants>>,
+    /// What requests cost.
+    pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
     pub files: Arc<dyn Files>,
     /// The pepper for key hashes, if the operator set one.
@@ -68,6 +71,7 @@ impl Services {
             shared: Shared::default(),
             models: Arc::default(),
             tenants: None,
+            prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,
         }

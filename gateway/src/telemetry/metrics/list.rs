@@ -82,7 +82,7 @@ metrics! {
     IN_FLIGHT: Gauge, "tidegate_requests_in_flight", &[],
         "Requests that are not over.";
     BAD_REQUESTS: Counter, "tidegate_bad_requests_total", &["reason"],
-        "Request heads that could not be read.";
+        "Request heads that could not be read, and connections whose PROXY header could not.";
     CONNECTIONS: Gauge, "tidegate_connections", &[],
         "Open client connections.";
     CONNECTIONS_TOTAL: Counter, "tidegate_connections_total", &[],
