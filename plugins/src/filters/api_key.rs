@@ -4,11 +4,13 @@
 //! nothing by the time it takes. The key is taken from `Authorization: Bearer`, `x-api-key` (Anthropic's SDKs) or the
 //! realtime subprotocol `openai-insecure-api-key.<key>` (browsers). It never travels further than this filter.
 
-use crate::exchange::{Caller, Exchange};
+use crate::caller::Caller;
+use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::keys::{self, KeyHash, KeyHasher};
 use crate::reply::Refusal;
 use crate::services::Services;
+use crate::tenants::{self, Level, Names, laying_down, standing};
 use async_trait::async_trait;
 use http::{HeaderMap, StatusCode, header};
 use schemars::JsonSchema;
@@ -33,26 +35,26 @@ pub struct Settings {
     pub keys_file: Option<PathBuf>,
 }
 
-/// One key: its hash, and who has it.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Key {
-    /// A name for the key itself, for logs. Unique.
-    pub id: String,
-    /// The key's hash, 64 hexadecimal digits. Never the key.
-    pub hash: String,
-    /// Whose it is.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// The user's team.
-    #[serde(default)]
-    pub team: Option<String>,
-    /// The organisation: the tenant, for filters that keep tenants apart.
-    #[serde(default)]
-    pub org: Option<String>,
-    /// The models it may ask for, `*` at the end as a wildcard. Absent: all.
-    #[serde(default)]
-    pub models: Option<Vec<String>>,
+laying_down! {
+    /// One key: its hash, and who has it.
+    pub struct Key {
+        /// A name for the key itself, for logs. Unique.
+        id: String,
+        /// The key's hash, 64 hexadecimal digits. Never the key.
+        hash: String,
+        /// Whose it is.
+        #[serde(default)]
+        user: Option<String>,
+        /// The service it is for, if it is no user's.
+        #[serde(default)]
+        service: Option<String>,
+        /// The user's or the service's team.
+        #[serde(default)]
+        team: Option<String>,
+        /// The organisation: the tenant, for filters that keep tenants apart.
+        #[serde(default)]
+        org: Option<String>,
+    }
 }
 
 /// See the module.
@@ -76,6 +78,11 @@ impl Filter for ApiKey {
         let Some(caller) = caller else {
             return Ok(refuse(exchange, "This API key is not known here. Check it, or ask for a new one."));
         };
+        if let Some(refusal) = standing::refusal(&caller) {
+            // The log knows whose it was.
+            exchange.identify(caller);
+            return Ok(Verdict::Answer(refusal.reply(exchange.endpoint(), exchange.id())));
+        }
         exchange.identify(caller);
         Ok(Verdict::Continue)
     }
@@ -155,6 +162,7 @@ impl Plugin for ApiKey {
         let mut callers = HashMap::new();
         let mut ids = std::collections::HashSet::new();
         for (path, key) in own.chain(filed) {
+            let caller = key.caller(&path, services, &mut faults);
             if !ids.insert(key.id.clone()) {
                 faults.push(SettingsError::at(format!("{path}.id"), format!("the id '{}' is taken", key.id)));
             }
@@ -164,7 +172,7 @@ impl Plugin for ApiKey {
                 faults.push(SettingsError::at(format!("{path}.hash"), message).help(help));
                 continue;
             };
-            if callers.insert(hash, Arc::new(key.caller())).is_some() {
+            if callers.insert(hash, Arc::new(caller)).is_some() {
                 faults.push(SettingsError::at(format!("{path}.hash"), "another entry has the same hash"));
             }
         }
@@ -177,13 +185,26 @@ impl Plugin for ApiKey {
 }
 
 impl Key {
-    fn caller(self) -> Caller {
-        Caller {
-            key: Some(self.id.into()),
-            user: self.user.map(Into::into),
-            team: self.team.map(Into::into),
-            org: self.org.map(Into::into),
-            models: self.models.map(|models| models.into_iter().map(Into::into).collect()),
+    fn names(&self) -> Names {
+        let name = |name: &Option<String>| name.as_deref().map(Arc::from);
+        Names { org: name(&self.org), team: name(&self.team), user: name(&self.user), service: name(&self.service) }
+    }
+
+    /// Who has it; what is wrong with that is reported below `path`.
+    fn caller(&self, path: &str, services: &Services, faults: &mut Vec<SettingsError>) -> Caller {
+        let own = self.about().tenant(Level::Key, self.id.as_str().into());
+        match tenants::caller(services.tenants.as_deref(), &self.names(), Some(own.clone())) {
+            Ok(caller) => {
+                let above: Vec<_> = caller.tenants.iter().filter(|tenant| tenant.level != Level::Key).collect();
+                faults.extend(tenants::beyond(path, &own, &above));
+                caller
+            }
+            Err(unknown) => {
+                let path = unknown.setting().map_or_else(|| path.to_owned(), |setting| format!("{path}.{setting}"));
+                let fault = SettingsError { help: unknown.help, ..SettingsError::at(path, unknown.message) };
+                faults.push(fault);
+                Caller::default()
+            }
         }
     }
 }
@@ -245,7 +266,7 @@ mod tests {
             &[("authorization", &*bearer), ("authorization", "Bearer other")],
         ] {
             let (status, caller) = status(&filter, headers).await;
-            assert_eq!((status, caller), (Some(401), None), "{headers:?}");
+            assert_eq!((status, caller.is_none()), (Some(401), true), "{headers:?}");
         }
     }
 
