@@ -1,11 +1,12 @@
 //! The contract between the gateway and a filter.
 
+use crate::credential::Otherwise;
 use crate::exchange::Exchange;
 use crate::reply::Reply;
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 /// A fault of ours inside a filter. The client sees a plain 500; the text goes to the log.
 /// To refuse a request, return [`Verdict::Answer`] instead.
@@ -23,6 +24,17 @@ pub trait Filter: Send + Sync {
     /// before the body is read, so that a stranger's upload costs no memory.
     fn needs_body(&self) -> bool {
         true
+    }
+
+    /// What becomes of requests that carry nothing this filter could tell their sender by; none for a filter that
+    /// says nothing about who sends them.
+    fn identifies(&self) -> Option<Otherwise> {
+        None
+    }
+
+    /// Headers of requests that are for this filter alone: no backend sees them, whoever sent them.
+    fn keeps(&self) -> &[HeaderName] {
+        &[]
     }
 
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].

@@ -17,6 +17,8 @@
 pub mod balancer;
 pub mod balancers;
 pub mod call;
+pub mod credential;
+pub mod duration;
 pub mod events;
 pub mod exchange;
 pub mod filter;
@@ -24,6 +26,7 @@ pub mod filters;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod outbound;
 pub mod registry;
 pub mod reply;
 pub mod services;

@@ -2,6 +2,7 @@
 //! and so is docs/METRICS.md.
 
 use std::fmt::Write;
+use tidegate_plugins::filters::jwt;
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -106,6 +107,14 @@ metrics! {
         DECISIONS_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
+        jwt::TOKENS_HELP;
+    JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],
+        jwt::FETCHES_HELP;
+    JWKS_KEYS: Gauge, jwt::KEYS, &["issuer"],
+        jwt::KEYS_HELP;
+    JWKS_FETCHED: Gauge, jwt::FETCHED, &["issuer"],
+        jwt::FETCHED_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }
