@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, Config, Pool, Target};
+use crate::meant::{Backend, Config, FilterEntry, Pool, Target};
 use crate::positions::Positions;
 use crate::secret::is_secret_name;
 use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
@@ -44,7 +44,12 @@ impl Warnings<'_> {
     }
 
     fn open_to_everyone(&mut self, config: &Config) {
-        if config.filters.iter().any(|filter| matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers")) {
+        let refuses = |filter: &FilterEntry| {
+            let identifies = matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers");
+            // One that leaves to others whom it does not know keeps nobody out.
+            identifies && filter.settings["otherwise"] != "next"
+        };
+        if config.filters.iter().any(refuses) {
             return;
         }
         for listen in config.listen.iter().filter(|listen| !listen.address.is_loopback()) {

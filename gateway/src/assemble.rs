@@ -2,6 +2,7 @@
 
 use crate::models::{Model, Models, Target};
 use crate::networks::{Lists, Networks};
+use crate::outbound::Fetcher;
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
@@ -16,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::tenants::Tenants;
-use tidegate_plugins::{Registry, Services};
+use tidegate_plugins::{Filter, Registry, Services};
 
 /// The section that says who there is.
 const TENANTS: &str = "tenants";
@@ -95,6 +97,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     let find = |name: &str| pools.iter().find(|pool| &*pool.name == name);
     let models = config.models.iter().map(|model| Arc::new(build_model(model, find, parts.metrics))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
+    let kept_headers = filters.iter().flat_map(|named| named.filter.keeps()).cloned().collect();
     let (mut early, mut rest) = (filters, Vec::new());
     rest.extend(early.drain(late..));
     let other_paths = match &config.other_paths {
@@ -109,6 +112,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         shared,
         early,
         late: rest,
+        kept_headers,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
         other_paths,
         cors: config.cors.clone(),
@@ -159,7 +163,11 @@ fn first_shared(metrics: &Metrics) -> Shared {
     if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
         tracing::error!(%error, "limits are not measured");
     }
-    Shared::with(store)
+    let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };
+    if let Err(error) = metrics.also(Box::new(shared.issuers.metrics.clone())) {
+        tracing::error!(%error, "tokens are not measured");
+    }
+    shared
 }
 
 fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {
@@ -171,10 +179,13 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
         files: Arc::new(Relative(config.directory.clone())),
         pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
     };
-    let mut built = Vec::new();
+    let mut built: Vec<NamedFilter> = Vec::new();
     for entry in &config.filters {
         match registry.filter(&entry.name, entry.settings.clone(), &services) {
-            Some(Ok(filter)) => built.push(NamedFilter { name: entry.name.as_str().into(), filter }),
+            Some(Ok(filter)) => {
+                faults.extend(unreachable_identity(&built, &*filter, entry));
+                built.push(NamedFilter { name: entry.name.as_str().into(), filter });
+            }
             Some(Err(errors)) => {
                 faults.extend(errors.into_iter().map(|error| fault(&entry.path, error)));
             }
@@ -195,6 +206,16 @@ fn prices(written: &config::Prices) -> Prices {
         request: price.request.0,
     };
     Prices::new(&written.currency, written.models.iter().map(|(name, written)| (name.as_str(), price(written))))
+}
+
+/// A filter that says who sends a request, below one that refuses whoever it does not know itself.
+fn unreachable_identity(above: &[NamedFilter], filter: &dyn Filter, entry: &config::FilterEntry) -> Option<Fault> {
+    filter.identifies()?;
+    let refusing = above.iter().find(|named| named.filter.identifies() == Some(Otherwise::Refuse))?;
+    let message = format!("nobody could get in by `{}`: `{}` above it refuses them", entry.name, refusing.name);
+    let help =
+        format!("set `otherwise: next` on `{}`, so that it leaves to others whom it does not know", refusing.name);
+    Some(Fault::error(entry.path.clone(), message).with_help(help))
 }
 
 fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {

@@ -1,6 +1,8 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::jwt::Issuers;
 use crate::filters::limits::Estimates;
+use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
@@ -26,6 +28,10 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// The public keys of those who issue tokens.
+    pub issuers: Arc<Issuers>,
+    /// Other servers, and work beside the requests.
+    pub outbound: Arc<dyn Outbound>,
 }
 
 impl Default for Shared {
@@ -37,7 +43,7 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default() }
+        Self { store, estimates: Arc::default(), issuers: Arc::default(), outbound: Arc::new(Nowhere) }
     }
 }
 

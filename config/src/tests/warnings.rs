@@ -19,6 +19,8 @@ fn silent(text: &str) {
 fn an_open_door_is_pointed_at() {
     warned(&format!("{POOL}listen: 0.0.0.0:8080\n"), "anyone who can reach", 2);
     silent(&format!("{POOL}listen: 0.0.0.0:8080\nfilters: [api_key]\n"));
+    let next = "filters: [ { api_key: { otherwise: next } } ]";
+    warned(&format!("{POOL}listen: 0.0.0.0:8080\n{next}\n"), "anyone who can reach", 2);
     silent(POOL);
 }
 

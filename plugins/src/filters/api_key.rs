@@ -5,25 +5,18 @@
 //! realtime subprotocol `openai-insecure-api-key.<key>` (browsers). It never travels further than this filter.
 
 use crate::caller::Caller;
+use crate::credential::{self, LONGEST_KEY, Otherwise, Presented};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::keys::{self, KeyHash, KeyHasher};
-use crate::reply::Refusal;
 use crate::services::Services;
 use crate::tenants::{self, Level, Names, laying_down, standing};
 use async_trait::async_trait;
-use http::{HeaderMap, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// The longest key that is looked at, in bytes: more is no key, and not worth hashing.
-const LONGEST: usize = 512;
-
-/// Where browsers put the key, since they cannot set headers on a WebSocket.
-const SUBPROTOCOL: &str = "openai-insecure-api-key.";
 
 /// Lets in whoever has a key, and says who that is.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -33,6 +26,9 @@ pub struct Settings {
     pub keys: Vec<Key>,
     /// A file with more of them: a list like `keys`. Relative to the configuration file.
     pub keys_file: Option<PathBuf>,
+    /// What becomes of a request that carries no key of ours: `refuse` (401), or `next`: the next filter says who sends it.
+    /// A key of our own making that is not known is refused always.
+    pub otherwise: Otherwise,
 }
 
 laying_down! {
@@ -61,6 +57,7 @@ laying_down! {
 pub struct ApiKey {
     hasher: KeyHasher,
     callers: HashMap<KeyHash, Arc<Caller>>,
+    otherwise: Otherwise,
 }
 
 #[async_trait]
@@ -69,76 +66,46 @@ impl Filter for ApiKey {
         false
     }
 
+    fn identifies(&self) -> Option<Otherwise> {
+        Some(self.otherwise)
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
-        let caller = match presented(exchange.headers()) {
-            Presented::One(key) => self.caller(key),
-            Presented::None => return Ok(refuse(exchange, "Send an API key: 'Authorization: Bearer KEY'.")),
-            Presented::Several => return Ok(refuse(exchange, "Send one API key, not several.")),
-        };
-        let Some(caller) = caller else {
-            return Ok(refuse(exchange, "This API key is not known here. Check it, or ask for a new one."));
-        };
-        if let Some(refusal) = standing::refusal(&caller) {
-            // The log knows whose it was.
-            exchange.identify(caller);
-            return Ok(Verdict::Answer(refusal.reply(exchange.endpoint(), exchange.id())));
+        // A filter above that leaves the others to us has told who this is.
+        if exchange.caller().is_some() {
+            return Ok(Verdict::Continue);
         }
-        exchange.identify(caller);
-        Ok(Verdict::Continue)
+        let leave = self.otherwise == Otherwise::Next;
+        let message = match credential::presented(exchange.headers()) {
+            Presented::One(key) => match self.caller(key) {
+                Some(caller) => {
+                    let refusal = standing::refusal(&caller);
+                    // The log knows whose it was, also where it is refused.
+                    exchange.identify(caller);
+                    return Ok(match refusal {
+                        Some(refusal) => Verdict::Answer(refusal.reply(exchange.endpoint(), exchange.id())),
+                        None => Verdict::Continue,
+                    });
+                }
+                None if leave && !keys::looks_ours(key) => return Ok(Verdict::Continue),
+                None => "This API key is not known here. Check it, or ask for a new one.",
+            },
+            Presented::None if leave => return Ok(Verdict::Continue),
+            Presented::None => "Send an API key: 'Authorization: Bearer KEY'.",
+            Presented::Several => "Send one API key, not several.",
+        };
+        Ok(credential::refuse(exchange, "invalid_api_key", message))
     }
 }
 
 impl ApiKey {
     fn caller(&self, key: &str) -> Option<Arc<Caller>> {
         // A typo is found before any lookup; what is not a key at all costs nothing.
-        if key.len() > LONGEST || keys::looks_ours(key) && !keys::checksum_ok(key) {
+        if key.len() > LONGEST_KEY || keys::looks_ours(key) && !keys::checksum_ok(key) {
             return None;
         }
         self.callers.get(&self.hasher.hash(key)).cloned()
     }
-}
-
-fn refuse(exchange: &Exchange, message: &str) -> Verdict {
-    let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
-    let reply = refusal.reply(exchange.endpoint(), exchange.id());
-    Verdict::Answer(reply.header(header::WWW_AUTHENTICATE, "Bearer"))
-}
-
-enum Presented<'a> {
-    None,
-    One(&'a str),
-    Several,
-}
-
-/// The key in a request's headers. Two different ones are a fault: which of them was meant must not depend on who
-/// looks. An SDK that sends the same key in two headers means one.
-fn presented(headers: &HeaderMap) -> Presented<'_> {
-    let bearer = headers.get_all(header::AUTHORIZATION).iter().map(|value| {
-        let value = value.to_str().ok()?;
-        let (scheme, key) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-    });
-    let plain = headers.get_all("x-api-key").iter().map(|value| value.to_str().ok().map(str::trim));
-    let subprotocol = headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|protocol| protocol.trim().strip_prefix(SUBPROTOCOL))
-        .map(Some);
-    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
-        return Presented::Several;
-    }
-    let mut found = None;
-    for key in bearer.chain(plain).chain(subprotocol) {
-        // A header that carries no key at all (another scheme, binary) is a key that nobody knows.
-        let key = key.unwrap_or_default();
-        if found.is_some_and(|first| first != key) {
-            return Presented::Several;
-        }
-        found = Some(key);
-    }
-    found.map_or(Presented::None, Presented::One)
 }
 
 impl Plugin for ApiKey {
@@ -177,7 +144,8 @@ impl Plugin for ApiKey {
             }
         }
         if faults.is_empty() {
-            Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), callers })
+            let hasher = KeyHasher::new(services.pepper.as_deref());
+            Ok(Self { hasher, callers, otherwise: settings.otherwise })
         } else {
             Err(faults)
         }
@@ -240,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn a_known_key_lets_in_wherever_sdks_put_it() {
         let (filter, key) = filter();
-        let (bearer, protocol) = (format!("Bearer {key}"), format!("realtime, {SUBPROTOCOL}{key}"));
+        let (bearer, protocol) = (format!("Bearer {key}"), format!("realtime, {}{key}", credential::SUBPROTOCOL));
         for header in [("authorization", &*bearer), ("x-api-key", &*key), ("sec-websocket-protocol", &*protocol)] {
             let (status, caller) = status(&filter, &[header]).await;
             assert_eq!(status, None, "{}", header.0);

@@ -1,9 +1,13 @@
 //! The built-in filters, one file each.
 
 mod api_key;
+pub mod jwt;
 pub mod limits;
 pub mod model_route;
+mod trusted_headers;
 
 pub use api_key::ApiKey;
+pub use jwt::Jwt;
 pub use limits::Limits;
 pub use model_route::ModelRoute;
+pub use trusted_headers::TrustedHeaders;

@@ -3,6 +3,7 @@
 
 use crate::storage;
 use std::fmt::Write;
+use tidegate_plugins::filters::jwt;
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -115,6 +116,14 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
+        jwt::TOKENS_HELP;
+    JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],
+        jwt::FETCHES_HELP;
+    JWKS_KEYS: Gauge, jwt::KEYS, &["issuer"],
+        jwt::KEYS_HELP;
+    JWKS_FETCHED: Gauge, jwt::FETCHED, &["issuer"],
+        jwt::FETCHED_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }
