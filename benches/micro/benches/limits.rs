@@ -17,7 +17,7 @@ fn store(c: &mut Criterion) {
     let quota = Quota::rate(1_000_000, std::time::Duration::from_secs(1), 1_000_000).expect("a rate");
     let open = |n: usize| {
         let id: Arc<str> = format!("l{n}").into();
-        store.open(Spec { id: id.clone(), label: id, quota, shared: n == 0 })
+        store.open(Spec { id: id.clone(), label: id, quota, calendar: None, shared: n == 0 })
     };
     let ledgers: Vec<_> = (0..8).map(open).collect();
     let subject = Subject::of(b"alice");
@@ -47,7 +47,7 @@ fn filter(c: &mut Criterion) {
     let body =
         json!({ "model": "m", "max_tokens": 100, "messages": [{ "role": "user", "content": "word ".repeat(200) }] });
     let (body, name) = (body.to_string(), |name: &str| Some(Arc::from(name)));
-    let caller = Caller { key: name("k1"), user: name("alice"), team: None, org: name("acme"), models: None };
+    let caller = Caller { key: name("k1"), user: name("alice"), org: name("acme"), ..Caller::default() };
     let mut request = exchange(&body);
     request.identify(Arc::new(caller));
     let usage = Some(Usage { prompt: Some(250), completion: Some(90), ..Usage::default() });
