@@ -1,6 +1,7 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
 use crate::models::{Model, Models, Target};
+use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
@@ -33,7 +34,14 @@ pub struct Parts<'a> {
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    build_filters(config, &registry, &Shared::default(), &mut faults);
+    let shared = Shared::default();
+    let _filters = build_filters(config, &registry, &shared, &mut faults);
+    if config.storage.is_none() && shared.store.has_budgets() {
+        let limits = config.filters.iter().find(|entry| entry.name == "limits");
+        let path = limits.map_or_else(KeyPath::root, |entry| entry.path.clone());
+        let fault = Fault::error(path, "its budgets begin anew with each start of the gateway").as_warning();
+        faults.push(fault.with_help("add `storage: { path: tidegate.db }`, so that what is spent is kept"));
+    }
     for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
@@ -96,6 +104,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     };
     Ok(Snapshot {
         limits: config.limits.clone(),
+        trusted_proxies: Networks::new(&config.trusted_proxies),
+        clients: Lists::new(&config.clients),
         shared,
         early,
         late: rest,

@@ -22,12 +22,12 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.org.clone_from(&caller.org);
         record.key_id.clone_from(&caller.key);
     }
-    let cached = trip.exchange.cached().copied();
     trip.exchange.record(Outcome {
         status: answered.status,
-        complete: answered.cause == Cause::None,
-        usage: record.usage.or(cached.and_then(|cached| cached.usage)),
-        cached: cached.is_some(),
+        complete: answered.complete,
+        usage: record.usage,
+        source: trip.exchange.source(),
+        charged: trip.exchange.is_charged(),
         events: record.events,
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,

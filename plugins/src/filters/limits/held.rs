@@ -4,7 +4,7 @@ use super::estimate::{Cost, Estimate, Spends};
 use super::settings::{CacheHits, Kind};
 use super::{Asked, Inner, Limit};
 use crate::call::Endpoint;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Exchange, Outcome, Source};
 use crate::filter::{Head, ResponseFilter, Result};
 use crate::store::Demand;
 use crate::usage::Usage;
@@ -57,7 +57,14 @@ impl Held {
     fn used(&self, outcome: &Outcome) -> Used {
         let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
         let bytes = Some(outcome.request_bytes.saturating_add(outcome.response_bytes));
-        let used = |usage| Used { usage, bytes, cached: outcome.cached };
+        let again = match outcome.source {
+            _ if outcome.charged => Again::No,
+            Source::Cache | Source::Flight => Again::Shared,
+            Source::Gateway | Source::Backend | Source::Replay => Again::Repeated,
+        };
+        let used = |usage| Used { usage, bytes, again };
+        // What the gateway says by itself has cost nobody anything.
+        let is_ours = outcome.source == Source::Gateway && outcome.status < 400;
         match outcome.usage {
             _ if self.spends == Spends::Nothing => used(None),
             Some(usage) if usage.estimated => {
@@ -66,7 +73,7 @@ impl Held {
                 used(Some(Usage { completion, prompt: usage.prompt.or(Some(self.cost.prompt)), ..usage }))
             }
             Some(usage) => used(Some(self.complete(usage))),
-            None if began && !outcome.cached => {
+            None if began && !is_ours => {
                 // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
                 let told = (outcome.response_bytes / 4).min(self.cost.completion);
                 let (prompt, completion) = (Some(self.cost.prompt), Some(told));
@@ -84,7 +91,7 @@ impl Held {
     fn settle_by(&mut self, used: &Used) {
         let price = self.cost.price;
         self.settle(|limit, demand| {
-            let usage = used.usage.filter(|_| !used.cached || limit.cache_hits == CacheHits::Full);
+            let usage = used.usage.filter(|_| used.again.counts(limit.cache_hits));
             let (prompt, completion) =
                 usage.map_or((0, 0), |usage| (usage.prompt.unwrap_or(0), usage.completion.unwrap_or(0)));
             demand.estimated = limit.kind.is_usage() && usage.is_some_and(|usage| usage.estimated);
@@ -106,7 +113,28 @@ struct Used {
     /// None: nothing of tokens and money.
     usage: Option<Usage>,
     bytes: Option<u64>,
-    cached: bool,
+    again: Again,
+}
+
+/// Whether somebody else has paid for the answer already.
+#[derive(Clone, Copy)]
+enum Again {
+    No,
+    /// It was made for another request.
+    Shared,
+    /// It was made for this very request when it was sent before.
+    Repeated,
+}
+
+impl Again {
+    /// Whether its tokens count all the same.
+    fn counts(self, hits: CacheHits) -> bool {
+        match self {
+            Self::No => true,
+            Self::Shared => hits == CacheHits::Full,
+            Self::Repeated => false,
+        }
+    }
 }
 
 /// The status of a request whose client has left.
@@ -128,10 +156,10 @@ impl ResponseFilter for Held {
             self.let_go();
         }
         // The whole answer in one piece: settled before the client has it, so that its next request finds the rest.
-        if all && self.limits.counts_usage && exchange.cached().is_none() {
+        if all && self.limits.counts_usage && exchange.is_charged() && exchange.source() == Source::Backend {
             match Usage::from_answer(data) {
                 Some(usage) if !self.limits.counts_bytes => {
-                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, cached: false });
+                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, again: Again::No });
                 }
                 Some(_) => {}
                 None => exchange.note("usage", "estimated"),
@@ -149,7 +177,7 @@ impl ResponseFilter for Held {
         }
         let Some(outcome) = exchange.outcome() else { return };
         self.settle_by(&self.used(outcome));
-        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && !outcome.cached && self.limits.counts_usage) {
+        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && outcome.charged && self.limits.counts_usage) {
             self.estimate.learn(&self.cost, &usage, outcome.events);
         }
     }
