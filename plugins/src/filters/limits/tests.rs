@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::caller::Caller;
-use crate::exchange::{Outcome, RequestHead};
+use crate::exchange::{Outcome, RequestHead, Source};
 use crate::filter::{Head, ResponseFilter};
+use crate::reply::Reply;
 use crate::services::Shared;
 use crate::store::{Clock, Local};
 use crate::testing::exchange;
@@ -58,6 +59,7 @@ fn outcome(status: u16, usage: Option<Usage>) -> Outcome {
         status,
         complete: status < 400,
         usage,
+        source: Source::Backend,
         charged,
         request_bytes: 50,
         response_bytes: 4000,
@@ -113,6 +115,7 @@ async fn a_whole_answer_is_settled_before_its_client_has_it() {
     let house = House::new(json!([{ "per": "global", "tokens": "10k/h" }]));
     let mut exchange = exchange(CALL);
     let mut follower = house.ask(&mut exchange).await.ok().unwrap();
+    exchange.answer_from(Source::Backend, true);
     let mut answer = Bytes::from(r#"{"usage":{"prompt_tokens":10,"completion_tokens":5}}"#);
     let mut head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
     head.headers.insert("content-length", answer.len().into());
