@@ -1,8 +1,8 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::settle_on`], [`Exchange::replace_body`], [`Exchange::ration`], [`Exchange::record`],
-//! [`Exchange::note`].
+//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::settle_on`], [`Exchange::replace_body`],
+//! [`Exchange::ration`], [`Exchange::answer_from`], [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 use crate::store::Level;
@@ -77,6 +77,8 @@ pub struct Exchange {
     call: Option<Call>,
     model: Option<Arc<str>>,
     answerer: Option<Arc<Answerer>>,
+    source: Source,
+    charged: bool,
     outcome: Option<Outcome>,
     rates: Rates,
     notes: Vec<(&'static str, String)>,
@@ -91,15 +93,46 @@ pub struct Rates {
     pub tokens: Option<Level>,
 }
 
+/// Whose words an answer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The gateway's own: a refusal, a fault, or what a filter says by itself.
+    #[default]
+    Gateway,
+    /// A backend's, given to this request.
+    Backend,
+    /// A backend's, given to an earlier request and kept.
+    Cache,
+    /// A backend's, given to another request that is under way.
+    Flight,
+    /// A backend's, given to this very request when it was sent before.
+    Replay,
+}
+
+impl Source {
+    /// The word in metrics and log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Backend => "backend",
+            Self::Cache => "cache",
+            Self::Flight => "flight",
+            Self::Replay => "replay",
+        }
+    }
+}
+
 /// What became of a request, as far as filters that count or settle need to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// The status the client got; 499 if it left before the end.
     pub status: u16,
-    /// Whether the answer was complete and what was asked for.
+    /// Whether the answer was complete and what was asked for, whether or not its client was still there.
     pub complete: bool,
-    /// The tokens it cost, if any were counted.
+    /// The tokens of the answer, if any were counted.
     pub usage: Option<Usage>,
+    /// Whether these tokens are this request's to pay: not if the answer was made for another request.
+    pub charged: bool,
     /// Body bytes the client sent.
     pub request_bytes: u64,
     /// Body bytes the client was given.
@@ -119,6 +152,8 @@ impl Exchange {
             call: None,
             model: None,
             answerer: None,
+            source: Source::Gateway,
+            charged: true,
             outcome: None,
             rates: Rates::default(),
             notes: Vec::new(),
@@ -181,6 +216,17 @@ impl Exchange {
         self.call.as_ref().is_some_and(|call| call.stream)
     }
 
+    /// Whose words the answer is: known when its head is.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whether the tokens of the answer are this request's to pay: not if the answer was made for another request.
+    /// Known when the answer's head is.
+    pub fn is_charged(&self) -> bool {
+        self.charged
+    }
+
     /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
@@ -226,6 +272,12 @@ impl Exchange {
         };
         self.rates.requests = tighter(self.rates.requests, rates.requests);
         self.rates.tokens = tighter(self.rates.tokens, rates.tokens);
+    }
+
+    /// Says whose words the answer is, and whether its tokens are this request's to pay. For the gateway.
+    pub fn answer_from(&mut self, source: Source, charged: bool) {
+        self.source = source;
+        self.charged = charged;
     }
 
     /// Says what became of the request. For the gateway.

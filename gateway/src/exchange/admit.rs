@@ -1,47 +1,77 @@
 //! The filters are asked, in the order of the file, and the request's model becomes a route.
 
-use super::arrive::short;
+use super::arrive::{client_patience, short};
 use super::body::{self, Body};
-use super::fail::{Fault, Result};
-use super::{Route, Session, Trip, query};
+use super::fail::{Fault, Result, Wait};
+use super::{Route, Session, Trip, fetch, query};
 use crate::models::Models;
+use crate::snapshot::NamedFilter;
 use crate::telemetry::InFlight;
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_plugins::call::{Call, CallFault, Key};
-use tidegate_plugins::splice;
 use tidegate_plugins::{Refusal, Reply, Verdict};
+use tidegate_plugins::{filter, splice};
 
 /// Asks the filters that do not need the body.
 ///
 /// # Errors
 /// A filter's own fault.
-pub(super) async fn early(trip: &mut Trip<'_>) -> Result<Option<Reply>> {
+pub(super) async fn early(session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
-    ask(trip, &snapshot.early).await
-}
-
-/// Asks the other filters.
-///
-/// # Errors
-/// A filter's own fault.
-pub(super) async fn late(trip: &mut Trip<'_>) -> Result<Option<Reply>> {
-    let snapshot = trip.snapshot.clone();
-    ask(trip, &snapshot.late).await
-}
-
-async fn ask(trip: &mut Trip<'_>, filters: &[crate::snapshot::NamedFilter]) -> Result<Option<Reply>> {
-    for named in filters {
+    for named in &snapshot.early {
         if named.filter.needs_route() {
             settle(trip);
         }
         let verdict = named.filter.request(&mut trip.exchange).await;
-        match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
-            Verdict::Continue => {}
-            Verdict::Follow(follower) => trip.followers.push(follower),
-            Verdict::Answer(reply) => return Ok(Some(reply)),
+        if let Some(reply) = take(session, trip, named, verdict)? {
+            return Ok(Some(reply));
         }
+    }
+    Ok(None)
+}
+
+/// Asks the other filters. They may wait long, for another request's answer even: the client is watched meanwhile.
+///
+/// # Errors
+/// A filter's own fault, that the client has left, or that its patience or the time for draining is over.
+pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Reply>> {
+    let snapshot = trip.snapshot.clone();
+    let patience = client_patience(trip).unwrap_or(A_DAY);
+    let until = (trip.record.started + patience, Wait::Client);
+    for named in &snapshot.late {
+        if named.filter.needs_route() {
+            settle(trip);
+        }
+        let asked = named.filter.request(&mut trip.exchange);
+        let verdict = fetch::wait(trip.core, session, until, asked).await?;
+        if let Some(reply) = take(session, trip, named, verdict)? {
+            return Ok(Some(reply));
+        }
+    }
+    Ok(None)
+}
+
+/// How long a client waits that does not say so: longer than anything here takes.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+fn take(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    named: &NamedFilter,
+    verdict: filter::Result<Verdict>,
+) -> Result<Option<Reply>> {
+    match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
+        Verdict::Continue => {}
+        Verdict::Follow(follower) => {
+            if let Some(audience) = follower.audience() {
+                session.share(audience);
+            }
+            trip.followers.push(follower);
+        }
+        Verdict::Answer(reply) => return Ok(Some(reply)),
     }
     Ok(None)
 }

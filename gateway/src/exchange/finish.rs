@@ -24,8 +24,9 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     }
     trip.exchange.record(Outcome {
         status: answered.status,
-        complete: answered.cause == Cause::None,
+        complete: answered.complete,
         usage: record.usage,
+        charged: trip.exchange.is_charged(),
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,
     });

@@ -39,7 +39,7 @@ use std::time::Duration;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
-use tidegate_plugins::{Answerer, Exchange, ResponseFilter};
+use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
 
 pub(crate) use answer::unreadable_head;
 
@@ -139,6 +139,11 @@ pub(crate) async fn serve(core: &Core, session: &mut Session) {
             answer::fault(session, &mut trip, Fault::ours("a panic; see the log above").closing()).await
         }
     };
+    // Others have the answer; its own client did not wait for it.
+    let answered = if session.is_gone() { answered.gone() } else { answered };
+    if session.is_gone() {
+        session.shutdown().await;
+    }
     finish::finish(trip, answered);
 }
 
@@ -148,8 +153,8 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if let Plan::Reply(reply) = plan {
         return answer::reply(session, trip, reply).await;
     }
-    if let Some(reply) = admit::early(trip).await? {
-        return answer::reply(session, trip, reply).await;
+    if let Some(reply) = admit::early(session, trip).await? {
+        return answered(session, trip, reply).await;
     }
     match &plan {
         Plan::Call => admit::read_call(session, trip).await?,
@@ -158,8 +163,8 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Opaque => admit::stream_through(session, trip).await?,
         Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}
     }
-    if let Some(reply) = admit::late(trip).await? {
-        return answer::reply(session, trip, reply).await;
+    if let Some(reply) = admit::late(session, trip).await? {
+        return answered(session, trip, reply).await;
     }
     match plan {
         Plan::Models => return answer::models(session, trip, None).await,
@@ -168,4 +173,12 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     }
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
+}
+
+/// A filter has the answer. What stands for a backend's answer is for those only who may ask the backend.
+async fn answered(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
+    if reply.source != Source::Gateway {
+        admit::route(trip)?;
+    }
+    answer::reply(session, trip, reply).await
 }

@@ -164,7 +164,7 @@ fn chat_choice<'a>(writer: &mut Writer<'a>, mut choice: Object<'a>, shape: Shape
     }
     let content = content.text().unwrap_or_default().to_vec();
     for (text, logprobs) in said(&content, logprobs, shape.piece) {
-        let delta = Object(vec![(&b"content"[..], Tree::Text(text))]);
+        let delta = Object(text.map(|text| (&b"content"[..], Tree::Text(text))).into_iter().collect());
         writer.chunk(piece(&index, (b"delta", Tree::Object(delta)), logprobs));
     }
     if let Some(Tree::Raw(Cow::Borrowed(calls))) = &calls {
@@ -184,10 +184,10 @@ fn chat_choice<'a>(writer: &mut Writer<'a>, mut choice: Object<'a>, shape: Shape
 
 /// A text in pieces, each with the log probabilities of its tokens: they are given out with the tokens that they belong
 /// to, or all with the first piece if they do not spell out the text.
-fn said<'a>(content: &[u8], logprobs: Option<Tree<'a>>, size: usize) -> Vec<(Vec<u8>, Option<Tree<'a>>)> {
+fn said<'a>(content: &[u8], logprobs: Option<Tree<'a>>, size: usize) -> Vec<(Option<Vec<u8>>, Option<Tree<'a>>)> {
     let logprobs = logprobs.filter(|logprobs| !logprobs.is_null());
     let Some(Tree::Raw(Cow::Borrowed(raw))) = logprobs else {
-        return pieces(content, size).into_iter().map(|text| (text.to_vec(), None)).collect();
+        return pieces(content, size).into_iter().map(|text| (Some(text.to_vec()), None)).collect();
     };
     let mut others = Object::read(raw);
     let tokens: Vec<&[u8]> = match others.remove(b"content") {
@@ -202,11 +202,11 @@ fn said<'a>(content: &[u8], logprobs: Option<Tree<'a>>, size: usize) -> Vec<(Vec
     };
     let texts: Option<Vec<&[u8]>> = tokens.iter().map(|token| text_of(token)).collect();
     let Some(texts) = texts.filter(|texts| !texts.is_empty() && texts.concat() == content) else {
-        let mut said: Vec<_> = pieces(content, size).into_iter().map(|text| (text.to_vec(), None)).collect();
+        let mut said: Vec<_> = pieces(content, size).into_iter().map(|text| (Some(text.to_vec()), None)).collect();
         let all = Some(Tree::Raw(Cow::Borrowed(raw)));
         match said.first_mut() {
             Some(first) => first.1 = all,
-            None => said.push((Vec::new(), all)),
+            None => said.push((None, all)),
         }
         return said;
     };
@@ -224,7 +224,7 @@ fn said<'a>(content: &[u8], logprobs: Option<Tree<'a>>, size: usize) -> Vec<(Vec
     let with_others = |(text, list): (Vec<u8>, Vec<Tree<'a>>)| {
         let mut logprobs = Object(vec![(&b"content"[..], Tree::Array(list))]);
         logprobs.0.extend(others.take().unwrap_or_default().0);
-        (text, Some(Tree::Object(logprobs)))
+        (Some(text), Some(Tree::Object(logprobs)))
     };
     said.into_iter().map(with_others).collect()
 }
