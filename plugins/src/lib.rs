@@ -32,6 +32,7 @@ pub mod services;
 pub mod splice;
 pub mod store;
 pub mod testing;
+pub mod units;
 pub mod usage;
 
 pub use balancer::{Balancer, Candidate};

@@ -1,6 +1,7 @@
 //! What a filter may ask for when it is built.
 
 use crate::filters::limits::Estimates;
+use crate::filters::prompt_cache::Caches;
 use crate::store::{Local, Store};
 use serde_json::Value;
 use std::io;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
 }
 
 impl Default for Shared {
@@ -35,7 +38,7 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default() }
+        Self { store, estimates: Arc::default(), caches: Arc::default() }
     }
 }
 

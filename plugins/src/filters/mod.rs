@@ -2,6 +2,8 @@
 
 mod api_key;
 pub mod limits;
+pub mod prompt_cache;
 
 pub use api_key::ApiKey;
 pub use limits::Limits;
+pub use prompt_cache::PromptCache;
