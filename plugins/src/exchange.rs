@@ -1,8 +1,8 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`],
-//! [`Exchange::answer_from`], [`Exchange::record`], [`Exchange::note`].
+//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::settle_on`], [`Exchange::replace_body`],
+//! [`Exchange::ration`], [`Exchange::answer_from`], [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 use crate::store::Level;
@@ -39,6 +39,19 @@ impl Caller {
     }
 }
 
+/// Who answers a request: not which of a pool's backends, but all that can make a difference to what is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answerer {
+    /// The route: the entry of the file's `models`.
+    pub route: Arc<str>,
+    /// The pool.
+    pub pool: Arc<str>,
+    /// The model's name there.
+    pub model: Arc<str>,
+    /// A hash of what the pool's backends say the model is; 0 if they say nothing.
+    pub revision: u64,
+}
+
 /// The head of a request, as the client sent it (hop-by-hop headers included).
 #[derive(Debug)]
 pub struct RequestHead {
@@ -65,6 +78,7 @@ pub struct Exchange {
     model: Option<Arc<str>>,
     source: Source,
     charged: bool,
+    answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
     notes: Vec<(&'static str, String)>,
@@ -139,6 +153,7 @@ impl Exchange {
             model: None,
             source: Source::Gateway,
             charged: true,
+            answerer: None,
             outcome: None,
             rates: Rates::default(),
             notes: Vec::new(),
@@ -190,6 +205,12 @@ impl Exchange {
         self.model.as_ref()
     }
 
+    /// Who answers, as far as that is settled: for filters that say [`crate::Filter::needs_route`], and once a backend is
+    /// asked. A fallback settles it anew.
+    pub fn answerer(&self) -> Option<&Arc<Answerer>> {
+        self.answerer.as_ref()
+    }
+
     /// Whether the client asked for an event stream.
     pub fn wants_stream(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.stream)
@@ -229,6 +250,12 @@ impl Exchange {
     /// Sends the request to another model than it asked for. For routing filters.
     pub fn send_to(&mut self, model: Arc<str>) {
         self.model = Some(model);
+        self.answerer = None;
+    }
+
+    /// Says who answers. For the gateway.
+    pub fn settle_on(&mut self, answerer: Arc<Answerer>) {
+        self.answerer = Some(answerer);
     }
 
     /// Replaces the body and how it reads. Use [`crate::splice`] to leave other bytes alone.

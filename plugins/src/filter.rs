@@ -27,6 +27,12 @@ pub trait Filter: Send + Sync {
         true
     }
 
+    /// Whether [`Filter::request`] wants to know who will answer ([`Exchange::answerer`]). It is settled before then, as
+    /// far as it can be, and stays unless a later filter sends the request elsewhere.
+    fn needs_route(&self) -> bool {
+        false
+    }
+
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict>;
 }

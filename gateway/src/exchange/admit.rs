@@ -39,6 +39,9 @@ pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<O
     let patience = client_patience(trip).unwrap_or(A_DAY);
     let until = (trip.record.started + patience, Wait::Client);
     for named in &snapshot.late {
+        if named.filter.needs_route() {
+            settle(trip);
+        }
         let asked = named.filter.request(&mut trip.exchange);
         let verdict = fetch::wait(trip.core, session, until, asked).await?;
         if let Some(reply) = take(session, trip, named, verdict)? {
@@ -155,6 +158,20 @@ fn only_model(trip: &Trip<'_>) -> Option<Arc<str>> {
     targets.all(|target| Arc::ptr_eq(&target.pool, pool)).then(|| first.name.clone())
 }
 
+/// Finds who would answer, for a filter that wants to know. What stands in the way is said later, by [`route`], unless a
+/// filter sends the request elsewhere before.
+fn settle(trip: &mut Trip<'_>) {
+    let Some(name) = trip.exchange.model().cloned().filter(|_| trip.exchange.answerer().is_none()) else { return };
+    if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
+        return;
+    }
+    let snapshot = trip.snapshot.clone();
+    let Some(model) = snapshot.models.resolve(&name) else { return };
+    let route = Route::of_model(model, model.target());
+    trip.exchange.settle_on(Arc::new(route.answerer(&name)));
+    trip.settled = Some(route);
+}
+
 /// Finds who answers.
 ///
 /// # Errors
@@ -181,7 +198,8 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     let Some(model) = snapshot.models.resolve(&name) else {
         return Err(unknown_model(trip, &name));
     };
-    let route = Route::of_model(model, model.target());
+    let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
+    let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
     rename(trip, &route);
     if let Some(served) = &route.send_as {
         super::body::rename_in_form(trip, served);

@@ -39,7 +39,7 @@ use std::time::Duration;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
-use tidegate_plugins::{Exchange, Reply, ResponseFilter, Source};
+use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
 
 pub(crate) use answer::unreadable_head;
 
@@ -65,6 +65,8 @@ pub(crate) struct Trip<'a> {
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
     route: Option<Route>,
+    /// Where it goes if no filter sends it elsewhere: settled for a filter that wanted to know.
+    settled: Option<Route>,
     /// Counts it among the route's requests that are under way.
     under_way: Option<InFlight>,
     /// Where in a form the model's name stands.
@@ -105,6 +107,14 @@ impl Route {
             send_as: target.send_as.clone(),
             timeouts: target.timeouts,
         }
+    }
+
+    /// Who answers for `name` there.
+    fn answerer(&self, name: &Arc<str>) -> Answerer {
+        let model = self.send_as.as_ref().unwrap_or(name).clone();
+        let revision = crate::upstream::revision::of_pool(&self.pool, &model);
+        let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
+        Answerer { route, pool: self.pool.name.clone(), model, revision }
     }
 
     /// Its name in metrics and logs.
