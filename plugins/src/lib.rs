@@ -25,6 +25,7 @@ pub mod filters;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod recording;
 pub mod registry;
 pub mod reply;
 pub mod services;
