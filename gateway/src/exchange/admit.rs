@@ -22,6 +22,9 @@ use tidegate_plugins::{filter, splice};
 pub(super) async fn early(session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
     for named in &snapshot.early {
+        if named.filter.needs_route() {
+            settle(trip);
+        }
         let verdict = named.filter.request(&mut trip.exchange).await;
         if let Some(reply) = take(session, trip, named, verdict)? {
             return Ok(Some(reply));
