@@ -2,7 +2,7 @@
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
 //! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::settle_on`], [`Exchange::replace_body`],
-//! [`Exchange::ration`], [`Exchange::answer_from`], [`Exchange::record`], [`Exchange::note`].
+//! [`Exchange::ration`], [`Exchange::answer_from`], [`Exchange::spend`], [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 use crate::store::Level;
@@ -76,9 +76,10 @@ pub struct Exchange {
     body: Bytes,
     call: Option<Call>,
     model: Option<Arc<str>>,
-    answerer: Option<Arc<Answerer>>,
     source: Source,
     charged: bool,
+    spent: Option<Usage>,
+    answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
     notes: Vec<(&'static str, String)>,
@@ -151,9 +152,10 @@ impl Exchange {
             body: Bytes::new(),
             call: None,
             model: None,
-            answerer: None,
             source: Source::Gateway,
             charged: true,
+            spent: None,
+            answerer: None,
             outcome: None,
             rates: Rates::default(),
             notes: Vec::new(),
@@ -227,6 +229,11 @@ impl Exchange {
         self.charged
     }
 
+    /// The tokens of the answer, as far as they are known: all of them when its last chunk is seen.
+    pub fn spent(&self) -> Option<Usage> {
+        self.spent
+    }
+
     /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
@@ -278,6 +285,11 @@ impl Exchange {
     pub fn answer_from(&mut self, source: Source, charged: bool) {
         self.source = source;
         self.charged = charged;
+    }
+
+    /// Says what tokens the answer took. For the gateway.
+    pub fn spend(&mut self, usage: Option<Usage>) {
+        self.spent = usage;
     }
 
     /// Says what became of the request. For the gateway.

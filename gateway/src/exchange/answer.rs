@@ -56,6 +56,7 @@ pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Rep
     trip.exchange.answer_from(reply.source, reply.charged);
     trip.record.source = reply.source;
     trip.record.usage = reply.usage;
+    trip.exchange.spend(reply.usage);
     let mut head = Head { status: reply.status, headers: reply.headers };
     match reply.body {
         tidegate_plugins::Body::Whole(body) => whole(session, trip, &mut head, body).await?,
@@ -109,6 +110,7 @@ async fn piecewise(
             trip.record.upstream_time += began.elapsed();
         }
         trip.record.usage = pieces.usage();
+        trip.exchange.spend(trip.record.usage);
         let piece = next?.transpose().map_err(Fault::of_pieces)?;
         if !trip.head_sent {
             relay::start(session, trip, head).await?;

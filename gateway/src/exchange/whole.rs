@@ -63,6 +63,7 @@ pub(super) async fn relay(
     }
     trip.record.first_token = Some(Instant::now());
     trip.record.usage = Usage::from_answer(&answer);
+    trip.exchange.spend(trip.record.usage);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok((Answered::ok(head.status), unfinished))
