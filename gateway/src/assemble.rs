@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::filters::prompt_cache::CacheMetrics;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -144,7 +145,11 @@ fn first_shared(metrics: &Metrics) -> Shared {
     if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
         tracing::error!(%error, "limits are not measured");
     }
-    Shared::with(store)
+    let shared = Shared::with(store);
+    if let Err(error) = CacheMetrics::new(shared.caches.clone()).and_then(|caches| metrics.also(Box::new(caches))) {
+        tracing::error!(%error, "caches are not measured");
+    }
+    shared
 }
 
 fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {

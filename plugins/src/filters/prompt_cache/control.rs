@@ -1,6 +1,5 @@
 //! What requests say about caching (`Cache-Control`), and what answers are told to say (`Cache-Status`, `Age`; RFC 9211).
 
-use crate::filter::Head;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::time::Duration;
 
@@ -78,11 +77,6 @@ impl Status {
             headers.append(CACHE_STATUS, value);
         }
     }
-}
-
-/// Says how old an answer is.
-pub(super) fn write_age(age: Duration, head: &mut Head) {
-    head.headers.insert(header::AGE, HeaderValue::from(age.as_secs()));
 }
 
 /// Whether a backend wants its answer not to be kept.

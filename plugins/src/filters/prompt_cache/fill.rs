@@ -108,7 +108,8 @@ impl ResponseFilter for Fill {
             self.give_up(why);
         }
         self.content_type = head.headers.get(header::CONTENT_TYPE).cloned();
-        if self.cache.settings.http {
+        // A kept answer in the place of a failure says for itself what it is.
+        if self.cache.settings.http && matches!(exchange.source(), Source::Backend | Source::Gateway) {
             Status::Fetched { why: self.why, stored: self.state == State::Running, detail: None }
                 .write(&mut head.headers);
         }

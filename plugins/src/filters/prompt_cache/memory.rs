@@ -94,15 +94,45 @@ impl Memory {
         }
     }
 
-    /// Forgets an answer.
-    pub(super) fn forget(&self, key: &CacheKey) {
-        self.answers.invalidate(key);
+    /// Forgets the answers that `what` is about; how many.
+    fn purge(&self, what: &Purge) -> u64 {
+        let mut purged = 0;
+        for (key, entry) in &self.answers {
+            if what.is_about(&key, &entry) {
+                self.answers.invalidate(&*key);
+                purged += 1;
+            }
+        }
+        self.answers.run_pending_tasks();
+        purged
     }
 
     /// Bytes and answers kept.
     pub(super) fn load(&self) -> (u64, u64) {
         self.answers.run_pending_tasks();
         (self.answers.weighted_size(), self.answers.entry_count())
+    }
+}
+
+/// Which answers are to be forgotten: those that all that is said here holds for. Nothing said: all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purge {
+    /// Whose: `org/acme`, `key/k1`, `user/u1`, `everybody`.
+    pub tenant: Option<String>,
+    /// The entry of `models` that was asked.
+    pub route: Option<String>,
+    /// Kept for longer than this.
+    pub older_than: Option<Duration>,
+    /// This one.
+    pub key: Option<CacheKey>,
+}
+
+impl Purge {
+    fn is_about(&self, key: &CacheKey, entry: &Entry) -> bool {
+        let tenant = self.tenant.as_ref().is_none_or(|tenant| **tenant == *entry.label.tenant);
+        let route = self.route.as_ref().is_none_or(|route| **route == *entry.label.route);
+        let old = self.older_than.is_none_or(|time| entry.age() > time);
+        tenant && route && old && self.key.is_none_or(|one| one == *key)
     }
 }
 
@@ -159,12 +189,18 @@ impl Caches {
         Ok((memory, secret))
     }
 
+    fn all(&self) -> Vec<Arc<Memory>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter_map(|known| known.memory.upgrade()).collect()
+    }
+
+    /// Forgets answers; how many.
+    pub fn purge(&self, what: &Purge) -> u64 {
+        self.all().iter().map(|memory| memory.purge(what)).sum()
+    }
+
     /// Bytes and answers kept by all of them.
     pub fn load(&self) -> (u64, u64) {
-        let known: Vec<_> = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.iter().filter_map(|known| known.memory.upgrade()).collect()
-        };
-        known.iter().map(|memory| memory.load()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
+        self.all().iter().map(|memory| memory.load()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
     }
 }

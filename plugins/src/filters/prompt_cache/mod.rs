@@ -37,7 +37,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use memory::Caches;
+pub use memory::{Caches, Purge};
 pub use metrics::CacheMetrics;
 pub use settings::Settings;
 
