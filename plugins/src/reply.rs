@@ -27,6 +27,8 @@ pub struct Reply {
     pub charged: bool,
     /// The tokens of a whole body, where that stands for a backend's answer and they are known.
     pub usage: Option<Usage>,
+    /// Whether the caller has asked for exactly this: then it is no failure of the gateway's, whatever its status.
+    pub asked_for: bool,
     /// Follows another answer to this request, which is fetched from a backend behind this one, for no client.
     pub renewal: Option<Box<dyn ResponseFilter>>,
 }
@@ -117,7 +119,16 @@ impl Reply {
 
     /// An answer of the gateway's own.
     pub fn new(status: StatusCode, headers: HeaderMap, body: impl Into<Body>) -> Self {
-        Self { status, headers, body: body.into(), source: Source::Gateway, charged: true, usage: None, renewal: None }
+        Self {
+            status,
+            headers,
+            body: body.into(),
+            source: Source::Gateway,
+            charged: true,
+            usage: None,
+            asked_for: false,
+            renewal: None,
+        }
     }
 
     /// Says that this stands for a backend's answer, where it comes from, and whether its tokens are to be paid again.

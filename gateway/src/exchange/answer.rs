@@ -57,6 +57,7 @@ pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Rep
     trip.exchange.answer_from(reply.source, reply.charged);
     trip.record.source = reply.source;
     trip.record.usage = reply.usage;
+    let asked_for = reply.asked_for;
     trip.exchange.spend(reply.usage);
     let mut head = Head { status: reply.status, headers: reply.headers };
     match reply.body {
@@ -68,6 +69,7 @@ pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Rep
         (401 | 403, Source::Gateway) => Cause::Auth,
         (429, Source::Gateway) => Cause::Limit,
         (400..=499, Source::Gateway) => Cause::Validation,
+        (500.., Source::Gateway) if asked_for => Cause::Validation,
         (500.., Source::Gateway) => Cause::Gateway,
         (400..=499, _) => Cause::Client,
         (500.., _) => Cause::UpstreamError,

@@ -55,6 +55,8 @@ pub(super) enum Status {
     Hit { ttl: i64, detail: Option<&'static str> },
     /// It had to be fetched.
     Fetched { why: &'static str, stored: bool, detail: Option<String> },
+    /// There is none, and none is to be fetched.
+    Absent,
     /// The cache has nothing to do with it.
     Bypass { why: &'static str },
 }
@@ -70,6 +72,7 @@ impl Status {
                 let detail = detail.as_ref().map_or(String::new(), |detail| format!("; detail=\"{detail}\""));
                 format!("tidegate; fwd={why}{stored}{detail}")
             }
+            Self::Absent => "tidegate; detail=only-if-cached".to_owned(),
             Self::Bypass { why } => format!("tidegate; fwd=bypass; detail={why}"),
         };
         if let Ok(value) = HeaderValue::from_str(&text) {

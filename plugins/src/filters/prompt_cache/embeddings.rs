@@ -112,6 +112,8 @@ struct Batch {
     /// What an answer says beside its data and usage, of the first that is kept.
     frame: Bytes,
     recorded: BytesMut,
+    /// How long the answer says it is.
+    length: Option<usize>,
     state: State,
 }
 
@@ -119,6 +121,8 @@ struct Batch {
 enum State {
     Running,
     Whole,
+    /// So many of them are kept.
+    Kept(u64),
     GivenUp(&'static str),
 }
 
@@ -141,6 +145,7 @@ impl Batch {
             missing: Vec::new(),
             frame: Bytes::new(),
             recorded: BytesMut::new(),
+            length: None,
             state: State::Running,
         }
     }
@@ -361,6 +366,8 @@ fn as_base64(list: &[u8]) -> Option<Vec<u8>> {
 
 impl ResponseFilter for Batch {
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
+        let length = head.headers.get(http::header::CONTENT_LENGTH);
+        self.length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         if exchange.source() != Source::Backend || head.status != StatusCode::OK {
             self.state = State::GivenUp("error");
         } else if exchange.answerer() != Some(&self.asked.answerer) {
@@ -393,11 +400,17 @@ impl ResponseFilter for Batch {
             };
         }
         self.recorded.extend_from_slice(data);
+        // In one piece it has been checked, and its client may ask again before `end` is called.
+        let is_over = self.recorded.len() == data.len() && self.length == Some(data.len());
         if self.is_partial() {
             *data = Bytes::new();
         }
-        if last {
+        if is_over {
+            self.state = self.keep().map_or_else(State::GivenUp, State::Kept);
+        } else if last {
             self.state = State::Whole;
+        }
+        if is_over || last {
             if self.is_partial() {
                 let merged = self.merged(&self.recorded);
                 let none = || FilterError("the backend did not answer what was asked of a batch".to_owned());
@@ -415,6 +428,7 @@ impl ResponseFilter for Batch {
         let complete = exchange.outcome().is_some_and(|outcome| outcome.complete);
         let kept = match self.state {
             State::Whole if complete => self.keep(),
+            State::Kept(count) => Ok(count),
             State::GivenUp(why) => Err(why),
             _ => Err("incomplete"),
         };

@@ -81,7 +81,7 @@ pub(super) struct Manner {
 }
 
 /// What an entry costs beside its bytes: its own fields, the key, and what the cache has for each.
-const OVERHEAD: usize = 640;
+const OVERHEAD: usize = 1000;
 
 /// Up to this size an answer is told in one piece, copied if it has to be.
 const SMALL: usize = 16 << 10;

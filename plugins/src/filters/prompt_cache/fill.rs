@@ -4,6 +4,7 @@ use super::control::{Status, forbids};
 use super::entry::Entry;
 use super::{Asked, Inner};
 use crate::cache_key::CacheKey;
+use crate::call::Endpoint;
 use crate::exchange::{Exchange, Source};
 use crate::filter::{Always, Audience, Head, ResponseFilter, Result};
 use crate::forms;
@@ -35,6 +36,8 @@ pub(super) struct Fill {
     /// What was kept and is too old, for when there is nothing better.
     old: Option<Arc<Entry>>,
     content_type: Option<HeaderValue>,
+    /// How long a whole answer says it is.
+    length: Option<usize>,
     recorded: BytesMut,
     usage_event: Bytes,
     state: State,
@@ -46,6 +49,8 @@ enum State {
     Running,
     /// All of it has been seen.
     Whole,
+    /// Kept.
+    Kept,
     /// Not to be kept, and why.
     GivenUp(&'static str),
 }
@@ -61,13 +66,22 @@ impl Fill {
     ) -> Self {
         let (recorded, usage_event) = (BytesMut::new(), Bytes::new());
         let state = State::Running;
-        Self { cache, asked, key, why, asks_usage, old, content_type: None, recorded, usage_event, state }
+        Self { cache, asked, key, why, asks_usage, old, content_type: None, length: None, recorded, usage_event, state }
     }
 
     fn give_up(&mut self, why: &'static str) {
         if self.state == State::Running {
             self.state = State::GivenUp(why);
             self.recorded = BytesMut::new();
+        }
+    }
+
+    /// Whether this piece ends the answer, so that its client may ask again before `end` is called, and is to find it. A
+    /// whole answer in one piece has been checked; of a stream the end mark says so.
+    fn is_over(&self, exchange: &Exchange, piece: &[u8]) -> bool {
+        match self.asked.wanted.stream && forms::streams(exchange.endpoint()) {
+            true => ends_stream(exchange.endpoint(), piece),
+            false => self.recorded.len() == piece.len() && self.length == Some(piece.len()),
         }
     }
 
@@ -83,8 +97,7 @@ impl Fill {
         if forbids(&head.headers) {
             return Some("no-store");
         }
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        (length > Some(self.cache.settings.max_entry.0)).then_some("large")
+        (self.length.map(|length| length as u64) > Some(self.cache.settings.max_entry.0)).then_some("large")
     }
 
     /// Keeps what was recorded.
@@ -104,6 +117,8 @@ impl Fill {
 
 impl ResponseFilter for Fill {
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        self.length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         if let Some(why) = self.objection(exchange, head) {
             self.give_up(why);
         }
@@ -116,7 +131,7 @@ impl ResponseFilter for Fill {
         Ok(())
     }
 
-    fn chunk(&mut self, _: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
+    fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
         if self.asks_usage
             && let Some((left, taken)) = forms::without_usage(data)
         {
@@ -131,7 +146,10 @@ impl ResponseFilter for Fill {
                 return Ok(());
             }
             self.recorded.extend_from_slice(data);
-            if last {
+            if self.is_over(exchange, data) {
+                let kept = self.keep(exchange.call().and_then(|call| call.n).unwrap_or(1));
+                self.state = kept.map_or_else(State::GivenUp, |()| State::Kept);
+            } else if last {
                 self.state = State::Whole;
             }
         }
@@ -146,7 +164,7 @@ impl ResponseFilter for Fill {
         self.cache.settings.finish.then(|| Arc::new(Always) as Arc<dyn Audience>)
     }
 
-    fn instead(&mut self, exchange: &mut Exchange, _: StatusCode) -> Option<Reply> {
+    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode) -> Option<Reply> {
         let most = self.cache.settings.stale_if_error.0;
         let old = self.old.take().filter(|old| old.age().saturating_sub(old.label.good_for) <= most)?;
         if most.is_zero() {
@@ -154,7 +172,7 @@ impl ResponseFilter for Fill {
         }
         let reply = self.cache.told(&old, self.asked.wanted, Some("stale-if-error"))?;
         self.asked.counts.stale.inc();
-        exchange.note("cache", "stale (the backend failed)");
+        exchange.note("cache_instead_of", status.as_str());
         self.give_up("error");
         Some(reply)
     }
@@ -165,6 +183,7 @@ impl ResponseFilter for Fill {
         }
         let kept = match self.state {
             State::Whole => self.keep(exchange.call().and_then(|call| call.n).unwrap_or(1)),
+            State::Kept => Ok(()),
             State::Running => Err("incomplete"),
             State::GivenUp(why) => Err(why),
         };
@@ -183,6 +202,19 @@ impl Drop for Fill {
         {
             entry.end_renewal();
         }
+    }
+}
+
+/// Whether this block of events ends its stream.
+fn ends_stream(endpoint: Endpoint, block: &[u8]) -> bool {
+    let rest = block.trim_ascii_end();
+    let start = memchr::memmem::rfind(rest, b"\n\n").or_else(|| memchr::memmem::rfind(rest, b"\r\n\r\n"));
+    let last = &rest[start.unwrap_or(0)..];
+    let named = |name: &[u8]| memchr::memmem::find(&last[..last.len().min(128)], name).is_some();
+    match endpoint {
+        Endpoint::Messages => named(b"message_stop"),
+        Endpoint::Responses => named(b"response.completed") || named(b"response.incomplete"),
+        _ => last.ends_with(b"[DONE]"),
     }
 }
 

@@ -309,7 +309,10 @@ fn not_cached(exchange: &mut Exchange) -> Verdict {
     exchange.note("cache", "not cached");
     let message = "There is no kept answer to this request, and only-if-cached asks for no other.";
     let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "not_cached", message).should_retry(false);
-    Verdict::Answer(refusal.reply(exchange.endpoint(), exchange.id()))
+    let mut reply = refusal.reply(exchange.endpoint(), exchange.id());
+    reply.asked_for = true;
+    Status::Absent.write(&mut reply.headers);
+    Verdict::Answer(reply)
 }
 
 /// Whether it comes out the same every time, as far as a request can ask for that.

