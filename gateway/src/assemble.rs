@@ -19,6 +19,7 @@ use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
+use tidegate_plugins::filters::prompt_cache::CacheMetrics;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -173,6 +174,9 @@ fn first_shared(metrics: &Metrics) -> Shared {
     let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };
     if let Err(error) = metrics.also(Box::new(shared.issuers.metrics.clone())) {
         tracing::error!(%error, "tokens are not measured");
+    }
+    if let Err(error) = CacheMetrics::new(shared.caches.clone()).and_then(|caches| metrics.also(Box::new(caches))) {
+        tracing::error!(%error, "caches are not measured");
     }
     shared
 }

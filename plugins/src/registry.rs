@@ -3,7 +3,7 @@
 use crate::balancer::Balancer;
 use crate::balancers::{LeastBusy, RoundRobin};
 use crate::filter::{Filter, Plugin, SettingsError};
-use crate::filters::{ApiKey, Jwt, Limits, ModelRoute, TrustedHeaders};
+use crate::filters::{ApiKey, Jwt, Limits, ModelRoute, PromptCache, TrustedHeaders};
 use crate::services::Services;
 use schemars::Schema;
 use serde_json::Value;
@@ -49,7 +49,13 @@ impl Registry {
                 ("least_busy", || Box::new(LeastBusy::default())),
             ],
         };
-        empty.with::<ApiKey>().with::<Jwt>().with::<TrustedHeaders>().with::<Limits>().with::<ModelRoute>()
+        empty
+            .with::<ApiKey>()
+            .with::<Jwt>()
+            .with::<TrustedHeaders>()
+            .with::<Limits>()
+            .with::<ModelRoute>()
+            .with::<PromptCache>()
     }
 
     /// Adds a filter; a later one of the same name takes the place of an earlier.

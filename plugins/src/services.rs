@@ -2,6 +2,7 @@
 
 use crate::filters::jwt::Issuers;
 use crate::filters::limits::Estimates;
+use crate::filters::prompt_cache::Caches;
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};
@@ -54,6 +55,8 @@ pub struct Shared {
     pub issuers: Arc<Issuers>,
     /// Other servers, and work beside the requests.
     pub outbound: Arc<dyn Outbound>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
 }
 
 impl Default for Shared {
@@ -65,7 +68,13 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default(), issuers: Arc::default(), outbound: Arc::new(Nowhere) }
+        Self {
+            store,
+            estimates: Arc::default(),
+            issuers: Arc::default(),
+            outbound: Arc::new(Nowhere),
+            caches: Arc::default(),
+        }
     }
 }
 

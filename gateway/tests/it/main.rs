@@ -29,6 +29,7 @@ mod models;
 mod multipart;
 mod observe;
 mod pools;
+mod prompt_cache;
 mod proxy_protocol;
 mod rig;
 mod routing;
