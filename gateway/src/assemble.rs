@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::{Registry, Services};
@@ -140,7 +141,11 @@ fn first_shared(metrics: &Metrics) -> Shared {
     if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
         tracing::error!(%error, "limits are not measured");
     }
-    Shared::with(store)
+    let shared = Shared::with(store);
+    if let Err(error) = FlightMetrics::new(shared.flights.clone()).and_then(|flights| metrics.also(Box::new(flights))) {
+        tracing::error!(%error, "shared answers are not measured");
+    }
+    shared
 }
 
 fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {

@@ -22,6 +22,7 @@ pub mod events;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
+pub mod flight;
 pub mod forms;
 pub mod json;
 pub mod keys;
@@ -33,6 +34,7 @@ pub mod services;
 pub mod splice;
 pub mod store;
 pub mod testing;
+pub mod units;
 pub mod usage;
 
 pub use balancer::{Balancer, Candidate};

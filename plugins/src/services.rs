@@ -1,6 +1,8 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::idempotency::Kept;
 use crate::filters::limits::Estimates;
+use crate::flight::Counts;
 use crate::store::{Local, Store};
 use serde_json::Value;
 use std::io;
@@ -24,6 +26,10 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// What requests that share answers had to do with each other.
+    pub flights: Arc<Counts>,
+    /// What requests with an idempotency key were answered.
+    pub kept: Arc<Kept>,
 }
 
 impl Default for Shared {
@@ -35,7 +41,7 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default() }
+        Self { store, estimates: Arc::default(), flights: Arc::default(), kept: Arc::default() }
     }
 }
 

@@ -19,6 +19,7 @@ mod client;
 mod examples;
 mod faithful;
 mod faults;
+mod flights;
 mod framing;
 mod gateway;
 mod input;

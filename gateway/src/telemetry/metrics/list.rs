@@ -2,6 +2,7 @@
 //! and so is docs/METRICS.md.
 
 use std::fmt::Write;
+use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -106,6 +107,12 @@ metrics! {
         DECISIONS_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],
+        FLIGHTS.1;
+    IDEMPOTENCY_REQUESTS: Counter, KEYS.0, &["outcome"],
+        KEYS.1;
+    IDEMPOTENCY_BYTES: Gauge, KEPT.0, &[],
+        KEPT.1;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }
