@@ -10,6 +10,7 @@ use crate::upstream::health::{Health, HealthSettings};
 use crate::upstream::{Backend, Pool};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::utils::tls::{WrappedX509, parse_x509};
+use prometheus::core::Collector;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::io;
@@ -20,6 +21,7 @@ use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::filters::prompt_cache::CacheMetrics;
+use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -168,17 +170,19 @@ impl Files for Relative {
 /// What filters share from the start of the process to its end.
 fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
-    if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
-        tracing::error!(%error, "limits are not measured");
-    }
+    measure(metrics, "limits", LimitMetrics::new(store.clone()));
     let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };
-    if let Err(error) = metrics.also(Box::new(shared.issuers.metrics.clone())) {
-        tracing::error!(%error, "tokens are not measured");
-    }
-    if let Err(error) = CacheMetrics::new(shared.caches.clone()).and_then(|caches| metrics.also(Box::new(caches))) {
-        tracing::error!(%error, "caches are not measured");
-    }
+    measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
+    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
+    measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
     shared
+}
+
+/// Shows what something shared counts. That it cannot be shown is no reason not to serve.
+fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: prometheus::Result<C>) {
+    if let Err(error) = collector.and_then(|collector| metrics.also(Box::new(collector))) {
+        tracing::error!(%error, "{what} are not measured");
+    }
 }
 
 fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {

@@ -3,7 +3,7 @@
 use crate::balancer::Balancer;
 use crate::balancers::{LeastBusy, RoundRobin};
 use crate::filter::{Filter, Plugin, SettingsError};
-use crate::filters::{ApiKey, Jwt, Limits, ModelRoute, PromptCache, TrustedHeaders};
+use crate::filters::{ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, SharedFlight, TrustedHeaders};
 use crate::services::Services;
 use schemars::Schema;
 use serde_json::Value;
@@ -56,6 +56,8 @@ impl Registry {
             .with::<Limits>()
             .with::<ModelRoute>()
             .with::<PromptCache>()
+            .with::<Idempotency>()
+            .with::<SharedFlight>()
     }
 
     /// Adds a filter; a later one of the same name takes the place of an earlier.

@@ -1,8 +1,10 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::idempotency::Kept;
 use crate::filters::jwt::Issuers;
 use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
+use crate::flight::Counts;
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};
@@ -57,6 +59,10 @@ pub struct Shared {
     pub outbound: Arc<dyn Outbound>,
     /// Answers that are kept.
     pub caches: Arc<Caches>,
+    /// What requests that share answers had to do with each other.
+    pub flights: Arc<Counts>,
+    /// What requests with an idempotency key were answered.
+    pub kept: Arc<Kept>,
 }
 
 impl Default for Shared {
@@ -74,6 +80,8 @@ impl Shared {
             issuers: Arc::default(),
             outbound: Arc::new(Nowhere),
             caches: Arc::default(),
+            flights: Arc::default(),
+            kept: Arc::default(),
         }
     }
 }

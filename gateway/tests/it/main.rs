@@ -20,6 +20,7 @@ mod client_address;
 mod examples;
 mod faithful;
 mod faults;
+mod flights;
 mod framing;
 mod gateway;
 mod input;

@@ -13,3 +13,7 @@ pub use limits::Limits;
 pub use model_route::ModelRoute;
 pub use prompt_cache::PromptCache;
 pub use trusted_headers::TrustedHeaders;
+pub mod idempotency;
+mod shared_flight;
+pub use idempotency::Idempotency;
+pub use shared_flight::SharedFlight;

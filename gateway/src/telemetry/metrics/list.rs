@@ -5,6 +5,7 @@ use crate::storage;
 use std::fmt::Write;
 use tidegate_plugins::filters::jwt;
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
+use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -135,6 +136,12 @@ metrics! {
     CACHE_SAVED: Counter, cache::SAVED.0, cache::SAVED.1, cache::SAVED.2;
     CACHE_BYTES: Gauge, cache::BYTES.0, cache::BYTES.1, cache::BYTES.2;
     CACHE_ENTRIES: Gauge, cache::ENTRIES.0, cache::ENTRIES.1, cache::ENTRIES.2;
+    FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],
+        FLIGHTS.1;
+    IDEMPOTENCY_REQUESTS: Counter, KEYS.0, &["outcome"],
+        KEYS.1;
+    IDEMPOTENCY_BYTES: Gauge, KEPT.0, &[],
+        KEPT.1;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }
