@@ -3,11 +3,13 @@
 //! Only where the file must be resolved (addresses, pools, models, secrets) are there two types, one in `written`
 //! and one in `meant`.
 
+mod breaker;
 mod limits;
 mod timeouts;
 
 use std::time::Duration;
 
+pub use breaker::Breaker;
 pub use limits::{CompressedBodies, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

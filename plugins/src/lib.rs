@@ -32,7 +32,7 @@ pub mod store;
 pub mod testing;
 pub mod usage;
 
-pub use balancer::{Balancer, Candidate};
+pub use balancer::{Balancer, BalancerPlugin, Candidate, Field};
 pub use exchange::{Caller, Exchange};
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
 pub use registry::Registry;
