@@ -10,6 +10,7 @@ use pingora::protocols::ALPN;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::WrappedX509;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -97,6 +98,8 @@ pub struct Backend {
     pub serves: ArcSwap<Served>,
     /// Whether that is another list than the pool knows.
     pub serves_anew: AtomicBool,
+    /// Of each of them, what tells its revision.
+    pub(super) revisions: ArcSwap<HashMap<Box<str>, u64>>,
     /// When it was last asked for them; held while it is being asked.
     pub asked: tokio::sync::Mutex<Option<Instant>>,
     in_flight: AtomicUsize,
@@ -162,6 +165,7 @@ impl Backend {
             breakers: Breakers::default(),
             series,
             serves: ArcSwap::default(),
+            revisions: ArcSwap::default(),
             serves_anew: AtomicBool::new(false),
             asked: tokio::sync::Mutex::default(),
             in_flight: AtomicUsize::new(0),

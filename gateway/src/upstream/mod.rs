@@ -12,6 +12,7 @@ pub mod lease;
 pub mod membership;
 pub mod pool;
 pub mod probe;
+pub(crate) mod revision;
 
 pub use attempt::Attempt;
 pub use backend::Backend;

@@ -178,6 +178,7 @@ fn learn(backend: &Backend, answer: Option<Answer>) {
         })
         .take(MOST_MODELS)
         .collect();
+    backend.revisions.store(Arc::new(super::revision::of_list(&models)));
     backend.learn(models);
 }
 
