@@ -7,7 +7,8 @@ use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
 use crate::upstream::health::{Health, HealthSettings};
-use crate::upstream::{Backend, Pool};
+use crate::upstream::{Backend, Membership, Pool};
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::utils::tls::{WrappedX509, parse_x509};
 use prometheus::core::Collector;
@@ -16,8 +17,10 @@ use rustls_pki_types::pem::PemObject;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::balancer::{Balancer, Member};
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::filters::prompt_cache::CacheMetrics;
@@ -86,7 +89,8 @@ pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
 pub fn schema() -> serde_json::Value {
     let registry = Registry::built_in();
     let filters: Vec<_> = registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
-    let mut schema = config::schema_with_filters(&filters);
+    let balancers: Vec<_> = registry.balancers().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
+    let mut schema = config::schema_with(&filters, &balancers);
     config::adopt_section(&mut schema, TENANTS, Tenants::schema().to_value());
     schema
 }
@@ -201,9 +205,7 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
                 faults.extend(unreachable_identity(&built, &*filter, entry));
                 built.push(NamedFilter { name: entry.name.as_str().into(), filter });
             }
-            Some(Err(errors)) => {
-                faults.extend(errors.into_iter().map(|error| fault(&entry.path, error)));
-            }
+            Some(Err(errors)) => refuse(errors, &entry.path, faults),
             None => {
                 let known: Vec<_> = registry.filters().iter().map(|entry| entry.name).collect();
                 faults.push(unknown("filter", &entry.name, &known, entry.path.clone()));
@@ -242,35 +244,51 @@ fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
     Fault::error(path, format!("unknown {what} `{name}`")).with_help(help)
 }
 
-fn balancer(
-    pool: &config::Pool,
-    registry: &Registry,
-    faults: &mut Vec<Fault>,
-) -> Option<Box<dyn tidegate_plugins::Balancer>> {
-    let balancer = registry.balancer(&pool.balance);
-    if balancer.is_none() {
-        let known: Vec<_> = registry.balancers().collect();
-        faults.push(unknown("balancer", &pool.balance, &known, pool.path.key("balance")));
+fn refuse(errors: Vec<SettingsError>, path: &KeyPath, faults: &mut Vec<Fault>) {
+    faults.extend(errors.into_iter().map(|error| fault(path, error)));
+}
+
+fn balancer(pool: &config::Pool, registry: &Registry, faults: &mut Vec<Fault>) -> Option<Arc<dyn Balancer>> {
+    let config::Balance { name, settings, path } = &pool.balance;
+    match registry.balancer(name, settings.clone()) {
+        Some(Ok(balancer)) => Some(balancer),
+        Some(Err(errors)) => {
+            refuse(errors, path, faults);
+            None
+        }
+        None => {
+            let known: Vec<_> = registry.balancers().iter().map(|entry| entry.name).collect();
+            faults.push(unknown("balancer", name, &known, pool.path.key("balance")));
+            None
+        }
     }
-    balancer
 }
 
 fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &mut Vec<Fault>) -> Option<Pool> {
-    let balancer = balancer(pool, parts.registry, faults)?;
+    let mut balancer = balancer(pool, parts.registry, faults)?;
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    if let Some(before) = before.filter(|before| before.balance == pool.balance) {
+        balancer = before.balancer.clone();
+    }
     let authority = authority(pool, faults);
+    let in_flight = before.map(|before| before.in_flight.clone()).unwrap_or_default();
     let backends = pool
         .backends
         .iter()
         .filter(|backend| backend.weight > 0)
-        .map(|backend| build_backend(pool, backend, authority.as_ref(), parts))
+        .map(|backend| build_backend(pool, backend, authority.as_ref(), &in_flight, parts))
         .collect();
     Some(Pool {
         name: pool.name.as_str().into(),
-        backends,
         balancer,
+        balance: pool.balance.clone(),
+        breaker: pool.breaker.clone(),
         timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
         idle_connections: pool.idle_connections,
+        membership: ArcSwap::from_pointee(Membership::new(backends)),
+        in_flight,
+        panicking: AtomicBool::new(false),
     })
 }
 
@@ -299,15 +317,16 @@ fn build_backend(
     pool: &config::Pool,
     written: &config::Backend,
     authority: Option<&Arc<[WrappedX509]>>,
+    in_flight: &Arc<AtomicUsize>,
     parts: &Parts<'_>,
 ) -> Arc<Backend> {
     let origin = backend::Origin::new(pool, written);
     let before = parts
         .previous
         .and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name))
-        .and_then(|known| known.backends.iter().find(|backend| backend.origin == origin));
+        .and_then(|known| known.backends().into_iter().find(|backend| backend.origin == origin));
     if let Some(backend) = before {
-        return backend.clone();
+        return backend;
     }
     let health = match &pool.health {
         Some(health) => HealthSettings {
@@ -329,7 +348,9 @@ fn build_backend(
     };
     let series = parts.metrics.backend(&pool.name, &written.name);
     series.up.set(1);
-    Arc::new(Backend::new(settings(pool, written, authority), origin, Health::new(health), series))
+    let settings = settings(pool, written, authority);
+    let member = Member::new(&pool.name, &settings.name, settings.weight);
+    Arc::new(Backend::new(settings, member, origin, Health::new(health), series, in_flight.clone()))
 }
 
 fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&Arc<[WrappedX509]>>) -> Settings {

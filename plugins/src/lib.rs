@@ -45,7 +45,7 @@ pub mod units;
 pub mod usage;
 pub mod when;
 
-pub use balancer::{Balancer, Candidate};
+pub use balancer::{Balancer, BalancerPlugin, Candidate, Field};
 pub use caller::{Caller, Priority};
 pub use exchange::{Answerer, Exchange, Source};
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
