@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::filter::SettingsError;
+use tidegate_plugins::keys::KeyHasher;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -39,7 +40,8 @@ pub struct Parts<'a> {
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    build_filters(config, &registry, &Shared::default(), &mut faults);
+    let services = services(config, &Shared::default(), &mut faults);
+    build_filters(config, &registry, &services, &mut faults);
     for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
@@ -64,9 +66,10 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 ///
 /// # Errors
 /// All faults in their settings.
-pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
+pub fn filters(config: &Config, shared: &Shared) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let filters = build_filters(config, &Registry::built_in(), &Shared::default(), &mut faults);
+    let services = services(config, shared, &mut faults);
+    let filters = build_filters(config, &Registry::built_in(), &services, &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
 
@@ -86,7 +89,8 @@ pub fn schema() -> serde_json::Value {
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
     let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
-    let filters = build_filters(config, parts.registry, &shared, &mut faults);
+    let services = services(config, &shared, &mut faults);
+    let filters = build_filters(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
     if !faults.is_empty() {
@@ -107,6 +111,9 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,
+        hasher: KeyHasher::new(services.pepper.as_deref()),
+        tenants: services.tenants,
+        overlap: config.keys.overlap,
         early,
         late: rest,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
@@ -162,18 +169,28 @@ fn first_shared(metrics: &Metrics) -> Shared {
     Shared::with(store)
 }
 
-fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {
-    let services = Services {
+/// What filters may ask for.
+fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
+    Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants: tenants(config, faults),
         prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
-    };
+    }
+}
+
+fn build_filters(
+    config: &Config,
+    registry: &Registry,
+    services: &Services,
+    faults: &mut Vec<Fault>,
+) -> Vec<NamedFilter> {
     let mut built = Vec::new();
     for entry in &config.filters {
-        match registry.filter(&entry.name, entry.settings.clone(), &services) {
+        match registry.filter(&entry.name, entry.settings.clone(), services) {
             Some(Ok(filter)) => built.push(NamedFilter { name: entry.name.as_str().into(), filter }),
             Some(Err(errors)) => {
                 faults.extend(errors.into_iter().map(|error| fault(&entry.path, error)));

@@ -1,6 +1,7 @@
 //! What a filter may ask for when it is built.
 
 use crate::filters::limits::Estimates;
+use crate::keys::ManagedKeys;
 use crate::prices::Prices;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
@@ -26,6 +27,8 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// The keys that are made and revoked while the gateway runs.
+    pub managed_keys: Arc<ManagedKeys>,
 }
 
 impl Default for Shared {
@@ -37,7 +40,7 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default() }
+        Self { store, estimates: Arc::default(), managed_keys: Arc::default() }
     }
 }
 
@@ -48,6 +51,8 @@ pub struct Services {
     pub shared: Shared,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// The managed keys, if the file has a place to keep them.
+    pub managed_keys: Option<Arc<ManagedKeys>>,
     /// Who there is, if the file says so; without, names are labels.
     pub tenants: Option<Arc<Tenants>>,
     /// What requests cost.
@@ -70,6 +75,7 @@ impl Services {
         Self {
             shared: Shared::default(),
             models: Arc::default(),
+            managed_keys: None,
             tenants: None,
             prices: Arc::default(),
             files: Arc::new(NoFiles),

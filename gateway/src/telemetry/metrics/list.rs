@@ -3,6 +3,7 @@
 
 use crate::storage;
 use std::fmt::Write;
+use tidegate_plugins::keys::{KEYS, KEYS_HELP};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -107,6 +108,8 @@ metrics! {
         DECISIONS_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    MANAGED_KEYS: Gauge, KEYS, &["state"],
+        KEYS_HELP;
     STORE_UP: Gauge, storage::UP, &["store"],
         storage::UP_HELP;
     STORE_QUEUE: Gauge, storage::QUEUE, &["store"],
