@@ -231,6 +231,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         balancer,
         timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
+        usage: pool.usage,
         idle_connections: pool.idle_connections,
     })
 }
