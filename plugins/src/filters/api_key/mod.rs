@@ -8,8 +8,6 @@
 
 mod presented;
 mod table;
-#[cfg(test)]
-mod tests;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
@@ -164,3 +162,6 @@ impl Plugin for ApiKey {
 fn keys_in(value: serde_json::Value) -> std::result::Result<Vec<Key>, String> {
     serde_path_to_error::deserialize(value).map_err(|error| format!("at {}: {}", error.path(), error.inner()))
 }
+
+#[cfg(test)]
+mod tests;
