@@ -51,7 +51,7 @@ pub use positions::Positions;
 pub use schema::{adopt_section, schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    Auth, Breaker, CompressedBodies, Drain, Health, Keys, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price,
-    Prices, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, CompressedBodies, Drain, Health, Keys, Limits, Log, LogFormat, LogLevel, Money,
+    OtherPaths, Price, Prices, Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

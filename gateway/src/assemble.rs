@@ -25,6 +25,7 @@ use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::filters::prompt_cache::CacheMetrics;
 use tidegate_plugins::flight::FlightMetrics;
+use tidegate_plugins::keys::KeyHasher;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -48,7 +49,8 @@ pub struct Parts<'a> {
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
     let shared = Shared::default();
-    let _filters = build_filters(config, &registry, &shared, &mut faults);
+    let services = services(config, &shared, &mut faults);
+    let _filters = build_filters(config, &registry, &services, &mut faults);
     if config.storage.is_none() && shared.store.has_budgets() {
         let limits = config.filters.iter().find(|entry| entry.name == "limits");
         let path = limits.map_or_else(KeyPath::root, |entry| entry.path.clone());
@@ -79,9 +81,10 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 ///
 /// # Errors
 /// All faults in their settings.
-pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
+pub fn filters(config: &Config, shared: &Shared) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let filters = build_filters(config, &Registry::built_in(), &Shared::default(), &mut faults);
+    let services = services(config, shared, &mut faults);
+    let filters = build_filters(config, &Registry::built_in(), &services, &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
 
@@ -102,7 +105,8 @@ pub fn schema() -> serde_json::Value {
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
     let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
-    let filters = build_filters(config, parts.registry, &shared, &mut faults);
+    let services = services(config, &shared, &mut faults);
+    let filters = build_filters(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
     if !faults.is_empty() {
@@ -124,6 +128,9 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,
+        hasher: KeyHasher::new(services.pepper.as_deref()),
+        tenants: services.tenants,
+        overlap: config.keys.overlap,
         early,
         late: rest,
         kept_headers,
@@ -189,18 +196,28 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
     }
 }
 
-fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {
-    let services = Services {
+/// What filters may ask for.
+fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
+    Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants: tenants(config, faults),
         prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
-    };
+    }
+}
+
+fn build_filters(
+    config: &Config,
+    registry: &Registry,
+    services: &Services,
+    faults: &mut Vec<Fault>,
+) -> Vec<NamedFilter> {
     let mut built: Vec<NamedFilter> = Vec::new();
     for entry in &config.filters {
-        match registry.filter(&entry.name, entry.settings.clone(), &services) {
+        match registry.filter(&entry.name, entry.settings.clone(), services) {
             Some(Ok(filter)) => {
                 faults.extend(unreachable_identity(&built, &*filter, entry));
                 built.push(NamedFilter { name: entry.name.as_str().into(), filter });
@@ -285,6 +302,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         breaker: pool.breaker.clone(),
         timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
+        usage: pool.usage,
         idle_connections: pool.idle_connections,
         membership: ArcSwap::from_pointee(Membership::new(backends)),
         in_flight,

@@ -61,11 +61,10 @@ impl Life {
 
     async fn admin(&self) {
         let Some(listener) = self.admin.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let token = self.config.admin.token.as_ref().map(|token| token.expose().into());
+        let token: Option<Box<str>> = self.config.admin.token.as_ref().map(|token| token.expose().into());
+        let api = admin::api::router(self.core.clone(), token.is_some());
         match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
-            Ok(listener) => {
-                admin::serve(listener, self.core.clone(), admin::api::router(self.core.clone()), token, pending()).await
-            }
+            Ok(listener) => admin::serve(listener, self.core.clone(), api, token, pending()).await,
             Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
         }
     }

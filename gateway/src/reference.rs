@@ -286,11 +286,12 @@ mod tests {
         let mut sources: Vec<_> = exchange.filter(|path| !path.ends_with("mod.rs")).collect();
         sources.push(root.join("../plugins/src/call/fault.rs"));
         sources.push(root.join("../plugins/src/tenants/standing.rs"));
+        sources.push(root.join("../plugins/src/filters/api_key/table.rs"));
         let page = std::fs::read_to_string(root.join("../docs/faults.md")).unwrap();
         for code in quoted(&sources) {
             assert!(page.contains(&format!("| `{code}` |")), "docs/faults.md does not explain {code}");
         }
-        sources.push(root.join("../plugins/src/filters/api_key.rs"));
+        sources.push(root.join("../plugins/src/filters/api_key/mod.rs"));
         sources.push(root.join("../plugins/src/tenants/resolve.rs"));
         sources.push(root.join("../plugins/src/filters/limits/refusal.rs"));
         let known = quoted(&sources);

@@ -5,6 +5,7 @@ use crate::filters::jwt::Issuers;
 use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
 use crate::flight::Counts;
+use crate::keys::ManagedKeys;
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};
@@ -63,6 +64,8 @@ pub struct Shared {
     pub flights: Arc<Counts>,
     /// What requests with an idempotency key were answered.
     pub kept: Arc<Kept>,
+    /// The keys that are made and revoked while the gateway runs.
+    pub managed_keys: Arc<ManagedKeys>,
 }
 
 impl Default for Shared {
@@ -82,6 +85,7 @@ impl Shared {
             caches: Arc::default(),
             flights: Arc::default(),
             kept: Arc::default(),
+            managed_keys: Arc::default(),
         }
     }
 }
@@ -93,6 +97,8 @@ pub struct Services {
     pub shared: Shared,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// The managed keys, if the file has a place to keep them.
+    pub managed_keys: Option<Arc<ManagedKeys>>,
     /// Who there is, if the file says so; without, names are labels.
     pub tenants: Option<Arc<Tenants>>,
     /// What requests cost.
@@ -115,6 +121,7 @@ impl Services {
         Self {
             shared: Shared::default(),
             models: Arc::default(),
+            managed_keys: None,
             tenants: None,
             prices: Arc::default(),
             files: Arc::new(NoFiles),

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
-use tidegate_config::write_duration;
+use tidegate::storage;
+use tidegate_config::{Config, write_duration};
+use tidegate_plugins::services::Shared;
 
 use super::say::{Paint, say};
 use super::{Failure, Format, file};
@@ -40,7 +42,7 @@ impl Explain {
         let mut explanation = tidegate::explain::explain(&config, &question);
         if let Some(key) = &self.key {
             // The file was checked when it was loaded: the filters can be built.
-            let filters = tidegate::assemble::filters(&config).unwrap_or_default();
+            let filters = tidegate::assemble::filters(&config, &shared(&config)).unwrap_or_default();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
             runtime.block_on(identify(&mut explanation, &filters, key));
@@ -94,6 +96,18 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
         None => {}
     }
     rows.text.trim_end().to_owned()
+}
+
+/// What filters share in a gateway that runs, as far as it makes a difference here: the managed keys there are.
+fn shared(config: &Config) -> Shared {
+    let shared = Shared::default();
+    let path = config.storage.as_ref().map(|storage| &storage.path).filter(|path| path.exists());
+    let records = path.and_then(|path| {
+        let connection = storage::direct(path, storage::TABLES).ok()?;
+        storage::keys::all(&connection).ok()
+    });
+    shared.managed_keys.replace(records.unwrap_or_default());
+    shared
 }
 
 fn whose(caller: &Identity) -> String {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidegate_config::{Balance, Breaker, Timeouts};
+use tidegate_config::{AskUsage, Balance, Breaker, Timeouts};
 use tidegate_plugins::{Balancer, Exchange};
 
 /// Backends that answer for each other.
@@ -25,6 +25,8 @@ pub struct Pool {
     pub timeouts: Timeouts,
     /// Other backends tried when a connection fails.
     pub retries: u32,
+    /// Whether its backends are asked what a stream has cost where the client did not ask.
+    pub usage: AskUsage,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
     /// Who is in it now.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use tidegate_plugins::filters::jwt;
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
 use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
+use tidegate_plugins::keys::{self, KEYS_HELP};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -120,6 +121,8 @@ metrics! {
         ESTIMATED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    MANAGED_KEYS: Gauge, keys::KEYS, &["state"],
+        KEYS_HELP;
     STORE_UP: Gauge, storage::UP, &["store"],
         storage::UP_HELP;
     STORE_QUEUE: Gauge, storage::QUEUE, &["store"],

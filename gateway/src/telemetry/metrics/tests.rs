@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use tidegate_plugins::keys::KeyMetrics;
 use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
 use tidegate_plugins::usage::Usage;
 
@@ -122,6 +123,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
     let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, calendar: None, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
+    metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();
     for collector in crate::storage::StorageMetrics::new("main").collectors() {
         metrics.also(collector).unwrap();
     }
