@@ -55,6 +55,13 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	.ci/dependencies
 	$(say) 'Generated files'
 	.ci/generated
+	$(say) 'Alerts'
+	.ci/alerts
+
+.PHONY: instructions
+instructions: ## Count what a decision over limits costs, and compare (valgrind; a few minutes the first time)
+	@.ci/prepare instructions
+	.ci/instructions
 
 .PHONY: generate
 generate: ## Write the generated files anew

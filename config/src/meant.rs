@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::show;
 use crate::units;
 
@@ -40,6 +40,9 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// Where what must outlive the process is kept; its directory is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// What becomes of unknown `/v1/*` paths.
     pub other_paths: OtherPaths,
     /// The filters, in the order of the file.
@@ -50,6 +53,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// The model of a request that names none; `None`: such a request is refused.
     pub default_model: Option<String>,
+    /// What requests cost.
+    pub prices: Prices,
     /// The pools, in the order of the file; at least one.
     #[serde(serialize_with = "show::pools")]
     pub pools: Vec<Pool>,

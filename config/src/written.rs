@@ -17,7 +17,7 @@ use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -46,6 +46,8 @@ pub(crate) struct File {
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,
+    /// Where what must outlive the process is kept. Absent: nothing does.
+    pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
@@ -56,6 +58,8 @@ pub(crate) struct File {
     pub(crate) models: BTreeMap<String, Model>,
     /// The model that a request without one gets. Absent: such a request is refused (400).
     pub(crate) default_model: Option<String>,
+    /// What requests cost, for limits and budgets of `cost`.
+    pub(crate) prices: Prices,
     /// Groups of backends that can stand in for each other, by name.
     #[schemars(extend("minProperties" = 1))]
     pub(crate) pools: BTreeMap<String, Pool>,
@@ -75,10 +79,12 @@ impl Default for File {
             cors: None,
             answer_headers: true,
             drain: Drain::default(),
+            storage: None,
             other_paths: OtherPaths::default(),
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,
+            prices: Prices::default(),
             pools: BTreeMap::new(),
         }
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::credential::Otherwise;
+use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::{Filter, Registry, Services};
@@ -158,6 +159,7 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
     let services = Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: None,
     };
@@ -194,6 +196,16 @@ fn unreachable_identity(above: &[NamedFilter], filter: &dyn Filter, entry: &conf
     let help =
         format!("set `otherwise: next` on `{}`, so that it leaves to others whom it does not know", refusing.name);
     Some(Fault::error(entry.path.clone(), message).with_help(help))
+}
+
+fn prices(written: &config::Prices) -> Prices {
+    let price = |price: &config::Price| Price {
+        prompt: price.prompt.0,
+        cached_prompt: price.cached_prompt.unwrap_or(price.prompt).0,
+        completion: price.completion.0,
+        request: price.request.0,
+    };
+    Prices::new(&written.currency, written.models.iter().map(|(name, written)| (name.as_str(), price(written))))
 }
 
 fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {

@@ -6,6 +6,7 @@ use crate::downstream::proxy_protocol::BeforeTls;
 use crate::life::{self, Signals};
 use crate::networks::Lists;
 use crate::server::{Listener, Server};
+use crate::storage::{self, Storage};
 use crate::telemetry::{Format, Log, Metrics};
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
@@ -44,6 +45,9 @@ pub enum RunError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// There can be no thread for the store.
+    #[error("the store cannot be opened: {0}")]
+    Storage(std::io::Error),
     /// Pingora refuses a certificate.
     #[error("the certificate for {address} cannot be used: {reason}")]
     Certificate {
@@ -103,7 +107,8 @@ impl Gateway {
         let dropped = metrics.log_lines_dropped_total.clone();
         let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped);
         metrics.config_loaded(&snapshot.hash);
-        let core = Arc::new(Core::new(Arc::new(snapshot), metrics, log));
+        let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics)).transpose()?;
+        let core = Arc::new(Core::new(Arc::new(snapshot), metrics, log).with_storage(storage));
         let services = services(&core, &self.config.listen)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
@@ -123,6 +128,17 @@ impl Gateway {
         }
         RunError::Faults(Faults(faults))
     }
+}
+
+/// Opens the store; should it be away, it is opened when it is back.
+fn open(path: &Path, metrics: &Metrics) -> Result<Storage, RunError> {
+    let storage = Storage::open(storage::Options::main(path.to_owned())).map_err(RunError::Storage)?;
+    for collector in storage.metrics().collectors() {
+        if let Err(error) = metrics.also(collector) {
+            tracing::error!(%error, "the store is not measured");
+        }
+    }
+    Ok(storage)
 }
 
 fn configuration(drain: u64) -> ServerConf {

@@ -30,6 +30,7 @@ pub mod reference;
 mod server;
 pub mod simulator;
 pub mod snapshot;
+pub mod storage;
 pub mod telemetry;
 pub mod upstream;
 

@@ -259,6 +259,8 @@ mod tests {
             assert!(page.contains(&format!("| `{code}` |")), "docs/faults.md does not explain {code}");
         }
         sources.push(root.join("../plugins/src/filters/api_key.rs"));
+        sources.push(root.join("../plugins/src/filters/jwt/mod.rs"));
+        sources.push(root.join("../plugins/src/filters/trusted_headers.rs"));
         sources.push(root.join("../plugins/src/filters/limits/refusal.rs"));
         let known = quoted(&sources);
         for row in page.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")) {

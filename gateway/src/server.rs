@@ -5,9 +5,9 @@
 //! docs/decisions/0002-our-own-server-loop.md for why.
 
 use crate::core::Core;
-use crate::downstream::Session;
 use crate::downstream::http1::{Http1, Unreadable};
 use crate::downstream::proxy_protocol;
+use crate::downstream::{Session, Wire};
 use crate::exchange;
 use crate::networks::Lists;
 use crate::telemetry::BadHead;
@@ -96,14 +96,14 @@ impl Server {
                 Ok(Err(Unreadable::Gone)) => return,
                 Err(_) => return self.core.metrics.bad_request(BadHead::Timeout),
             };
-            let mut session = Session::Http1(connection);
+            let mut session = Session::new(Wire::Http1(connection));
             if let Some(refused) = refused {
                 self.core.metrics.bad_request(refused.reason);
                 exchange::unreadable_head(&self.core, &mut session, refused.status, refused.message).await;
             } else {
                 self.core.answer(&mut session, &self.listener.clients).await;
             }
-            let Session::Http1(answered) = session else { return };
+            let Some(Wire::Http1(answered)) = session.into_wire() else { return };
             connection = answered;
             if !connection.is_reusable() {
                 return connection.close().await;
@@ -199,7 +199,7 @@ impl HttpServerApp for Http2 {
             }
         }
         let many = session.req_header().headers.len() > self.core.snapshot.load().limits.headers;
-        let mut session = Session::Http2(session);
+        let mut session = Session::new(Wire::Http2(session));
         if many {
             self.core.metrics.bad_request(BadHead::TooManyHeaders);
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;

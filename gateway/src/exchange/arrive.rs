@@ -94,6 +94,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         upgrade,
         followers: Vec::new(),
         route: None,
+        settled: None,
         under_way: None,
         replayable: true,
         streaming: false,

@@ -12,7 +12,6 @@ use flate2::read::MultiGzDecoder;
 use http::StatusCode;
 use http::header::{self, HeaderName};
 use memchr::memmem;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::io::Read;
 use std::time::Instant;
@@ -157,7 +156,7 @@ pub(super) async fn error(
             };
             let reply = Refusal::new(status, code, message).reply(trip.voice, trip.exchange.id());
             head.headers.extend(reply.headers);
-            (reply.body, body)
+            (reply.body.whole().cloned().unwrap_or_default(), body)
         }
     };
     head.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
@@ -216,7 +215,7 @@ fn is_answer(answer: &[u8], endpoint: Endpoint) -> bool {
         Some(b'[') if list => {}
         _ => return false,
     }
-    std::str::from_utf8(answer).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+    json::is_document(answer)
 }
 
 /// What a backend says about a client's mistake, and whether it says it in the caller's own protocol.

@@ -1,6 +1,7 @@
 //! The one list of metrics: name, kind, labels and help of each. The fields of [`super::Metrics`] are built from it,
 //! and so is docs/METRICS.md.
 
+use crate::storage;
 use std::fmt::Write;
 use tidegate_plugins::filters::jwt;
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
@@ -115,6 +116,14 @@ metrics! {
         jwt::KEYS_HELP;
     JWKS_FETCHED: Gauge, jwt::FETCHED, &["issuer"],
         jwt::FETCHED_HELP;
+    STORE_UP: Gauge, storage::UP, &["store"],
+        storage::UP_HELP;
+    STORE_QUEUE: Gauge, storage::QUEUE, &["store"],
+        storage::QUEUE_HELP;
+    STORE_WRITES: Counter, storage::WRITES, &["store", "outcome"],
+        storage::WRITES_HELP;
+    STORE_ERRORS: Counter, storage::ERRORS, &["store"],
+        storage::ERRORS_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }

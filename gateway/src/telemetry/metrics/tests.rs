@@ -1,7 +1,9 @@
 use std::time::Duration;
 
+use serde_json::json;
 use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
 use tidegate_plugins::usage::Usage;
+use tidegate_plugins::{Registry, Services};
 
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};
@@ -122,6 +124,13 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
     let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
+    for collector in crate::storage::StorageMetrics::new("state").collectors() {
+        metrics.also(collector).unwrap();
+    }
+    let services = Services::none();
+    let jwt = json!({ "issuer": "i", "audience": ["a"], "algorithms": ["EdDSA"], "jwks": { "url": "https://i" } });
+    let _jwt = Registry::built_in().filter("jwt", jwt, &services);
+    metrics.also(Box::new(services.shared.issuers.metrics.clone())).unwrap();
     let text = metrics.render();
     let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
     for spec in list::ALL {

@@ -11,8 +11,6 @@ mod key;
 mod metrics;
 mod reason;
 mod settings;
-#[cfg(test)]
-mod tests;
 mod token;
 
 use crate::credential::{self, Otherwise, Presented};
@@ -242,3 +240,6 @@ impl Plugin for Jwt {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
