@@ -23,6 +23,7 @@ mod faults;
 mod framing;
 mod gateway;
 mod input;
+mod jwt;
 mod life;
 mod limits;
 mod models;
