@@ -48,10 +48,10 @@ pub use meant::{
 pub use network::{Clients, Network};
 pub use plain::parse_value;
 pub use positions::Positions;
-pub use schema::{schema, schema_with_filters};
+pub use schema::{adopt_section, schema, schema_with_filters};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price, Prices, Storage,
-    TimeoutOverrides, Timeouts,
+    Auth, CompressedBodies, Drain, Health, Keys, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price, Prices,
+    Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -13,7 +13,9 @@ use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    Auth, Drain, Health, Keys, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+};
 use crate::show;
 use crate::units;
 
@@ -45,6 +47,11 @@ pub struct Config {
     pub storage: Option<Storage>,
     /// What becomes of unknown `/v1/*` paths.
     pub other_paths: OtherPaths,
+    /// How keys are kept.
+    pub keys: Keys,
+    /// Who may, as the file writes it: what it means is known to those who know filters.
+    #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<serde_json::Value>,
     /// The filters, in the order of the file.
     #[serde(serialize_with = "show::filters")]
     pub filters: Vec<FilterEntry>,

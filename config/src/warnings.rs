@@ -15,6 +15,7 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     found.open_to_everyone(config);
     found.trusted_by_all(config);
     found.in_plain_text(&root.key("admin").key("token"));
+    found.in_plain_text(&root.key("keys").key("pepper"));
     found.timeouts(&root.key("timeouts"), &config.timeouts);
     for pool in &config.pools {
         found.unused(config, pool);

@@ -17,7 +17,9 @@ use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    Auth, Drain, Health, Keys, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -50,6 +52,10 @@ pub(crate) struct File {
     pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
+    /// How keys are kept, wherever they are kept.
+    pub(crate) keys: Keys,
+    /// Who may: organisations by name, with their teams, users and services. Absent: names of tenants are labels.
+    pub(crate) tenants: Option<serde_json::Value>,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
     /// a table with the name as its one key and the settings as its value.
     pub(crate) filters: Vec<TextOr<OneFilter>>,
@@ -81,6 +87,8 @@ impl Default for File {
             drain: Drain::default(),
             storage: None,
             other_paths: OtherPaths::default(),
+            keys: Keys::default(),
+            tenants: None,
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,

@@ -18,10 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::credential::Otherwise;
+use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
+use tidegate_plugins::tenants::Tenants;
 use tidegate_plugins::{Filter, Registry, Services};
+
+/// The section that says who there is.
+const TENANTS: &str = "tenants";
 
 /// What a configuration is assembled with.
 pub struct Parts<'a> {
@@ -71,7 +76,9 @@ pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
 pub fn schema() -> serde_json::Value {
     let registry = Registry::built_in();
     let filters: Vec<_> = registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
-    config::schema_with_filters(&filters)
+    let mut schema = config::schema_with_filters(&filters);
+    config::adopt_section(&mut schema, TENANTS, Tenants::schema().to_value());
+    schema
 }
 
 /// Builds a snapshot.
@@ -123,13 +130,21 @@ fn hash(config: &Config) -> String {
     hash
 }
 
-/// The place of a fault within a filter's settings: `keys[2].hash` below the filter's own place.
-fn below(path: &KeyPath, inner: &str) -> KeyPath {
-    let steps = inner.split(['.', '[', ']']).filter(|step| !step.is_empty());
-    steps.fold(path.clone(), |path, step| match step.parse() {
-        Ok(index) => path.item(index),
-        Err(_) => path.key(step),
-    })
+/// Who there is, if the file says so. What is left of a section with faults still tells a known name from others.
+fn tenants(config: &Config, faults: &mut Vec<Fault>) -> Option<Arc<Tenants>> {
+    let (tenants, errors) = Tenants::read(config.tenants.clone()?);
+    let path = KeyPath::root().key(TENANTS);
+    faults.extend(errors.into_iter().map(|error| fault(&path, error)));
+    Some(Arc::new(tenants))
+}
+
+/// A fault within settings that stand at `path`.
+fn fault(path: &KeyPath, error: SettingsError) -> Fault {
+    let fault = Fault::error(path.inside(&error.path), error.message);
+    match error.help {
+        Some(help) => fault.with_help(help),
+        None => fault,
+    }
 }
 
 /// Files that filters' settings name, relative to the configuration file.
@@ -159,9 +174,10 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
     let services = Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        tenants: tenants(config, faults),
         prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
-        pepper: None,
+        pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
     };
     let mut built: Vec<NamedFilter> = Vec::new();
     for entry in &config.filters {
@@ -171,13 +187,7 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
                 built.push(NamedFilter { name: entry.name.as_str().into(), filter });
             }
             Some(Err(errors)) => {
-                for error in errors {
-                    let mut fault = Fault::error(below(&entry.path, &error.path), error.message);
-                    if let Some(help) = error.help {
-                        fault = fault.with_help(help);
-                    }
-                    faults.push(fault);
-                }
+                faults.extend(errors.into_iter().map(|error| fault(&entry.path, error)));
             }
             None => {
                 let known: Vec<_> = registry.filters().iter().map(|entry| entry.name).collect();

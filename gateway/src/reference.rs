@@ -254,6 +254,7 @@ mod tests {
         let exchange = std::fs::read_dir(root.join("src/exchange")).unwrap().map(|entry| entry.unwrap().path());
         let mut sources: Vec<_> = exchange.filter(|path| !path.ends_with("mod.rs")).collect();
         sources.push(root.join("../plugins/src/call/fault.rs"));
+        sources.push(root.join("../plugins/src/tenants/standing.rs"));
         let page = std::fs::read_to_string(root.join("../docs/faults.md")).unwrap();
         for code in quoted(&sources) {
             assert!(page.contains(&format!("| `{code}` |")), "docs/faults.md does not explain {code}");
@@ -261,6 +262,7 @@ mod tests {
         sources.push(root.join("../plugins/src/filters/api_key.rs"));
         sources.push(root.join("../plugins/src/filters/jwt/mod.rs"));
         sources.push(root.join("../plugins/src/filters/trusted_headers.rs"));
+        sources.push(root.join("../plugins/src/tenants/resolve.rs"));
         sources.push(root.join("../plugins/src/filters/limits/refusal.rs"));
         let known = quoted(&sources);
         for row in page.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")) {

@@ -5,6 +5,7 @@ use crate::filters::limits::Estimates;
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};
+use crate::tenants::Tenants;
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -53,6 +54,8 @@ pub struct Services {
     pub shared: Shared,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// Who there is, if the file says so; without, names are labels.
+    pub tenants: Option<Arc<Tenants>>,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
@@ -73,6 +76,7 @@ impl Services {
         Self {
             shared: Shared::default(),
             models: Arc::default(),
+            tenants: None,
             prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,

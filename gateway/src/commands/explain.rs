@@ -97,7 +97,8 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
 }
 
 fn whose(caller: &Identity) -> String {
-    let told = [("key", &caller.key), ("user", &caller.user), ("team", &caller.team), ("org", &caller.org)];
+    let (user, service) = (("user", &caller.user), ("service", &caller.service));
+    let told = [("key", &caller.key), user, service, ("team", &caller.team), ("org", &caller.org)];
     let told = told.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
     let models = caller.models.as_ref().map(|models| format!("may use {}", models.join(", ")));
     told.chain(models).collect::<Vec<_>>().join(", ")

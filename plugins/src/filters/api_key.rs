@@ -4,11 +4,13 @@
 //! nothing by the time it takes. The key is taken from `Authorization: Bearer`, `x-api-key` (Anthropic's SDKs) or the
 //! realtime subprotocol `openai-insecure-api-key.<key>` (browsers). It never travels further than this filter.
 
+use crate::caller::Caller;
 use crate::credential::{self, LONGEST_KEY, Otherwise, Presented};
-use crate::exchange::{Caller, Exchange};
+use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::keys::{self, KeyHash, KeyHasher};
 use crate::services::Services;
+use crate::tenants::{self, Level, Names, laying_down};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -29,26 +31,26 @@ pub struct Settings {
     pub otherwise: Otherwise,
 }
 
-/// One key: its hash, and who has it.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Key {
-    /// A name for the key itself, for logs. Unique.
-    pub id: String,
-    /// The key's hash, 64 hexadecimal digits. Never the key.
-    pub hash: String,
-    /// Whose it is.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// The user's team.
-    #[serde(default)]
-    pub team: Option<String>,
-    /// The organisation: the tenant, for filters that keep tenants apart.
-    #[serde(default)]
-    pub org: Option<String>,
-    /// The models it may ask for, `*` at the end as a wildcard. Absent: all.
-    #[serde(default)]
-    pub models: Option<Vec<String>>,
+laying_down! {
+    /// One key: its hash, and who has it.
+    pub struct Key {
+        /// A name for the key itself, for logs. Unique.
+        id: String,
+        /// The key's hash, 64 hexadecimal digits. Never the key.
+        hash: String,
+        /// Whose it is.
+        #[serde(default)]
+        user: Option<String>,
+        /// The service it is for, if it is no user's.
+        #[serde(default)]
+        service: Option<String>,
+        /// The user's or the service's team.
+        #[serde(default)]
+        team: Option<String>,
+        /// The organisation: the tenant, for filters that keep tenants apart.
+        #[serde(default)]
+        org: Option<String>,
+    }
 }
 
 /// See the module.
@@ -76,10 +78,7 @@ impl Filter for ApiKey {
         let leave = self.otherwise == Otherwise::Next;
         let message = match credential::presented(exchange.headers()) {
             Presented::One(key) => match self.caller(key) {
-                Some(caller) => {
-                    exchange.identify(caller);
-                    return Ok(Verdict::Continue);
-                }
+                Some(caller) => return Ok(credential::admit(exchange, caller)),
                 None if leave && !keys::looks_ours(key) => return Ok(Verdict::Continue),
                 None => "This API key is not known here. Check it, or ask for a new one.",
             },
@@ -122,6 +121,7 @@ impl Plugin for ApiKey {
         let mut callers = HashMap::new();
         let mut ids = std::collections::HashSet::new();
         for (path, key) in own.chain(filed) {
+            let caller = key.caller(&path, services, &mut faults);
             if !ids.insert(key.id.clone()) {
                 faults.push(SettingsError::at(format!("{path}.id"), format!("the id '{}' is taken", key.id)));
             }
@@ -131,7 +131,7 @@ impl Plugin for ApiKey {
                 faults.push(SettingsError::at(format!("{path}.hash"), message).help(help));
                 continue;
             };
-            if callers.insert(hash, Arc::new(key.caller())).is_some() {
+            if callers.insert(hash, Arc::new(caller)).is_some() {
                 faults.push(SettingsError::at(format!("{path}.hash"), "another entry has the same hash"));
             }
         }
@@ -145,13 +145,26 @@ impl Plugin for ApiKey {
 }
 
 impl Key {
-    fn caller(self) -> Caller {
-        Caller {
-            key: Some(self.id.into()),
-            user: self.user.map(Into::into),
-            team: self.team.map(Into::into),
-            org: self.org.map(Into::into),
-            models: self.models.map(|models| models.into_iter().map(Into::into).collect()),
+    fn names(&self) -> Names {
+        let name = |name: &Option<String>| name.as_deref().map(Arc::from);
+        Names { org: name(&self.org), team: name(&self.team), user: name(&self.user), service: name(&self.service) }
+    }
+
+    /// Who has it; what is wrong with that is reported below `path`.
+    fn caller(&self, path: &str, services: &Services, faults: &mut Vec<SettingsError>) -> Caller {
+        let own = self.about().tenant(Level::Key, self.id.as_str().into());
+        match tenants::caller(services.tenants.as_deref(), &self.names(), Some(own.clone())) {
+            Ok(caller) => {
+                let above: Vec<_> = caller.tenants.iter().filter(|tenant| tenant.level != Level::Key).collect();
+                faults.extend(tenants::beyond(path, &own, &above));
+                caller
+            }
+            Err(unknown) => {
+                let path = unknown.setting().map_or_else(|| path.to_owned(), |setting| format!("{path}.{setting}"));
+                let fault = SettingsError { help: unknown.help, ..SettingsError::at(path, unknown.message) };
+                faults.push(fault);
+                Caller::default()
+            }
         }
     }
 }
@@ -213,7 +226,7 @@ mod tests {
             &[("authorization", &*bearer), ("authorization", "Bearer other")],
         ] {
             let (status, caller) = status(&filter, headers).await;
-            assert_eq!((status, caller), (Some(401), None), "{headers:?}");
+            assert_eq!((status, caller.is_none()), (Some(401), true), "{headers:?}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! The filter by itself: what it reserves, settles and tells.
 
 use super::*;
-use crate::exchange::{Caller, Outcome, RequestHead};
+use crate::caller::Caller;
+use crate::exchange::{Outcome, RequestHead};
 use crate::filter::{Head, ResponseFilter};
 use crate::services::Shared;
 use crate::store::{Clock, Local};
