@@ -244,6 +244,17 @@ async fn keys_that_are_for_something_else_are_left_out() {
             "{name} {value}"
         );
     }
+    // Points that anybody can sign for.
+    for (first, rest, last) in [(0, 0, 0), (1, 0, 0), (1, 0, 0x80), (0xec, 0xff, 0x7f), (0xee, 0xff, 0xff)] {
+        let mut point = [rest; 32];
+        (point[0], point[31]) = (first, last);
+        let weak = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": URL_SAFE_NO_PAD.encode(point) });
+        let set = json!({ "keys": [weak, Signer::p256().jwk("other")] });
+        let forged = [&[1][..], &[0; 63]].concat();
+        let token = key.token("k", &claims());
+        let token = format!("{}.{}", token.rsplit_once('.').expect("parts").0, URL_SAFE_NO_PAD.encode(forged));
+        assert_eq!(reason(&filter_with(set, settings()), &token).await, "unknown_key", "{point:?}");
+    }
     let nameless = key.token_of(&json!({ "alg": "EdDSA" }), &claims());
     assert!(user(&knowing(&key, settings()), &nameless).await.is_some(), "the only one of its kind");
     let two = json!({ "keys": [key.jwk("a"), Signer::ed25519().jwk("b")] });
