@@ -14,6 +14,7 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     let root = KeyPath::root();
     found.open_to_everyone(config);
     found.trusted_by_all(config);
+    found.believes_nobody(config);
     found.in_plain_text(&root.key("admin").key("token"));
     found.in_plain_text(&root.key("keys").key("pepper"));
     found.timeouts(&root.key("timeouts"), &config.timeouts);
@@ -63,6 +64,14 @@ impl Warnings<'_> {
         for (index, net) in config.trusted_proxies.iter().enumerate().filter(|(_, net)| net.is_everything()) {
             let message = format!("{net} is everybody: whoever connects may claim any address");
             self.warn(&path.item(index), message, "name the networks of the proxies alone");
+        }
+    }
+
+    fn believes_nobody(&mut self, config: &Config) {
+        let filter = config.filters.iter().find(|filter| filter.name == "trusted_headers");
+        if let Some(filter) = filter.filter(|_| config.trusted_proxies.is_empty()) {
+            let message = "no proxy is trusted, so these headers never count";
+            self.warn(&filter.path, message, "name the proxy in `trusted_proxies`");
         }
     }
 

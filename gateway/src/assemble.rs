@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::balancer::{Balancer, Member};
+
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::filters::prompt_cache::CacheMetrics;
@@ -179,7 +180,7 @@ impl Files for Relative {
 }
 
 /// What filters share from the start of the process to its end.
-fn first_shared(metrics: &Metrics) -> Shared {
+pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
     measure(metrics, "limits", LimitMetrics::new(store.clone()));
     let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };

@@ -2,12 +2,15 @@
 //! or the realtime subprotocol `openai-insecure-api-key.<key>` (browsers). It never travels further than the filter that
 //! reads it.
 
+use crate::caller::Caller;
 use crate::exchange::Exchange;
 use crate::filter::Verdict;
 use crate::reply::Refusal;
+use crate::tenants::{self, Names, Tenant, Tenants, UnknownTenant, standing};
 use http::{HeaderMap, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::sync::Arc;
 
 /// Where browsers put the key, since they cannot set headers on a WebSocket.
 pub const SUBPROTOCOL: &str = "openai-insecure-api-key.";
@@ -71,6 +74,56 @@ pub const LONGEST_KEY: usize = 512;
 /// Keys of ours never do.
 pub fn looks_like_a_token(credential: &str) -> bool {
     credential.starts_with("ey") && credential.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// Lets in whoever a credential has told, unless it or somebody above it is let in no more.
+pub fn admit(exchange: &mut Exchange, caller: Arc<Caller>) -> Verdict {
+    let refusal = standing::refusal(&caller);
+    // The log knows who it was, also where it is refused.
+    exchange.identify(caller);
+    refusal.map_or(Verdict::Continue, |refusal| Verdict::Answer(refusal.reply(exchange.endpoint(), exchange.id())))
+}
+
+/// What becomes of a name that the section `tenants` does not have, if there is one.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unknown {
+    /// The request is refused (403).
+    #[default]
+    Refuse,
+    /// It is a label, as without that section; what is known above it (its organisation, its team) holds.
+    Accept,
+}
+
+/// Who carries these names, where others than this file give them out. `own` is what the credential itself lays down.
+///
+/// # Errors
+/// Which of them is not known.
+pub fn named(
+    tenants: Option<&Tenants>,
+    names: &Names,
+    own: Option<Tenant>,
+    unknown: Unknown,
+) -> Result<Caller, UnknownTenant> {
+    let error = match tenants::caller(tenants, names, own.clone()) {
+        Err(error) if unknown == Unknown::Accept => error,
+        settled => return settled,
+    };
+    let (team, org) = (names.team.clone(), names.org.clone());
+    let fewer = [Names { team, org: org.clone(), ..Names::default() }, Names { org, ..Names::default() }];
+    let known = fewer.iter().find_map(|fewer| tenants::caller(tenants, fewer, own.clone()).ok());
+    let known = match known {
+        Some(known) => known,
+        None => tenants::caller(None, names, own).map_err(|_| error)?,
+    };
+    let name = |known: &Option<Arc<str>>, said: &Option<Arc<str>>| known.as_ref().or(said.as_ref()).cloned();
+    Ok(Caller {
+        user: name(&known.user, &names.user),
+        service: name(&known.service, &names.service),
+        team: name(&known.team, &names.team),
+        org: name(&known.org, &names.org),
+        ..known
+    })
 }
 
 /// The answer to whoever cannot be told: 401 in its own protocol.

@@ -20,6 +20,7 @@ pub mod cache_key;
 pub mod call;
 pub mod caller;
 pub mod condition;
+
 pub mod credential;
 pub mod duration;
 pub mod events;
@@ -34,6 +35,7 @@ pub mod multipart;
 pub mod outbound;
 pub mod prices;
 pub mod recording;
+
 pub mod registry;
 pub mod reply;
 pub mod services;

@@ -6,6 +6,7 @@ use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
 use crate::flight::Counts;
 use crate::keys::ManagedKeys;
+
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};

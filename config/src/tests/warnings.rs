@@ -28,6 +28,9 @@ fn an_open_door_is_pointed_at() {
 fn trust_in_everybody_is_pointed_at() {
     warned(&format!("{POOL}trusted_proxies:\n  - 10.0.0.0/8\n  - 0.0.0.0/0\n"), "whoever connects may claim", 4);
     silent(&format!("{POOL}trusted_proxies: [10.0.0.0/8, unix]\n"));
+    let filter = "filters: [ { trusted_headers: {} } ]\n";
+    warned(&format!("{POOL}{filter}"), "these headers never count", 2);
+    silent(&format!("{POOL}{filter}trusted_proxies: [unix]\n"));
 }
 
 #[test]

@@ -166,7 +166,7 @@ fn check_address(address: Address) -> Result<()> {
         Address::Refused => {
             let message = "Requests from this network address are not taken here.";
             let refusal = Refusal::new(StatusCode::FORBIDDEN, "client_not_allowed", message);
-            Err(Fault::refused(refusal).closing())
+            Err(Fault::refused(refusal))
         }
         Address::Contradicted => {
             let message = "X-Forwarded-For and Forwarded name different clients. Send neither; a proxy must drop the \

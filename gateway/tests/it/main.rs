@@ -26,6 +26,7 @@ mod flights;
 mod framing;
 mod gateway;
 mod input;
+mod jwt;
 mod life;
 mod limits;
 mod managed_keys;

@@ -4,10 +4,11 @@
 //! requests that one of `trusted_proxies` hands over; from anybody else they are what a stranger claims about himself.
 //! Either way they end here: no backend sees them.
 
-use crate::credential::{self, Otherwise};
-use crate::exchange::{Caller, Exchange};
+use crate::credential::{self, Otherwise, Unknown};
+use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::services::Services;
+use crate::tenants::{Names, Tenants};
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName};
 use schemars::JsonSchema;
@@ -30,6 +31,8 @@ pub struct Settings {
     /// What becomes of a request that comes past the proxies, or without the user (the organisation, where no header
     /// names a user): `refuse` (401), or `next`.
     pub otherwise: Otherwise,
+    /// What becomes of names that the file's `tenants` does not have: `refuse` (403), or `accept` them as labels.
+    pub unknown: Unknown,
 }
 
 impl Default for Settings {
@@ -40,6 +43,7 @@ impl Default for Settings {
             team: name("x-team-id"),
             org: name("x-org-id"),
             otherwise: Otherwise::default(),
+            unknown: Unknown::default(),
         }
     }
 }
@@ -51,6 +55,8 @@ pub struct TrustedHeaders {
     org: Option<HeaderName>,
     all: Vec<HeaderName>,
     otherwise: Otherwise,
+    unknown: Unknown,
+    tenants: Option<Arc<Tenants>>,
 }
 
 #[async_trait]
@@ -72,10 +78,13 @@ impl Filter for TrustedHeaders {
             return Ok(Verdict::Continue);
         }
         if exchange.is_vouched_for() {
-            match self.caller(exchange.headers()) {
-                Ok(Some(caller)) => {
-                    exchange.identify(Arc::new(caller));
-                    return Ok(Verdict::Continue);
+            match self.names(exchange.headers()) {
+                Ok(Some(names)) => {
+                    let caller = credential::named(self.tenants.as_deref(), &names, None, self.unknown);
+                    return Ok(match caller {
+                        Ok(caller) => credential::admit(exchange, Arc::new(caller)),
+                        Err(unknown) => Verdict::Answer(unknown.refusal().reply(exchange.endpoint(), exchange.id())),
+                    });
                 }
                 Ok(None) => {}
                 Err(Unclear) => {
@@ -98,11 +107,11 @@ impl Filter for TrustedHeaders {
 struct Unclear;
 
 impl TrustedHeaders {
-    fn caller(&self, headers: &HeaderMap) -> std::result::Result<Option<Caller>, Unclear> {
+    fn names(&self, headers: &HeaderMap) -> std::result::Result<Option<Names>, Unclear> {
         let [user, team, org] = [&self.user, &self.team, &self.org].map(|name| named(headers, name.as_ref()));
-        let caller = Caller { user: user?, team: team?, org: org?, ..Caller::default() };
-        let known = if self.user.is_some() { caller.user.is_some() } else { caller.org.is_some() };
-        Ok(known.then_some(caller))
+        let names = Names { user: user?, team: team?, org: org?, service: None };
+        let known = if self.user.is_some() { names.user.is_some() } else { names.org.is_some() };
+        Ok(known.then_some(names))
     }
 }
 
@@ -121,7 +130,7 @@ impl Plugin for TrustedHeaders {
     const NAME: &'static str = "trusted_headers";
     type Settings = Settings;
 
-    fn new(settings: Settings, _: &Services) -> std::result::Result<Self, Vec<SettingsError>> {
+    fn new(settings: Settings, services: &Services) -> std::result::Result<Self, Vec<SettingsError>> {
         let mut faults = Vec::new();
         let mut name = |path: &str, text: Option<String>| {
             let name = HeaderName::from_bytes(text?.as_bytes()).ok();
@@ -136,7 +145,8 @@ impl Plugin for TrustedHeaders {
             faults.push(SettingsError::at("user", "neither `user` nor `org` names a header: nobody could be told"));
         }
         let all = [&user, &team, &org].into_iter().flatten().cloned().collect();
-        if faults.is_empty() { Ok(Self { user, team, org, all, otherwise: settings.otherwise }) } else { Err(faults) }
+        let (otherwise, unknown, tenants) = (settings.otherwise, settings.unknown, services.tenants.clone());
+        if faults.is_empty() { Ok(Self { user, team, org, all, otherwise, unknown, tenants }) } else { Err(faults) }
     }
 }
 

@@ -1,6 +1,6 @@
-use crate::credential::SUBPROTOCOL;
 use super::*;
 use crate::caller::Caller;
+use crate::credential::SUBPROTOCOL;
 use crate::keys::{ManagedKeys, NewKey, Record, Secret};
 use crate::testing;
 use crate::when::When;

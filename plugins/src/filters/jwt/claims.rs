@@ -2,7 +2,8 @@
 
 use super::reason::Reason;
 use super::settings::Paths;
-use crate::exchange::Caller;
+use crate::caller::Priority;
+use crate::tenants::{Level, Metadata, Names, Tenant};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -79,21 +80,29 @@ fn seconds(value: &Value) -> Option<u64> {
     Some(whole)
 }
 
-/// Who the bearer is.
-pub(super) fn caller(claims: &Value, paths: &Paths) -> Result<Caller, Reason> {
+/// Who the bearer is, by the names that the token gives, and what the token lays down for itself.
+pub(super) fn names(claims: &Value, paths: &Paths) -> Result<(Names, Option<Tenant>), Reason> {
     let there = |path: &Path| path.find(claims).ok_or(Reason::Claim);
     let maybe = |path: &Option<Path>| path.as_ref().and_then(|path| path.find(claims)).map(name).transpose();
     let must = |path: &Option<Path>| path.as_ref().map(|path| there(path).and_then(name)).transpose();
     let models = paths.models.as_ref().map(|path| there(path).and_then(models)).transpose()?;
     let priority = paths.priority.as_ref().and_then(|path| path.find(claims)).map(priority).transpose()?;
-    let _ = priority;
-    Ok(Caller {
+    let names = Names {
         user: Some(name(there(&paths.user)?)?),
         team: maybe(&paths.team)?,
         org: must(&paths.org)?,
+        service: None,
+    };
+    let own = (models.is_some() || priority.is_some()).then(|| Tenant {
+        level: Level::Key,
+        name: "token".into(),
         models,
-        ..Caller::default()
-    })
+        priority,
+        metadata: Metadata::new(),
+        expires: None,
+        disabled: false,
+    });
+    Ok((names, own))
 }
 
 /// A name, or a number that stands for one.
@@ -109,8 +118,8 @@ fn name(value: &Value) -> Result<Arc<str>, Reason> {
 }
 
 /// From 0, the last, to 9, the first.
-fn priority(value: &Value) -> Result<u64, Reason> {
-    value.as_u64().filter(|priority| *priority <= 9).ok_or(Reason::Claim)
+fn priority(value: &Value) -> Result<Priority, Reason> {
+    value.as_u64().and_then(|priority| Priority::new(u8::try_from(priority).ok()?)).ok_or(Reason::Claim)
 }
 
 /// A list of models, or a text with blanks between them.

@@ -176,11 +176,14 @@ async fn keep(issuer: Weak<Issuer>, outbound: Arc<dyn Outbound>) {
     }
 }
 
+/// By URL and pace.
+type Known = HashMap<(Box<str>, Pace), Weak<Issuer>>;
+
 /// The issuers whose keys are kept, whatever version of the configuration wants them: a reload while an issuer is away
 /// loses nothing.
 #[derive(Default)]
 pub struct Issuers {
-    known: Mutex<HashMap<(Box<str>, Pace), Weak<Issuer>>>,
+    known: Mutex<Known>,
     /// What tokens and issuers did.
     pub metrics: Metrics,
 }

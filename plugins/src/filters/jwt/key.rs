@@ -121,6 +121,35 @@ impl Keys {
     }
 }
 
+/// The points of small order on Ed25519's curve, in every encoding, the sign left out. A key that is one of them is
+/// nobody's: signatures by it can be made without any secret, and verifiers take them.
+const SMALL_ORDER: [[u8; 32]; 7] = [
+    [0; 32],
+    first_and_rest(1, 0, 0),
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+    first_and_rest(0xec, 0xff, 0x7f),
+    first_and_rest(0xed, 0xff, 0x7f),
+    first_and_rest(0xee, 0xff, 0x7f),
+];
+
+const fn first_and_rest(first: u8, rest: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [rest; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
+}
+
+fn is_weak(point: &[u8]) -> bool {
+    SMALL_ORDER.iter().any(|weak| weak[..31] == point[..31] && weak[31] == point[31] & 0x7f)
+}
+
 fn public_key(jwk: &Value) -> Option<Key> {
     let text = |name: &str| jwk[name].as_str();
     let id = match text("kid") {
@@ -154,7 +183,7 @@ fn public_key(jwk: &Value) -> Option<Key> {
             }
             Material::P256([&[4][..], &x, &y].concat().into())
         }
-        ("OKP", Some("Ed25519")) => Material::Ed25519(bytes("x").filter(|x| x.len() == 32)?.into()),
+        ("OKP", Some("Ed25519")) => Material::Ed25519(bytes("x").filter(|x| x.len() == 32 && !is_weak(x))?.into()),
         _ => return None,
     };
     let key = Key { id, material };

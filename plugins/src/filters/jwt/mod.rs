@@ -11,15 +11,15 @@ mod key;
 mod metrics;
 mod reason;
 mod settings;
-#[cfg(test)]
-mod tests;
 mod token;
 
-use crate::credential::{self, Otherwise, Presented};
-use crate::exchange::{Caller, Exchange};
+use crate::caller::Caller;
+use crate::credential::{self, Otherwise, Presented, Unknown};
+use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::reply::Refusal;
 use crate::services::Services;
+use crate::tenants::{Tenants, UnknownTenant};
 use async_trait::async_trait;
 use claims::Expected;
 use http::StatusCode;
@@ -49,10 +49,27 @@ pub struct Jwt {
     source: Source,
     secret: Option<Key>,
     otherwise: Otherwise,
+    unknown: Unknown,
+    tenants: Option<Arc<Tenants>>,
     remembered: Cache<[u8; 32], Good>,
     /// What tokens are hashed with, other each time: whoever sees a hash cannot tell whether it is a token's.
     hash_key: [u8; 32],
     tokens: Tokens,
+}
+
+/// Why nobody is let in.
+#[derive(Debug, PartialEq, Eq)]
+enum No {
+    /// The token is no good.
+    Token(Reason),
+    /// It is, but for somebody who is not known here.
+    Tenant(UnknownTenant),
+}
+
+impl From<Reason> for No {
+    fn from(reason: Reason) -> Self {
+        Self::Token(reason)
+    }
 }
 
 /// Where the public keys are.
@@ -96,18 +113,8 @@ impl Filter for Jwt {
             Presented::Several => return Ok(refuse(exchange, "Send one token, not several.")),
         };
         match self.caller(token, now()).await {
-            Ok(caller) => {
-                exchange.identify(caller);
-                Ok(Verdict::Continue)
-            }
-            Err(reason) => {
-                self.tokens.refused(reason);
-                exchange.note("jwt", reason.label());
-                Ok(match reason {
-                    Reason::NoKeys => unavailable(exchange),
-                    _ => refuse(exchange, "This token is not accepted here. Get a new one, or ask the operator."),
-                })
-            }
+            Ok(caller) => Ok(credential::admit(exchange, caller)),
+            Err(no) => Ok(self.turn_away(exchange, &no)),
         }
     }
 }
@@ -121,10 +128,25 @@ impl Jwt {
         looks && claimed().is_none_or(|issuer| *issuer == *self.expected.issuer)
     }
 
+    /// The answer to a token that lets nobody in; why it does not is for the log.
+    fn turn_away(&self, exchange: &mut Exchange, no: &No) -> Verdict {
+        let reason = match no {
+            No::Token(reason) => *reason,
+            No::Tenant(_) => Reason::Tenant,
+        };
+        self.tokens.refused(reason);
+        exchange.note("jwt", reason.label());
+        match no {
+            No::Token(Reason::NoKeys) => unavailable(exchange),
+            No::Token(_) => refuse(exchange, "This token is not accepted here. Get a new one, or ask the operator."),
+            No::Tenant(unknown) => Verdict::Answer(unknown.refusal().reply(exchange.endpoint(), exchange.id())),
+        }
+    }
+
     /// Who the bearer is, remembered or found out.
-    async fn caller(&self, token: &str, now: u64) -> std::result::Result<Arc<Caller>, Reason> {
+    async fn caller(&self, token: &str, now: u64) -> std::result::Result<Arc<Caller>, No> {
         if token.len() > token::LONGEST {
-            return Err(Reason::TooLong);
+            return Err(Reason::TooLong.into());
         }
         let hash = *blake3::keyed_hash(&self.hash_key, token.as_bytes()).as_bytes();
         let version = self.source.current();
@@ -137,12 +159,15 @@ impl Jwt {
         }
         let token = Token::read(token)?;
         if !self.algorithms.contains(&token.algorithm) {
-            return Err(Reason::Algorithm);
+            return Err(Reason::Algorithm.into());
         }
         let version = self.verify(&token, version).await?;
         let claims = token.claims()?;
         let expires = claims::judge(&claims, &self.expected, now)?;
-        let caller = Arc::new(claims::caller(&claims, &self.paths)?);
+        let (names, own) = claims::names(&claims, &self.paths)?;
+        let caller = credential::named(self.tenants.as_deref(), &names, own, self.unknown).map_err(No::Tenant)?;
+        // A token has no name of its own to be kept apart by.
+        let caller = Arc::new(Caller { key: None, ..caller });
         let good = Good { caller: caller.clone(), expires, version };
         if now < expires {
             self.remembered.insert(hash, good).await;
@@ -237,8 +262,13 @@ impl Plugin for Jwt {
             paths,
             source,
             otherwise: settings.otherwise,
+            unknown: settings.unknown,
+            tenants: services.tenants.clone(),
             remembered,
             hash_key,
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,8 @@ reasons! {
     Early = "early",
     /// A claim that says who somebody is lacks, or is not what it must be.
     Claim = "claim",
+    /// It is good, but for somebody who is not among the tenants.
+    Tenant = "tenant",
     /// The issuer's keys have never been there.
     NoKeys = "no_keys",
 }

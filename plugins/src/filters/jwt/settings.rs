@@ -2,7 +2,7 @@
 
 use super::claims::Path as ClaimPath;
 use super::key::Algorithm;
-use crate::credential::Otherwise;
+use crate::credential::{Otherwise, Unknown};
 use crate::duration::Span;
 use crate::filter::SettingsError;
 use schemars::JsonSchema;
@@ -45,6 +45,9 @@ pub struct Settings {
     /// filter says who sends it. A token of this issuer that is no good is refused always.
     #[serde(default)]
     pub otherwise: Otherwise,
+    /// What becomes of names that the file's `tenants` does not have: `refuse` (403), or `accept` them as labels.
+    #[serde(default)]
+    pub unknown: Unknown,
     /// The most tokens that are remembered as good; each until it expires, at most for an hour.
     #[serde(default = "ten_thousand")]
     pub remembered: u64,

@@ -3,7 +3,7 @@
 use super::super::Reason;
 use super::sign::{SECRET, Signer, at, claims, claims_but};
 use super::*;
-use crate::exchange::Caller;
+use crate::caller::Caller;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -87,7 +87,7 @@ async fn a_token_is_not_remembered_beyond_its_time() {
     let token = key.token("k", &claims_but("exp", json!(at(10))));
     let now = u64::try_from(at(0)).expect("after 1970");
     assert!(filter.caller(&token, now).await.is_ok() && filter.caller(&token, now + 8).await.is_ok());
-    assert_eq!(filter.caller(&token, now + 12).await.err(), Some(Reason::Expired));
+    assert_eq!(filter.caller(&token, now + 12).await.err(), Some(super::super::No::Token(Reason::Expired)));
 }
 
 #[tokio::test]
@@ -244,6 +244,17 @@ async fn keys_that_are_for_something_else_are_left_out() {
             "{name} {value}"
         );
     }
+    // Points that anybody can sign for.
+    for (first, rest, last) in [(0, 0, 0), (1, 0, 0), (1, 0, 0x80), (0xec, 0xff, 0x7f), (0xee, 0xff, 0xff)] {
+        let mut point = [rest; 32];
+        (point[0], point[31]) = (first, last);
+        let weak = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": URL_SAFE_NO_PAD.encode(point) });
+        let set = json!({ "keys": [weak, Signer::p256().jwk("other")] });
+        let forged = [&[1][..], &[0; 63]].concat();
+        let token = key.token("k", &claims());
+        let token = format!("{}.{}", token.rsplit_once('.').expect("parts").0, URL_SAFE_NO_PAD.encode(forged));
+        assert_eq!(reason(&filter_with(set, settings()), &token).await, "unknown_key", "{point:?}");
+    }
     let nameless = key.token_of(&json!({ "alg": "EdDSA" }), &claims());
     assert!(user(&knowing(&key, settings()), &nameless).await.is_some(), "the only one of its kind");
     let two = json!({ "keys": [key.jwk("a"), Signer::ed25519().jwk("b")] });
@@ -303,4 +314,66 @@ fn settings_that_let_in_nobody_or_anybody_are_faults() {
     all["claims"] = json!({ "org": "a..b" });
     assert_eq!(paths(all), ["issuer", "audience", "secret", "clock_skew", "claims.org"]);
     assert!(serde_json::from_value::<super::super::Settings>(settings_with("algorithms", json!(["none"]))).is_err());
+}
+
+mod tenants {
+    use super::*;
+    use crate::tenants::Tenants;
+
+    /// Acme has ann, who may use what begins with m; gone is disabled, and anybody may be in open.
+    fn filter(key: &Signer, unknown: &str) -> Jwt {
+        let (tenants, faults) = Tenants::read(json!({
+            "acme": { "models": ["m*"], "users": { "ann": null } },
+            "gone": { "disabled": true, "users": { "ann": null } },
+            "open": { "users": { "*": null } },
+        }));
+        assert!(faults.is_empty(), "{faults:?}");
+        let services = Services {
+            files: Arc::new(OneFile(json!({ "keys": [key.jwk("k")] }))),
+            tenants: Some(Arc::new(tenants)),
+            ..Services::none()
+        };
+        let mut settings = settings_with("claims", json!({ "org": "org", "models": "models" }));
+        settings["unknown"] = json!(unknown);
+        Jwt::new(serde_json::from_value(settings).expect("well-formed"), &services)
+            .unwrap_or_else(|faults| panic!("{faults:?}"))
+    }
+
+    fn token(key: &Signer, user: &str, org: &str) -> String {
+        let mut claims = claims_but("org", json!(org));
+        claims["sub"] = json!(user);
+        key.token("k", &claims)
+    }
+
+    #[tokio::test]
+    async fn whose_token_it_is_is_looked_up_and_the_strictest_of_all_rules_holds() {
+        let key = Signer::ed25519();
+        let filter = filter(&key, "refuse");
+        for _ in 0..2 {
+            let who = caller(&filter, &token(&key, "ann", "acme")).await.expect("she is let in");
+            assert!(who.may_use("m") && !who.may_use("llama-3"), "the token says llama*, its organisation does not");
+            assert_eq!(who.key, None);
+        }
+        assert_eq!(presented(&filter, &token(&key, "bob", "open")).await.0, Ok(Some("bob".to_owned())));
+        for (user, org) in [("bob", "acme"), ("ann", "elsewhere")] {
+            let refused = (Err(403), Some("tenant".to_owned()));
+            assert_eq!(presented(&filter, &token(&key, user, org)).await, refused, "{user} {org}");
+        }
+        for _ in 0..2 {
+            assert_eq!(presented(&filter, &token(&key, "ann", "gone")).await.0, Err(403), "remembered or not");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_taken_as_a_label_does_not_get_past_what_is_known_above_it() {
+        let key = Signer::ed25519();
+        let filter = filter(&key, "accept");
+        let who = caller(&filter, &token(&key, "bob", "acme")).await.expect("he is let in");
+        assert_eq!((who.user.as_deref(), who.org.as_deref()), (Some("bob"), Some("acme")));
+        assert!(who.may_use("m") && !who.may_use("llama-3"));
+        assert_eq!(presented(&filter, &token(&key, "bob", "gone")).await.0, Err(403));
+        let who = caller(&filter, &token(&key, "bob", "elsewhere")).await.expect("he is let in");
+        assert_eq!(who.org.as_deref(), Some("elsewhere"));
+        assert!(who.may_use("llama-3"), "as the token says, and nobody else does");
+    }
 }
