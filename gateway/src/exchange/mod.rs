@@ -187,8 +187,8 @@ async fn answered(session: &mut Session, trip: &mut Trip<'_>, mut reply: Reply) 
     if reply.source != Source::Gateway {
         admit::route(trip)?;
     }
-    if let Some(follower) = reply.renewal.take() {
-        renew::later(trip, follower);
+    if let Some(renewal) = reply.renewal.take() {
+        renew::later(trip, renewal.0);
     }
     answer::reply(session, trip, reply).await
 }

@@ -77,7 +77,9 @@ fn settle(explanation: &Explanation, exchange: &mut Exchange, body: Option<Bytes
     let body = body.unwrap_or_else(named);
     let call = Call::read(&body, exchange.endpoint()).ok();
     exchange.replace_body(body, call);
-    let (Some(choice), Some(target), Some(asked)) = (&explanation.model, explanation.targets.first(), &asked) else { return };
+    let (Some(choice), Some(target), Some(asked)) = (&explanation.model, explanation.targets.first(), &asked) else {
+        return;
+    };
     exchange.send_to(asked.as_str().into());
     exchange.settle_on(Arc::new(Answerer {
         route: choice.entry.as_str().into(),

@@ -149,7 +149,8 @@ pub fn explain(config: &Config, request: &Question) -> Explanation {
             Err(unknown_path(&request.path))
         }
         Route { decided_by, .. } => {
-            let step = |filter: &FilterEntry| Step { filter: filter.name.clone(), path: filter.path.to_string(), says: None };
+            let step =
+                |filter: &FilterEntry| Step { filter: filter.name.clone(), path: filter.path.to_string(), says: None };
             explanation.filters = config.filters.iter().map(step).collect();
             decide(config, decided_by, &mut explanation)
         }
