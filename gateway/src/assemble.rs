@@ -1,6 +1,7 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
 use crate::models::{Model, Models, Target};
+use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::flight::FlightMetrics;
+use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::{Registry, Services};
@@ -96,6 +98,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     };
     Ok(Snapshot {
         limits: config.limits.clone(),
+        trusted_proxies: Networks::new(&config.trusted_proxies),
+        clients: Lists::new(&config.clients),
         shared,
         early,
         late: rest,
@@ -152,6 +156,7 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
     let services = Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: None,
     };
@@ -175,6 +180,16 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
         }
     }
     built
+}
+
+fn prices(written: &config::Prices) -> Prices {
+    let price = |price: &config::Price| Price {
+        prompt: price.prompt.0,
+        cached_prompt: price.cached_prompt.unwrap_or(price.prompt).0,
+        completion: price.completion.0,
+        request: price.request.0,
+    };
+    Prices::new(&written.currency, written.models.iter().map(|(name, written)| (name.as_str(), price(written))))
 }
 
 fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {

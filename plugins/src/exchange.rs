@@ -1,8 +1,13 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::settle_on`], [`Exchange::replace_body`],
-//! [`Exchange::ration`], [`Exchange::answer_from`], [`Exchange::spend`], [`Exchange::record`], [`Exchange::note`].
+//! [`Exchange::vouch`], [`Exchange::identify`],
+//! [`Exchange::send_to`], [`Exchange::settle_on`],
+//! [`Exchange::replace_body`],
+//! [`Exchange::ration`], [`Exchange::limit_by`],
+//! [`Exchange::ask_usage`], [`Exchange::answer_from`],
+//! [`Exchange::spend`],
+//! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 use crate::store::Level;
@@ -72,6 +77,7 @@ pub struct Exchange {
     endpoint: Endpoint,
     id: Arc<str>,
     client: Option<IpAddr>,
+    vouched: bool,
     caller: Option<Arc<Caller>>,
     body: Bytes,
     call: Option<Call>,
@@ -82,6 +88,8 @@ pub struct Exchange {
     answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
+    limited: bool,
+    needs_usage: bool,
     notes: Vec<(&'static str, String)>,
 }
 
@@ -124,7 +132,7 @@ impl Source {
 }
 
 /// What became of a request, as far as filters that count or settle need to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// The status the client got; 499 if it left before the end.
     pub status: u16,
@@ -132,8 +140,12 @@ pub struct Outcome {
     pub complete: bool,
     /// The tokens of the answer, if any were counted.
     pub usage: Option<Usage>,
+    /// Whose words the answer was.
+    pub source: Source,
     /// Whether these tokens are this request's to pay: not if the answer was made for another request.
     pub charged: bool,
+    /// Events of a stream that carried a piece of the answer.
+    pub events: u64,
     /// Body bytes the client sent.
     pub request_bytes: u64,
     /// Body bytes the client was given.
@@ -148,6 +160,7 @@ impl Exchange {
             endpoint,
             id,
             client,
+            vouched: false,
             caller: None,
             body: Bytes::new(),
             call: None,
@@ -158,6 +171,8 @@ impl Exchange {
             answerer: None,
             outcome: None,
             rates: Rates::default(),
+            limited: false,
+            needs_usage: false,
             notes: Vec::new(),
         }
     }
@@ -185,6 +200,11 @@ impl Exchange {
     /// The client's address; none on a Unix socket.
     pub fn client(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// Whether a trusted proxy handed the request over, so that what its headers say about the client may be believed.
+    pub fn is_vouched_for(&self) -> bool {
+        self.vouched
     }
 
     /// Who sends it, once a filter has found out.
@@ -244,9 +264,24 @@ impl Exchange {
         &self.rates
     }
 
+    /// Whether a limit has refused this request.
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
+    /// Whether a filter counts the tokens of the answer, so that the backend is asked for them.
+    pub fn needs_usage(&self) -> bool {
+        self.needs_usage
+    }
+
     /// What filters noted for the log line; they are gone from here then.
     pub fn take_notes(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.notes)
+    }
+
+    /// Says that a trusted proxy handed the request over. For the gateway.
+    pub fn vouch(&mut self) {
+        self.vouched = true;
     }
 
     /// Says who sends this request. For identity filters.
@@ -279,6 +314,17 @@ impl Exchange {
         };
         self.rates.requests = tighter(self.rates.requests, rates.requests);
         self.rates.tokens = tighter(self.rates.tokens, rates.tokens);
+    }
+
+    /// Says which limit refuses this request, so that other limits take nothing for it. For limiting filters.
+    pub fn limit_by(&mut self, limit: &str) {
+        self.limited = true;
+        self.note("limited_by", limit);
+    }
+
+    /// Asks for the tokens of the answer, also where the client did not: for filters that count them.
+    pub fn ask_usage(&mut self) {
+        self.needs_usage = true;
     }
 
     /// Says whose words the answer is, and whether its tokens are this request's to pay. For the gateway.

@@ -27,6 +27,7 @@ pub mod forms;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod prices;
 pub mod recording;
 pub mod registry;
 pub mod reply;

@@ -1,7 +1,9 @@
 //! Clients' connections: HTTP/1 is ours, HTTP/2 is Pingora's. A [`Wire`] is one request on either of
 //! them, a [`Session`] is what answers it.
 
+pub(crate) mod forwarded;
 pub(crate) mod http1;
+pub(crate) mod proxy_protocol;
 mod session;
 
 pub(crate) use session::Session;

@@ -22,11 +22,12 @@ mod whole;
 use crate::core::Core;
 use crate::downstream::Session;
 use crate::models::{Model, Target};
+use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, Record, Series};
 use crate::upstream::{Backend, Pool};
 use answer::Answered;
-use arrive::Plan;
+use arrive::{Address, Plan};
 use body::Body;
 use budget::Share;
 use fail::{Fault, Result};
@@ -47,6 +48,8 @@ pub(crate) use answer::unreadable_head;
 pub(crate) struct Trip<'a> {
     core: &'a Core,
     snapshot: Arc<Snapshot>,
+    /// Whether the client's address lets it in, and is known at all.
+    address: Address,
     exchange: Exchange,
     record: Record,
     body: Body,
@@ -125,8 +128,8 @@ impl Route {
 
 /// Answers the request that `session` has read the head of. When this returns, the answer is complete, or the
 /// session is not to be used again.
-pub(crate) async fn serve(core: &Core, session: &mut Session) {
-    let mut trip = arrive::begin(core, core.snapshot.load_full(), session);
+pub(crate) async fn serve(core: &Core, session: &mut Session, clients: &Lists) {
+    let mut trip = arrive::begin(core, core.snapshot.load_full(), session, clients);
     if core.is_draining() {
         session.close_after();
     }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
 use tidegate_plugins::usage::Usage;
 
@@ -122,6 +123,8 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
     let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
+    crate::storage::StorageMetrics::new("state").collectors().into_iter().for_each(|one| metrics.also(one).unwrap());
+    metrics.also(Box::new(FlightMetrics::new(Arc::default()).unwrap())).unwrap();
     let text = metrics.render();
     let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
     for spec in list::ALL {

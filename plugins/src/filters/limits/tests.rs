@@ -52,7 +52,16 @@ fn said(follower: &mut Box<dyn ResponseFilter>, exchange: &mut Exchange) -> Head
 }
 
 fn outcome(status: u16, usage: Option<Usage>) -> Outcome {
-    Outcome { status, complete: status < 400, usage, charged: true, request_bytes: 50, response_bytes: 4000 }
+    let charged = true;
+    Outcome {
+        status,
+        complete: status < 400,
+        usage,
+        charged,
+        request_bytes: 50,
+        response_bytes: 4000,
+        ..Outcome::default()
+    }
 }
 
 fn usage(prompt: u64, completion: u64) -> Option<Usage> {
