@@ -79,11 +79,16 @@ impl Core {
 
     /// Returns once the time for draining is over. Costs one load when polled: [`Core::cut`] wakes whoever waits.
     pub async fn is_cut(&self) {
-        let over = |_: &mut Context<'_>| match self.requests.cut.load(Ordering::Relaxed) {
+        let over = |_: &mut Context<'_>| match self.has_cut() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         };
         std::future::poll_fn(over).await;
+    }
+
+    /// Whether the time for draining is over.
+    pub fn has_cut(&self) -> bool {
+        self.requests.cut.load(Ordering::Relaxed)
     }
 
     /// Whether the process is on its way out.

@@ -22,6 +22,7 @@ pub mod events;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
+pub mod flight;
 pub mod forms;
 pub mod json;
 pub mod keys;

@@ -17,7 +17,7 @@ use crate::usage::Usage;
 use bytes::{Bytes, BytesMut};
 use http::header;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 pub use reader::Reader;
@@ -27,7 +27,14 @@ pub struct Recording {
     state: Mutex<State>,
     max: usize,
     outlives_all: bool,
+    /// What those who waited for this in vain went on to.
+    successor: OnceLock<Arc<Recording>>,
+    /// The other forms of it that have been asked for, made once: see [`Self::form`].
+    forms: [OnceLock<Option<Arc<[Bytes]>>>; FORMS],
 }
+
+/// How many forms of an answer there may be beside the one it came in.
+pub const FORMS: usize = 3;
 
 struct State {
     head: Option<Arc<Opening>>,
@@ -105,7 +112,13 @@ impl Recording {
             end: Waiters::default(),
             writer: None,
         };
-        Arc::new(Self { state: Mutex::new(state), max, outlives_all })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            max,
+            outlives_all,
+            successor: OnceLock::new(),
+            forms: Default::default(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -161,6 +174,21 @@ impl Recording {
         state.readers += 1;
         drop(state);
         Some(Reader::new(self.clone()))
+    }
+
+    /// What those who waited for this in vain went on to: the first of them says it, and all others find it.
+    pub fn successor(&self) -> &OnceLock<Arc<Self>> {
+        &self.successor
+    }
+
+    /// What is here of the body, in one piece.
+    pub fn body(&self) -> Bytes {
+        self.state().whole()
+    }
+
+    /// One of its other forms, by number: what `make` makes of it when it is first asked for. The same pieces for all.
+    pub fn form(&self, number: usize, make: impl FnOnce() -> Option<Vec<Bytes>>) -> Option<Arc<[Bytes]>> {
+        self.forms.get(number)?.get_or_init(|| make().map(Into::into)).clone()
     }
 
     /// Whether all of it is here.

@@ -1,7 +1,9 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::idempotency::Kept;
 use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
+use crate::flight::Counts;
 use crate::prices::Prices;
 use crate::store::{Local, Store};
 use serde_json::Value;
@@ -28,6 +30,10 @@ pub struct Shared {
     pub estimates: Arc<Estimates>,
     /// Answers that are kept.
     pub caches: Arc<Caches>,
+    /// What requests that share answers had to do with each other.
+    pub flights: Arc<Counts>,
+    /// What requests with an idempotency key were answered.
+    pub kept: Arc<Kept>,
 }
 
 impl Default for Shared {
@@ -39,7 +45,7 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default(), caches: Arc::default() }
+        Self { store, estimates: Arc::default(), caches: Arc::default(), flights: Arc::default(), kept: Arc::default() }
     }
 }
 

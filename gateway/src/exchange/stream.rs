@@ -1,6 +1,6 @@
 //! Event streams: cut into whole events, watched for whether they are complete, relayed as they come.
 
-use super::answer::Answered;
+use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::Fetched;
 use super::{Session, Trip, relay};
@@ -92,8 +92,8 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
         let read = read?;
         let (block, flow) = step(trip, fetched, it, read)?;
         if let Some(block) = block {
-            if let Some(mut head) = it.head.take() {
-                relay::start(session, trip, &mut head).await?;
+            if let Some(head) = it.head.take() {
+                answer::send_head(session, trip, &head).await?;
             }
             relay::write(session, trip, block).await?;
         }
@@ -101,8 +101,8 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
             Flow::Open => {}
             Flow::Done => return Ok(()),
             Flow::Ended => {
-                if let Some(mut head) = it.head.take() {
-                    relay::start(session, trip, &mut head).await?;
+                if let Some(head) = it.head.take() {
+                    answer::send_head(session, trip, &head).await?;
                 }
                 return Ok(());
             }
@@ -199,7 +199,11 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
 }
 
-fn outgoing(trip: &mut Trip<'_>, it: &Streaming, block: &mut Bytes) -> Result<()> {
+/// What goes out next, head first, past the followers.
+fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Result<()> {
+    if let Some(head) = &mut it.head {
+        relay::show(trip, head)?;
+    }
     if let Some(renamer) = &it.renamer
         && let Some(renamed) = renamer.rename_in_events(block)
     {

@@ -44,15 +44,15 @@ impl Reader {
         .await
     }
 
-    /// The whole body, once it is there.
+    /// Returns once all of it is there: see [`Recording::body`].
     ///
     /// # Errors
-    /// Why there is none.
-    pub async fn whole(&mut self) -> Result<Bytes, Failure> {
+    /// Why that will never be.
+    pub async fn ended(&mut self) -> Result<(), Failure> {
         self.wait(List::End, |state| match &state.phase {
             _ if state.gone > 0 => Some(Err(Failure::Behind)),
             Phase::Running => None,
-            Phase::Complete => Some(Ok(state.whole())),
+            Phase::Complete => Some(Ok(())),
             Phase::Failed(failure) => Some(Err(failure.clone())),
         })
         .await
@@ -91,7 +91,7 @@ enum List {
 }
 
 impl State {
-    fn whole(&self) -> Bytes {
+    pub(super) fn whole(&self) -> Bytes {
         match self.pieces.len() {
             0 => Bytes::new(),
             1 => self.pieces[0].clone(),

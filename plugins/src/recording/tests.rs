@@ -27,9 +27,10 @@ fn every_reader_gets_all_of_it_at_its_own_pace() {
     let mut late = recording.reader().unwrap();
     // What has piled up comes together.
     assert_eq!(next(&mut late).unwrap().unwrap().unwrap(), "one two three");
-    assert!(late.whole().now_or_never().is_none());
+    assert!(late.ended().now_or_never().is_none());
     recording.finish(None);
-    assert_eq!(late.whole().now_or_never().unwrap().unwrap(), "one two three");
+    assert!(late.ended().now_or_never().unwrap().is_ok());
+    assert_eq!(recording.body(), "one two three");
     assert_eq!(next(&mut early).unwrap().unwrap().unwrap(), "two three");
     assert!(next(&mut early).unwrap().is_none() && next(&mut late).unwrap().is_none());
 }
@@ -46,7 +47,7 @@ fn what_is_too_long_loses_its_beginning_and_those_who_are_still_there() {
     assert!(recording.reader().is_none());
     assert!(recording.weight() < 100 + 1000);
     assert_eq!(next(&mut slow).unwrap().unwrap().unwrap_err().code, Some("fell_behind"));
-    assert!(matches!(slow.whole().now_or_never(), Some(Err(Failure::Behind))));
+    assert!(matches!(slow.ended().now_or_never(), Some(Err(Failure::Behind))));
     recording.finish(None);
     assert!(!recording.is_complete());
 }
@@ -99,8 +100,10 @@ fn no_reader_sleeps_through_the_end() {
         let recording = Recording::new(1 << 20, false);
         let readers: Vec<_> = (0..4).map(|_| recording.reader().unwrap()).collect();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
-        let reading: Vec<_> =
-            readers.into_iter().map(|mut reader| runtime.spawn(async move { reader.whole().await })).collect();
+        let reading: Vec<_> = readers
+            .into_iter()
+            .map(|mut reader| runtime.spawn(async move { reader.ended().await.map(|()| reader.recording().body()) }))
+            .collect();
         recording.begin(&head(), false);
         for _ in 0..10 {
             recording.push(&Bytes::from_static(b"0123456789"));

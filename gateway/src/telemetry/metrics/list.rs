@@ -4,6 +4,7 @@
 use crate::storage;
 use std::fmt::Write;
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
+use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -108,6 +109,12 @@ metrics! {
         DECISIONS_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],
+        FLIGHTS.1;
+    IDEMPOTENCY_REQUESTS: Counter, KEYS.0, &["outcome"],
+        KEYS.1;
+    IDEMPOTENCY_BYTES: Gauge, KEPT.0, &[],
+        KEPT.1;
     STORE_UP: Gauge, storage::UP, &["store"],
         storage::UP_HELP;
     STORE_QUEUE: Gauge, storage::QUEUE, &["store"],

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use tidegate_plugins::filters::prompt_cache::{CacheMetrics, Caches};
+use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
 use tidegate_plugins::usage::Usage;
 
@@ -129,6 +130,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let caches: Arc<Caches> = Arc::default();
     caches.counts().begin("other");
     metrics.also(Box::new(CacheMetrics::new(caches).unwrap())).unwrap();
+    metrics.also(Box::new(FlightMetrics::new(Arc::default()).unwrap())).unwrap();
     let text = metrics.render();
     let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
     for spec in list::ALL {
