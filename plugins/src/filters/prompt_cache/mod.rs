@@ -247,8 +247,9 @@ impl Inner {
     /// Asks a stream of chat or completions for its usage on the cache's own account; says whether it did.
     fn ask_usage(&self, exchange: &mut Exchange, wanted: Wanted) -> bool {
         let (endpoint, body) = (exchange.endpoint(), exchange.body().clone());
+        let may = self.settings.ask_usage && exchange.answerer().is_some_and(|answerer| answerer.tells_usage);
         let Some(call) = exchange.call() else { return false };
-        if !self.settings.ask_usage || !wanted.stream || wanted.usage || !forms::asks_for_usage(endpoint) {
+        if !may || !wanted.stream || wanted.usage || !forms::asks_for_usage(endpoint) {
             return false;
         }
         let mut edits = Edits::default();
