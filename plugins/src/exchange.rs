@@ -29,6 +29,8 @@ pub struct Answerer {
     pub model: Arc<str>,
     /// A hash of what the pool's backends say the model is; 0 if they say nothing.
     pub revision: u64,
+    /// Whether its streams may be asked for their usage.
+    pub tells_usage: bool,
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).

@@ -38,7 +38,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tidegate_config::Timeouts;
+use tidegate_config::{AskUsage, Timeouts};
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
@@ -125,7 +125,8 @@ impl Route {
         let model = self.send_as.as_ref().unwrap_or(name).clone();
         let revision = crate::upstream::revision::of_pool(&self.pool, &model);
         let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
-        Answerer { route, pool: self.pool.name.clone(), model, revision }
+        let tells_usage = self.pool.usage != AskUsage::Off;
+        Answerer { route, pool: self.pool.name.clone(), model, revision, tells_usage }
     }
 
     /// Its name in metrics and logs.
@@ -195,8 +196,8 @@ async fn answered(session: &mut Session, trip: &mut Trip<'_>, mut reply: Reply) 
     if reply.source != Source::Gateway {
         admit::route(trip)?;
     }
-    if let Some(follower) = reply.renewal.take() {
-        renew::later(trip, follower);
+    if let Some(renewal) = reply.renewal.take() {
+        renew::later(trip, renewal.0);
     }
     answer::reply(session, trip, reply).await
 }

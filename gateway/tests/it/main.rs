@@ -25,6 +25,7 @@ mod faults;
 mod flights;
 mod framing;
 mod gateway;
+mod idempotency;
 mod input;
 mod jwt;
 mod life;

@@ -28,6 +28,8 @@ pub struct Recorder<S: Seat> {
     step: Step,
     /// Whether the client is not to see the usage that others may.
     hides_usage: bool,
+    /// Whether the backend refuses the request, as it would any time.
+    refuses: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,7 @@ enum Step {
 impl<S: Seat> Recorder<S> {
     /// A recorder on `recording`, which others find at `seat`.
     pub fn new(recording: Arc<Recording>, seat: S) -> Self {
-        Self { recording, seat: Some(seat), step: Step::Waiting, hides_usage: false }
+        Self { recording, seat: Some(seat), step: Step::Waiting, hides_usage: false, refuses: false }
     }
 
     /// The client did not ask for the usage that its stream will have, and does not see it.
@@ -87,6 +89,7 @@ impl<S: Seat> ResponseFilter for Recorder<S> {
             return Ok(());
         }
         let poor = is_poor(head.status);
+        self.refuses = head.status.is_client_error();
         if poor {
             self.leave(false);
         }
@@ -133,7 +136,7 @@ impl<S: Seat> ResponseFilter for Recorder<S> {
     fn end(mut self: Box<Self>, exchange: &Exchange) {
         self.give_up(Failure::Unasked);
         let is_complete = exchange.outcome().is_some_and(|outcome| outcome.complete);
-        self.leave(self.step == Step::Whole && is_complete);
+        self.leave(self.step == Step::Whole && (is_complete || self.refuses));
     }
 }
 

@@ -63,7 +63,7 @@ fn a_chat_stream_adds_up_to_what_clients_make_of_it() {
         "choices": [
             {"index": 0, "finish_reason": "stop", "stop_reason": 7,
              "message": {"role": "assistant", "content": "ab\n", "reasoning_content": "hm"},
-             "logprobs": {"content": [{"token": "a", "logprob": -0.123_456_789_012_345_678}, {"token": "b", "logprob": -1e-7}]}},
+             "logprobs": {"content": [{"token": "a", "logprob": -0.123_456_789_012_345_68}, {"token": "b", "logprob": -1e-7}]}},
             {"index": 1, "finish_reason": "tool_calls", "message": {"role": "assistant", "content": null,
              "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}},
         ],

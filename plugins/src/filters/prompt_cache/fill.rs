@@ -87,6 +87,10 @@ impl Fill {
 
     /// Why an answer with this head is not kept.
     fn objection(&self, exchange: &Exchange, head: &Head) -> Option<&'static str> {
+        if exchange.source() == Source::Flight {
+            // The one who has it fetched keeps it.
+            return Some("flight");
+        }
         if exchange.source() != Source::Backend || head.status != StatusCode::OK {
             return Some("error");
         }

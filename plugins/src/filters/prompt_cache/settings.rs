@@ -5,13 +5,13 @@ use crate::filter::SettingsError;
 use crate::units::{Size, Time};
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Answers that have been given are kept, and given again to whoever asks for the same. See
 /// [guide-cache.md](guide-cache.md).
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How long an answer is good for.
@@ -53,7 +53,7 @@ pub struct Settings {
 }
 
 /// What is cached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// Everything.
@@ -63,7 +63,7 @@ pub enum What {
 }
 
 /// How answers that are given again are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdsAre {
     /// As new ones.
