@@ -147,6 +147,31 @@ const FORM: &[&str] = &[
     "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--XX",
 ];
 
+const TOKEN: &[&str] = &[
+    ".",
+    "..",
+    "=",
+    "A",
+    "ey",
+    "\n",
+    "{",
+    "}",
+    "\"",
+    "{\"keys\":[",
+    "]}",
+    "{\"kty\":\"oct\",\"k\":\"AAAA\"}",
+    "{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}",
+    ",",
+    "eyJhbGciOiJub25lIn0",
+    "eyJhbGciOiJIUzI1NiJ9",
+    "eyJhbGciOiJIUzI1NiIsImtpZCI6ImsifQ",
+    "eyJhbGciOiJFZERTQSJ9",
+    "eyJhbGciOiJFUzI1NiJ9",
+    "eyJpc3MiOiJpIiwiYXVkIjoiYSIsInN1YiI6InMiLCJleHAiOjk5OTk5OTk5OTl9",
+    "eyJpc3MiOiJ4In0",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+];
+
 proptest! {
     #[test]
     fn any_object_is_read_as_it_is_or_refused_for_a_reason(body in object()) {
@@ -176,5 +201,15 @@ proptest! {
     #[test]
     fn any_form_is_the_same_however_it_is_cut(form in of(FORM, 12)) {
         properties::multipart(form.as_bytes());
+    }
+}
+
+proptest! {
+    // Each case builds filters.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_credential_lets_in_without_the_secret(pieces in of(TOKEN, 12)) {
+        properties::token(pieces.as_bytes());
     }
 }
