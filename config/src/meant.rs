@@ -12,7 +12,7 @@ use serde_yaml::with::singleton_map_recursive;
 use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, TimeoutOverrides, Timeouts};
 use crate::show;
 use crate::units;
 
@@ -45,6 +45,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// The model of a request that names none; `None`: such a request is refused.
     pub default_model: Option<String>,
+    /// What requests cost.
+    pub prices: Prices,
     /// The pools, in the order of the file; at least one.
     #[serde(serialize_with = "show::pools")]
     pub pools: Vec<Pool>,

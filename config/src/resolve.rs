@@ -16,7 +16,7 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Limits, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Limits, OtherPaths, Prices, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -49,6 +49,7 @@ impl Resolver<'_> {
             filters: self.filters(file.filters),
             models: self.models(file.models),
             default_model: file.default_model,
+            prices: self.prices(file.prices),
             pools: self.pools(file.pools),
             other_paths: file.other_paths,
             directory: self.directory.to_owned(),
@@ -169,6 +170,20 @@ impl Resolver<'_> {
             }));
         }
         entries
+    }
+
+    fn prices(&mut self, prices: Prices) -> Prices {
+        let path = KeyPath::root().key("prices");
+        if prices.currency.is_empty() || prices.currency.len() > 16 {
+            self.fault(&path.key("currency"), "a currency has a name, such as USD", None);
+        }
+        for name in prices.models.keys() {
+            if name.is_empty() || name.find('*').is_some_and(|at| at + 1 < name.len()) {
+                let path = path.key("models").key(name);
+                self.fault_at_key(&path, "a model has a name, and `*` can only stand at its end", None);
+            }
+        }
+        prices
     }
 
     /// The paths of the items of a list that are still there, in order: those the deserializer saw.

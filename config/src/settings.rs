@@ -4,11 +4,13 @@
 //! and one in `meant`.
 
 mod limits;
+mod prices;
 mod timeouts;
 
 use std::time::Duration;
 
 pub use limits::{CompressedBodies, Limits};
+pub use prices::{Money, Price, Prices};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use timeouts::{TimeoutOverrides, Timeouts};

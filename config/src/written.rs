@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, TimeoutOverrides, Timeouts};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -50,6 +50,8 @@ pub(crate) struct File {
     pub(crate) models: BTreeMap<String, Model>,
     /// The model that a request without one gets. Absent: such a request is refused (400).
     pub(crate) default_model: Option<String>,
+    /// What requests cost, for limits and budgets of `cost`.
+    pub(crate) prices: Prices,
     /// Groups of backends that can stand in for each other, by name.
     #[schemars(extend("minProperties" = 1))]
     pub(crate) pools: BTreeMap<String, Pool>,
@@ -71,6 +73,7 @@ impl Default for File {
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,
+            prices: Prices::default(),
             pools: BTreeMap::new(),
         }
     }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::{Registry, Services};
@@ -147,6 +148,7 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
     let services = Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: None,
     };
@@ -170,6 +172,16 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
         }
     }
     built
+}
+
+fn prices(written: &config::Prices) -> Prices {
+    let price = |price: &config::Price| Price {
+        prompt: price.prompt.0,
+        cached_prompt: price.cached_prompt.unwrap_or(price.prompt).0,
+        completion: price.completion.0,
+        request: price.request.0,
+    };
+    Prices::new(&written.currency, written.models.iter().map(|(name, written)| (name.as_str(), price(written))))
 }
 
 fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {

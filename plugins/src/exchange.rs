@@ -1,8 +1,8 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`], [`Exchange::record`],
-//! [`Exchange::note`].
+//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`],
+//! [`Exchange::limit_by`], [`Exchange::ask_usage`], [`Exchange::note_cached`], [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 use crate::store::Level;
@@ -65,7 +65,17 @@ pub struct Exchange {
     model: Option<Arc<str>>,
     outcome: Option<Outcome>,
     rates: Rates,
+    limited: bool,
+    needs_usage: bool,
+    cached: Option<Cached>,
     notes: Vec<(&'static str, String)>,
+}
+
+/// Marks an answer that came from a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cached {
+    /// What the answer had cost when a backend gave it, as far as it said so.
+    pub usage: Option<Usage>,
 }
 
 /// The tightest of the rates that limit a request, as its answer's headers tell them.
@@ -78,14 +88,18 @@ pub struct Rates {
 }
 
 /// What became of a request, as far as filters that count or settle need to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// The status the client got; 499 if it left before the end.
     pub status: u16,
     /// Whether the answer was complete and what was asked for.
     pub complete: bool,
-    /// The tokens it cost, if any were counted.
+    /// The tokens it cost, if any were counted; of an answer from a cache, what it had cost then.
     pub usage: Option<Usage>,
+    /// Whether the answer came from a cache, and no backend was asked.
+    pub cached: bool,
+    /// Events of a stream that carried a piece of the answer.
+    pub events: u64,
     /// Body bytes the client sent.
     pub request_bytes: u64,
     /// Body bytes the client was given.
@@ -106,6 +120,9 @@ impl Exchange {
             model: None,
             outcome: None,
             rates: Rates::default(),
+            limited: false,
+            needs_usage: false,
+            cached: None,
             notes: Vec::new(),
         }
     }
@@ -170,6 +187,21 @@ impl Exchange {
         &self.rates
     }
 
+    /// Whether a limit has refused this request.
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
+    /// Whether a filter counts the tokens of the answer, so that the backend is asked for them.
+    pub fn needs_usage(&self) -> bool {
+        self.needs_usage
+    }
+
+    /// That the answer comes from a cache, if it does.
+    pub fn cached(&self) -> Option<&Cached> {
+        self.cached.as_ref()
+    }
+
     /// What filters noted for the log line; they are gone from here then.
     pub fn take_notes(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.notes)
@@ -199,6 +231,22 @@ impl Exchange {
         };
         self.rates.requests = tighter(self.rates.requests, rates.requests);
         self.rates.tokens = tighter(self.rates.tokens, rates.tokens);
+    }
+
+    /// Says which limit refuses this request, so that other limits take nothing for it. For limiting filters.
+    pub fn limit_by(&mut self, limit: &str) {
+        self.limited = true;
+        self.note("limited_by", limit);
+    }
+
+    /// Asks for the tokens of the answer, also where the client did not: for filters that count them.
+    pub fn ask_usage(&mut self) {
+        self.needs_usage = true;
+    }
+
+    /// Says that the answer comes from a cache, and what it had cost when a backend gave it. For caching filters.
+    pub fn note_cached(&mut self, usage: Option<Usage>) {
+        self.cached = Some(Cached { usage });
     }
 
     /// Says what became of the request. For the gateway.

@@ -24,6 +24,7 @@ pub mod filters;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod prices;
 pub mod registry;
 pub mod reply;
 pub mod services;

@@ -22,10 +22,13 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.org.clone_from(&caller.org);
         record.key_id.clone_from(&caller.key);
     }
+    let cached = trip.exchange.cached().copied();
     trip.exchange.record(Outcome {
         status: answered.status,
         complete: answered.cause == Cause::None,
-        usage: record.usage,
+        usage: record.usage.or(cached.and_then(|cached| cached.usage)),
+        cached: cached.is_some(),
+        events: record.events,
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,
     });

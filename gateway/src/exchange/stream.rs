@@ -67,6 +67,7 @@ pub(super) async fn relay(
         outcome = alone(trip, fetched, &mut streaming).await.and(Err(Fault::ClientGone));
     }
     trip.record.usage = streaming.watch.usage();
+    trip.record.events = streaming.watch.content_events();
     outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
     // An error event under a 200 is passed on as it came; it is the backend's fault all the same.

@@ -80,6 +80,8 @@ pub struct Record {
     pub response_bytes: u64,
     /// Tokens, if any were counted.
     pub usage: Option<Usage>,
+    /// Events of a stream that carried a piece of the answer.
+    pub events: u64,
     /// The backend's own request id.
     pub upstream_request_id: Option<Box<str>>,
     /// What filters noted.
@@ -124,6 +126,7 @@ impl Record {
             request_bytes: 0,
             response_bytes: 0,
             usage: None,
+            events: 0,
             upstream_request_id: None,
             notes: Vec::new(),
         }

@@ -4,9 +4,9 @@
 //! a bucket is looked up and alone while one is added or forgotten. The map is cut into parts, so that requests of
 //! different subjects do not meet. A limit that everybody shares has one bucket and no map.
 
-use super::quota::Quota;
+use super::quota::{Bucket, Quota};
 use super::sync::{AtomicI64, AtomicU64, RwLock};
-use super::{Level, Subject};
+use super::{Standing, Subject};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
@@ -40,7 +40,7 @@ pub struct Spec {
 pub struct Ledger {
     spec: Spec,
     buckets: Buckets,
-    overflow: AtomicU64,
+    overflow: Bucket,
     subjects: AtomicI64,
     /// The most subjects that are kept apart.
     most: i64,
@@ -58,13 +58,13 @@ pub(super) struct Counts {
 
 #[derive(Debug)]
 enum Buckets {
-    One(AtomicU64),
+    One(Bucket),
     Many(Box<[RwLock<Part>]>),
 }
 
 #[derive(Debug, Default)]
 struct Part {
-    map: HashMap<Subject, AtomicU64, BuildHasherDefault<Spread>>,
+    map: HashMap<Subject, Bucket, BuildHasherDefault<Spread>>,
     /// When the idle were last forgotten: all of them were full then, and are taken for no fuller before.
     searched: u64,
 }
@@ -95,10 +95,10 @@ impl Ledger {
     /// One that keeps at most so many subjects apart.
     pub(super) fn keeping(most: i64, spec: Spec) -> Self {
         let buckets = match spec.shared {
-            true => Buckets::One(AtomicU64::new(0)),
+            true => Buckets::One(Bucket::default()),
             false => Buckets::Many((0..PARTS).map(|_| RwLock::default()).collect()),
         };
-        let (overflow, subjects) = (AtomicU64::new(0), AtomicI64::new(i64::from(spec.shared)));
+        let (overflow, subjects) = (Bucket::default(), AtomicI64::new(i64::from(spec.shared)));
         Self { spec, buckets, overflow, subjects, most, counts: Counts::default() }
     }
 
@@ -134,30 +134,33 @@ impl Ledger {
     pub(super) fn bytes(&self) -> usize {
         let Buckets::Many(parts) = &self.buckets else { return 0 };
         let room = parts.iter().map(|part| part.read().unwrap().map.capacity()).sum::<usize>();
-        room * 8 / 7 * (size_of::<(Subject, AtomicU64)>() + 1)
+        room * 8 / 7 * (size_of::<(Subject, Bucket)>() + 1)
     }
 
-    /// How a subject's bucket stands.
-    pub(super) fn state(&self, subject: Subject) -> u64 {
+    /// How a subject's bucket is, and how much of what was taken is not settled.
+    pub(super) fn state(&self, subject: Subject) -> (u64, u64) {
+        let read = |bucket: &Bucket| (bucket.state.load(Relaxed), bucket.reserved.load(Relaxed));
         match &self.buckets {
-            Buckets::One(bucket) => bucket.load(Relaxed),
+            Buckets::One(bucket) => read(bucket),
             Buckets::Many(parts) => {
                 let part = part(parts, subject).read().unwrap_or_else(PoisonError::into_inner);
                 match part.map.get(&subject) {
-                    Some(bucket) => bucket.load(Relaxed),
-                    None if self.is_crowded() => self.overflow.load(Relaxed),
-                    None => self.spec.quota.fresh(part.searched),
+                    Some(bucket) => read(bucket),
+                    None if self.is_crowded() => read(&self.overflow),
+                    None => (self.spec.quota.fresh(part.searched), 0),
                 }
             }
         }
     }
 
-    pub(super) fn level(&self, subject: Subject, now: u64) -> Level {
-        self.spec.quota.level(self.state(subject), now)
+    /// All there is to tell about it.
+    pub(super) fn standing(&self, subject: Subject, now: u64) -> Standing {
+        let (state, reserved) = self.state(subject);
+        self.spec.quota.standing(state, reserved, now)
     }
 
     /// Shows a subject's bucket, which is made if need be; says whether it is the one for those beyond the bound.
-    pub(super) fn with<T>(&self, subject: Subject, now: u64, act: impl Fn(&AtomicU64) -> T) -> (T, bool) {
+    pub(super) fn with<T>(&self, subject: Subject, now: u64, act: impl Fn(&Bucket) -> T) -> (T, bool) {
         let parts = match &self.buckets {
             Buckets::One(bucket) => return (act(bucket), false),
             Buckets::Many(parts) => parts,
@@ -181,24 +184,23 @@ impl Ledger {
         self.subjects.fetch_add(1, Relaxed);
         // Whoever looked at the clock before others were forgotten must not find their buckets fuller than they were.
         let fresh = self.spec.quota.fresh(part.searched);
-        (act(part.map.entry(subject).or_insert_with(|| AtomicU64::new(fresh))), false)
+        (act(part.map.entry(subject).or_insert_with(|| Bucket::new(fresh))), false)
     }
 
-    /// Corrects what was taken, in the bucket it was taken from.
-    pub(super) fn correct(&self, subject: Subject, overflow: bool, now: u64, back: u64, more: u64) {
-        let correct = |bucket: &AtomicU64| self.spec.quota.correct(bucket, now, back, more);
+    /// Settles what was taken, in the bucket it was taken from: `spent` of `taken` stays.
+    pub(super) fn settle(&self, subject: Subject, overflow: bool, now: u64, taken: u64, spent: u64) {
+        let settle = |bucket: &Bucket| self.spec.quota.settle(bucket, now, taken, spent);
         match &self.buckets {
-            Buckets::One(bucket) => correct(bucket),
-            Buckets::Many(_) if overflow => correct(&self.overflow),
+            Buckets::One(bucket) => settle(bucket),
+            Buckets::Many(_) if overflow => settle(&self.overflow),
             Buckets::Many(parts) => {
                 let held = part(parts, subject).read().unwrap_or_else(PoisonError::into_inner);
                 match held.map.get(&subject) {
-                    Some(bucket) => correct(bucket),
-                    // Forgotten because it was full again: nothing can be given back to it.
-                    None if more == 0 => {}
+                    Some(bucket) => settle(bucket),
+                    // Nothing was taken, or the bucket would be there: it waits for what is reserved.
                     None => {
                         drop(held);
-                        self.with(subject, now, correct);
+                        self.with(subject, now, settle);
                     }
                 }
             }
@@ -216,7 +218,7 @@ impl Ledger {
     fn forget_idle(&self, part: &mut Part, now: u64) {
         let before = part.map.len();
         part.searched = part.searched.max(now);
-        part.map.retain(|_, bucket| !self.spec.quota.is_idle(*bucket.get_mut(), now));
+        part.map.retain(|_, bucket| !self.spec.quota.is_idle(bucket, now));
         let forgotten = i64::try_from(before - part.map.len()).unwrap_or(i64::MAX);
         self.subjects.fetch_sub(forgotten, Relaxed);
         if part.map.len() < part.map.capacity() / 4 {

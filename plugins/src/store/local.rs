@@ -4,7 +4,7 @@ use super::clock::Clock;
 use super::ledger::{Ledger, PARTS, Spec};
 use super::quota::TICKS;
 use super::sync::{AtomicU64, AtomicUsize, Mutex};
-use super::{Demand, Level, Store, Subject};
+use super::{Demand, Standing, Store, Subject};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -55,7 +55,7 @@ fn look(demands: &mut [Demand], now: u64) -> bool {
     let mut all = true;
     for demand in demands {
         let quota = demand.ledger.quota();
-        let state = demand.ledger.state(demand.subject);
+        let (state, _) = demand.ledger.state(demand.subject);
         demand.level = quota.level(state, now);
         demand.wait = quota.after(state, now, demand.amount).err();
         all &= demand.wait.is_none() || !demand.binding;
@@ -93,7 +93,7 @@ fn take(demands: &mut [Demand], now: u64) -> bool {
 
 fn give_back(demand: &mut Demand, now: u64) {
     if std::mem::take(&mut demand.taken) {
-        demand.ledger.correct(demand.subject, demand.overflow, now, demand.amount, 0);
+        demand.ledger.settle(demand.subject, demand.overflow, now, demand.amount, 0);
     }
 }
 
@@ -135,15 +135,14 @@ impl Store for Local {
     fn settle(&self, demands: &[Demand]) {
         let now = self.clock.now();
         for demand in demands.iter().filter(|demand| demand.taken) {
-            let (back, more) = (demand.amount.saturating_sub(demand.spent), demand.spent.saturating_sub(demand.amount));
-            if back > 0 || more > 0 {
-                demand.ledger.correct(demand.subject, demand.overflow, now, back, more);
+            if demand.amount > 0 || demand.spent > 0 {
+                demand.ledger.settle(demand.subject, demand.overflow, now, demand.amount, demand.spent);
             }
         }
         self.tidy(now);
     }
 
-    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Level {
-        ledger.level(subject, self.clock.now())
+    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Standing {
+        ledger.standing(subject, self.clock.now())
     }
 }

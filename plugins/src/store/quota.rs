@@ -4,9 +4,9 @@
 //! wide enough for nine years of running. What one unit costs is a whole number of ticks, rounded up, so that any sum
 //! of takings is exact and the rate is never more than the file says.
 
-use super::Level;
 use super::clock::ticks;
 use super::sync::AtomicU64;
+use super::{Level, Standing};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -24,6 +24,21 @@ const MAX_DEBT: Duration = Duration::from_secs(3600);
 
 /// After how long a place among those in flight may be free: nobody knows, and asking again costs little.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is known of one subject of one limit.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    /// Of a rate, when it is full again, in ticks; of places, how many are taken.
+    pub(super) state: AtomicU64,
+    /// What was taken and is not settled. While there is any, the bucket is not forgotten.
+    pub(super) reserved: AtomicU64,
+}
+
+impl Bucket {
+    pub(super) fn new(state: u64) -> Self {
+        Self { state: AtomicU64::new(state), ..Self::default() }
+    }
+}
 
 /// How much a limit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +86,13 @@ impl Quota {
     }
 
     /// Whether a bucket in this state is as good as a fresh one.
-    pub(super) fn is_idle(&self, state: u64, now: u64) -> bool {
-        match self {
+    pub(super) fn is_idle(&self, bucket: &mut Bucket, now: u64) -> bool {
+        let state = *bucket.state.get_mut();
+        let is_full = match self {
             Self::Rate { .. } => state <= now,
             Self::InFlight { .. } => state == 0,
-        }
+        };
+        is_full && *bucket.reserved.get_mut() == 0
     }
 
     pub(super) fn level(&self, state: u64, now: u64) -> Level {
@@ -86,6 +103,19 @@ impl Quota {
                 Level { most: burst, left, full_in: Duration::from_nanos(used.div_ceil(TICKS)) }
             }
             Self::InFlight { most } => Level { most, left: most.saturating_sub(state), full_in: Duration::ZERO },
+        }
+    }
+
+    pub(super) fn standing(&self, state: u64, reserved: u64, now: u64) -> Standing {
+        let level = self.level(state, now);
+        match *self {
+            Self::Rate { unit, burst } => {
+                let (used, full) = (state.saturating_sub(now), unit * burst);
+                let next = used.saturating_sub(full - unit * (level.left + 1).min(burst));
+                let next_in = (level.left < burst).then(|| Duration::from_nanos(next.div_ceil(TICKS)));
+                Standing { level, reserved, owed: used.saturating_sub(full).div_ceil(unit), next_in }
+            }
+            Self::InFlight { .. } => Standing { level, reserved, owed: 0, next_in: None },
         }
     }
 
@@ -109,19 +139,23 @@ impl Quota {
     }
 
     /// Takes `amount` from a bucket that others take from at the same time.
-    pub(super) fn take(&self, bucket: &AtomicU64, now: u64, amount: u64) -> Result<u64, Duration> {
-        let mut state = bucket.load(Relaxed);
+    pub(super) fn take(&self, bucket: &Bucket, now: u64, amount: u64) -> Result<u64, Duration> {
+        let mut state = bucket.state.load(Relaxed);
         loop {
             let next = self.after(state, now, amount)?;
-            match bucket.compare_exchange_weak(state, next, Relaxed, Relaxed) {
-                Ok(_) => return Ok(next),
+            match bucket.state.compare_exchange_weak(state, next, Relaxed, Relaxed) {
+                Ok(_) => {
+                    bucket.reserved.fetch_add(amount, Relaxed);
+                    return Ok(next);
+                }
                 Err(other) => state = other,
             }
         }
     }
 
-    /// Gives `back`, and takes `more` whether it is there or not.
-    pub(super) fn correct(&self, bucket: &AtomicU64, now: u64, back: u64, more: u64) {
+    /// Keeps `spent` of what was `taken`: gives the rest back, or takes more whether it is there or not.
+    pub(super) fn settle(&self, bucket: &Bucket, now: u64, taken: u64, spent: u64) {
+        let (back, more) = (taken.saturating_sub(spent), spent.saturating_sub(taken));
         let step = |state: u64| match *self {
             Self::Rate { unit, burst } => {
                 let state = state.saturating_sub(unit.saturating_mul(back));
@@ -133,8 +167,13 @@ impl Quota {
             }
             Self::InFlight { .. } => state.saturating_sub(back),
         };
-        // The closure always has a next state.
-        let _ = bucket.fetch_update(Relaxed, Relaxed, |state| Some(step(state)));
+        if taken != spent {
+            // The closure always has a next state.
+            let _ = bucket.state.fetch_update(Relaxed, Relaxed, |state| Some(step(state)));
+        }
+        if taken > 0 {
+            bucket.reserved.fetch_sub(taken, Relaxed);
+        }
     }
 }
 

@@ -52,7 +52,7 @@ fn said(follower: &mut Box<dyn ResponseFilter>, exchange: &mut Exchange) -> Head
 }
 
 fn outcome(status: u16, usage: Option<Usage>) -> Outcome {
-    Outcome { status, complete: status < 400, usage, request_bytes: 50, response_bytes: 4000 }
+    Outcome { status, complete: status < 400, usage, request_bytes: 50, response_bytes: 4000, ..Outcome::default() }
 }
 
 fn usage(prompt: u64, completion: u64) -> Option<Usage> {
