@@ -24,6 +24,7 @@ mod gateway;
 mod input;
 mod life;
 mod limits;
+mod limits_admin;
 mod models;
 mod multipart;
 mod observe;

@@ -124,6 +124,13 @@ impl Ledger {
         count.fetch_add(1, Relaxed);
     }
 
+    /// What became of decisions since it was opened.
+    pub fn counted(&self) -> [(&'static str, u64); 4] {
+        let Counts { granted, refused, would_refuse, crowded } = &self.counts;
+        let counts = [("granted", granted), ("refused", refused), ("would_refuse", would_refuse), ("crowded", crowded)];
+        counts.map(|(outcome, count)| (outcome, count.load(Relaxed)))
+    }
+
     /// How many subjects have a bucket now.
     pub fn subjects(&self) -> u64 {
         self.subjects.load(Relaxed).unsigned_abs()

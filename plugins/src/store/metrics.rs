@@ -4,7 +4,6 @@ use super::local::Local;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The name of the counter of decisions.
@@ -51,15 +50,8 @@ impl Collector for LimitMetrics {
         self.decisions.reset();
         self.subjects.reset();
         for ledger in self.store.ledgers() {
-            let counts = &ledger.counts;
-            let outcomes = [
-                ("granted", &counts.granted),
-                ("refused", &counts.refused),
-                ("would_refuse", &counts.would_refuse),
-                ("crowded", &counts.crowded),
-            ];
-            for (outcome, count) in outcomes {
-                self.decisions.with_label_values(&[ledger.label(), outcome]).inc_by(count.load(Relaxed));
+            for (outcome, count) in ledger.counted() {
+                self.decisions.with_label_values(&[ledger.label(), outcome]).inc_by(count);
             }
             let subjects = i64::try_from(ledger.subjects()).unwrap_or(i64::MAX);
             self.subjects.with_label_values(&[&**ledger.label()]).add(subjects);

@@ -2,6 +2,7 @@
 //! and so is docs/METRICS.md.
 
 use std::fmt::Write;
+use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -104,6 +105,8 @@ metrics! {
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
         DECISIONS_HELP;
+    LIMITED_REQUESTS: Counter, LIMITED, LIMITED_LABELS,
+        LIMITED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],

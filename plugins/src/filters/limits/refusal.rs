@@ -1,5 +1,6 @@
 //! What a caller is told: the `x-ratelimit-*` headers of every answer, and why a request is refused.
 
+use super::limited::Refused;
 use super::settings::Kind;
 use super::{Inner, Limit};
 use crate::call::Endpoint;
@@ -101,6 +102,7 @@ impl Inner {
             ),
         };
         exchange.limit_by(label);
+        self.limited.say(self, limit, exchange, Refused::For(wait));
         let mut refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).retry_after(wait);
         // OpenAI's `type` says what there was too much of; Anthropic's is the same for all.
         if !matches!(exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
@@ -120,6 +122,7 @@ impl Inner {
             limit.kind.words()
         );
         exchange.limit_by(label);
+        self.limited.say(self, limit, exchange, Refused::ForGood);
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "larger_than_limit", message);
         refusal.param(is_stated.then_some("max_tokens")).reply(exchange.endpoint(), exchange.id())
     }
