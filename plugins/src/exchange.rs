@@ -19,6 +19,8 @@ pub struct Caller {
     pub key: Option<Arc<str>>,
     /// The user.
     pub user: Option<Arc<str>>,
+    /// The service, where the credential belongs to one instead of a user.
+    pub service: Option<Arc<str>>,
     /// The team.
     pub team: Option<Arc<str>>,
     /// The organisation: the tenant that caches and limits are scoped by.

@@ -19,6 +19,41 @@ pub trait Files: Send + Sync {
     fn read(&self, path: &Path) -> io::Result<Value>;
 }
 
+/// What was spent of a budget by one subject in one window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spent {
+    /// Names the limit.
+    pub limit: Arc<str>,
+    /// Whose: a hash that says nothing about who that is.
+    pub subject: [u8; 16],
+    /// The half days from 1970 to the window's beginning.
+    pub window: u32,
+    /// How much, in what the limit counts.
+    pub amount: u64,
+}
+
+/// Keeps what budgets have spent beyond the end of the process. Called by a thread of its own, so that it may wait for
+/// the disk; no request ever does.
+pub trait Journal: Send + Sync {
+    /// All that was spent in windows that began at `since` or later.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn load(&self, since: u32) -> io::Result<Vec<Spent>>;
+
+    /// Adds these amounts to those there are: all of them, or none.
+    ///
+    /// # Errors
+    /// If they cannot be written down; none of them is, then.
+    fn add(&self, spent: &[Spent]) -> io::Result<()>;
+
+    /// Forgets windows that began before `since`.
+    ///
+    /// # Errors
+    /// If that cannot be done now.
+    fn forget(&self, since: u32) -> io::Result<()>;
+}
+
 /// What outlives a reload: the same for every version of the configuration.
 #[derive(Clone)]
 pub struct Shared {

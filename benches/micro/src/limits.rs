@@ -25,7 +25,7 @@ impl Buckets {
         let subject = Subject::of(b"alice");
         let demand = |n: usize| {
             let id: Arc<str> = format!("l{n}").into();
-            let ledger = store.open(Spec { id: id.clone(), label: id, quota, shared: n == 0 });
+            let ledger = store.open(Spec { id: id.clone(), label: id, quota, calendar: None, shared: n == 0 });
             Demand::new(ledger, subject, 1)
         };
         let demands = (0..count).map(demand).collect();

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
-use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
+use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
 pub(super) struct Spec {
@@ -107,6 +107,8 @@ metrics! {
         DECISIONS_HELP;
     LIMITED_REQUESTS: Counter, LIMITED, LIMITED_LABELS,
         LIMITED_HELP;
+    LIMIT_ESTIMATED: Counter, ESTIMATED, &["limit"],
+        ESTIMATED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],

@@ -121,7 +121,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.bad_request(BadHead::Framing);
     metrics.observe(&metrics.series("llama", "gpu"), &record());
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
-    let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, shared: true });
+    let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, calendar: None, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
     metrics.also(Box::new(limited())).unwrap();
     let text = metrics.render();

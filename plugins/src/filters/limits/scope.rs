@@ -18,6 +18,8 @@ pub(super) enum Scope {
     Key,
     /// The user.
     User,
+    /// The service, where a key belongs to one.
+    Service,
     /// The user's team.
     Team,
     /// The organisation.
@@ -26,6 +28,8 @@ pub(super) enum Scope {
     Ip,
     /// The model, as the file's `models` name it: a wildcard is one model.
     Model,
+    /// The entry of the file that answers: one of `models`, or `other_paths`. Every request has one.
+    Route,
     /// Nothing: all share one bucket.
     Global,
 }
@@ -35,10 +39,12 @@ impl Scope {
         match self {
             Self::Key => "key",
             Self::User => "user",
+            Self::Service => "service",
             Self::Team => "team",
             Self::Org => "org",
             Self::Ip => "ip",
             Self::Model => "model",
+            Self::Route => "route",
             Self::Global => "global",
         }
     }
@@ -49,9 +55,11 @@ impl Scope {
         let text: Option<&str> = match self {
             Self::Key => caller.and_then(|caller| caller.key.as_deref()),
             Self::User => caller.and_then(|caller| caller.user.as_deref()),
+            Self::Service => caller.and_then(|caller| caller.service.as_deref()),
             Self::Team => caller.and_then(|caller| caller.team.as_deref()),
             Self::Org => caller.and_then(|caller| caller.org.as_deref()),
             Self::Model => model,
+            Self::Route => Some(model.unwrap_or(OTHER)),
             Self::Global => Some(""),
             Self::Ip => {
                 let Some(address) = exchange.client() else { return false };
@@ -109,9 +117,22 @@ enum Written {
     Several(Vec<String>),
 }
 
-const ALL: [Scope; 7] = [Scope::Key, Scope::User, Scope::Team, Scope::Org, Scope::Ip, Scope::Model, Scope::Global];
+/// What answers requests that name no model.
+const OTHER: &str = "other_paths";
 
-const NAMES: &str = "key, user, team, org, ip, model or global";
+const NAMES: &str = "key, user, service, team, org, ip, model, route or global";
+
+const ALL: [Scope; 9] = [
+    Scope::Key,
+    Scope::User,
+    Scope::Service,
+    Scope::Team,
+    Scope::Org,
+    Scope::Ip,
+    Scope::Model,
+    Scope::Route,
+    Scope::Global,
+];
 
 impl TryFrom<Written> for Scopes {
     type Error = String;
@@ -205,7 +226,12 @@ impl Scopes {
             }
             Some(Part::Name(text)) => {
                 let model = || models.index(text).map_or("", |index| &models.names()[index]);
-                name.extend(if scope == Scope::Model { model() } else { text }.as_bytes());
+                let text = match scope {
+                    Scope::Model => model(),
+                    Scope::Route if text != OTHER => model(),
+                    _ => text,
+                };
+                name.extend(text.as_bytes());
                 true
             }
             Some(Part::Nobody) => scope == Scope::Global,
@@ -294,8 +320,8 @@ impl JsonSchema for Scopes {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let one = ["key", "user", "team", "org", "ip", "model", "global"];
-        let two = ["key", "user", "team", "org", "ip", "model"];
+        let one = ALL.map(Scope::name);
+        let two = &one[..one.len() - 1];
         json_schema!({ "anyOf": [
             { "type": "string", "enum": one },
             { "type": "array", "minItems": 2, "maxItems": 2, "uniqueItems": true, "items": { "type": "string", "enum": two } },

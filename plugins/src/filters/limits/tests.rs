@@ -3,6 +3,7 @@
 use super::*;
 use crate::exchange::{Caller, Outcome, RequestHead};
 use crate::filter::{Head, ResponseFilter};
+use crate::reply::Reply;
 use crate::services::Shared;
 use crate::store::{Clock, Local};
 use crate::testing::exchange;

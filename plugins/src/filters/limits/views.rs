@@ -1,8 +1,12 @@
 //! Limits as those see them who look after them: what there is, and how somebody's buckets stand.
 
 use super::scope::{Named, Scopes};
+use super::settings::Kind;
 use super::{Inner, Limit};
+use crate::prices::NANOS;
+use crate::store::Standing;
 use serde::Serialize;
+use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +25,8 @@ pub struct LimitView {
     pub kind: &'static str,
     /// How much it allows, as the file writes it.
     pub allows: String,
-    /// What a full bucket holds.
-    pub most: u64,
+    /// What a full bucket holds; of money in the currency, of all else a whole number.
+    pub most: Value,
     /// The models it is for; none: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
@@ -54,14 +58,14 @@ pub struct BucketView {
     pub allows: String,
     /// Whether the limit only counts.
     pub shadow: bool,
-    /// What a full bucket holds.
-    pub most: u64,
+    /// What a full bucket holds; of money in the currency, of all else a whole number.
+    pub most: Value,
     /// What is left.
-    pub left: u64,
+    pub left: Value,
     /// What requests that are not over have taken of it, by estimate.
-    pub reserved: u64,
+    pub reserved: Value,
     /// What was spent beyond what there was.
-    pub owed: u64,
+    pub owed: Value,
     /// Milliseconds until there is one more; none if it is full, or where nobody knows.
     pub next_in_ms: Option<u64>,
     /// Milliseconds until it is full, if nothing more is taken.
@@ -93,18 +97,7 @@ impl Views {
             for limit in &filter.limits {
                 let Some(subject) = limit.per.subject(&named, &filter.names) else { continue };
                 let standing = filter.store.peek(&limit.ledger, subject).await;
-                views.push(BucketView {
-                    limit: limit.ledger.label().to_string(),
-                    kind: limit.kind.name(),
-                    allows: limit.text.clone(),
-                    shadow: limit.shadow,
-                    most: standing.level.most,
-                    left: standing.level.left,
-                    reserved: standing.reserved,
-                    owed: standing.owed,
-                    next_in_ms: standing.next_in.map(millis),
-                    full_in_ms: millis(standing.level.full_in),
-                });
+                views.push(limit.bucket(&standing));
             }
         }
         Ok(views)
@@ -124,6 +117,29 @@ impl Views {
 }
 
 impl Limit {
+    /// So many of its ledger's units.
+    fn amount_of(&self, units: u64) -> Value {
+        match self.kind {
+            Kind::Cost => (units as f64 * self.scale as f64 / NANOS as f64).into(),
+            _ => units.into(),
+        }
+    }
+
+    fn bucket(&self, standing: &Standing) -> BucketView {
+        BucketView {
+            limit: self.ledger.label().to_string(),
+            kind: self.kind.name(),
+            allows: self.text.clone(),
+            shadow: self.shadow,
+            most: self.amount_of(standing.level.most),
+            left: self.amount_of(standing.level.left),
+            reserved: self.amount_of(standing.reserved),
+            owed: self.amount_of(standing.owed),
+            next_in_ms: standing.next_in.map(millis),
+            full_in_ms: millis(standing.level.full_in),
+        }
+    }
+
     fn view(&self) -> LimitView {
         let [granted, refused, would_refuse, crowded] = self.ledger.counted().map(|(_, count)| count);
         LimitView {
@@ -131,7 +147,7 @@ impl Limit {
             per: self.per.to_string(),
             kind: self.kind.name(),
             allows: self.text.clone(),
-            most: self.ledger.quota().burst(),
+            most: self.amount_of(self.ledger.quota().burst()),
             models: self.models.clone(),
             shadow: self.shadow,
             subjects: self.ledger.subjects(),
