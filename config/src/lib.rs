@@ -19,6 +19,7 @@ mod load;
 mod masking;
 mod meant;
 mod near;
+mod network;
 mod overrides;
 mod plain;
 mod positions;
@@ -44,12 +45,13 @@ pub use meant::{
     Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
     Origins, Pattern, Pool, Target,
 };
+pub use network::{Clients, Network};
 pub use plain::parse_value;
 pub use positions::Positions;
 pub use schema::{schema, schema_with_filters};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price, Prices,
+    Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price, Prices, Storage,
     TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

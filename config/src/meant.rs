@@ -11,8 +11,9 @@ use serde_yaml::with::singleton_map_recursive;
 
 use crate::address::Address;
 use crate::key_path::KeyPath;
+use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::show;
 use crate::units;
 
@@ -21,6 +22,10 @@ use crate::units;
 pub struct Config {
     /// Where clients connect; at least one.
     pub listen: Vec<Listen>,
+    /// Who may say on whose behalf it connects.
+    pub trusted_proxies: Vec<Network>,
+    /// Which clients may call, on every listener.
+    pub clients: Clients,
     /// The listener for operators.
     pub admin: Admin,
     /// What is logged and how.
@@ -35,6 +40,9 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// Where what must outlive the process is kept; its directory is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// What becomes of unknown `/v1/*` paths.
     pub other_paths: OtherPaths,
     /// The filters, in the order of the file.
@@ -90,6 +98,11 @@ pub struct Listen {
     /// `None`: plain HTTP/1.1 and h2c; otherwise TLS with HTTP/2 and HTTP/1.1 by ALPN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenTls>,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Which clients may call here, of those that may call at all.
+    #[serde(skip_serializing_if = "Clients::is_everybody")]
+    pub clients: Clients,
     /// Where the file says so, for faults found later (an address in use).
     #[serde(skip)]
     pub path: KeyPath,

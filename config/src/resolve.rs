@@ -16,7 +16,7 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Limits, OtherPaths, Prices, TimeoutOverrides, Timeouts};
+use crate::settings::{Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -39,6 +39,8 @@ impl Resolver<'_> {
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
+            trusted_proxies: file.trusted_proxies,
+            clients: file.clients,
             admin: self.admin(file.admin),
             log: file.log,
             timeouts: file.timeouts,
@@ -46,6 +48,7 @@ impl Resolver<'_> {
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            storage: file.storage.map(|storage| self.storage(storage)),
             filters: self.filters(file.filters),
             models: self.models(file.models),
             default_model: file.default_model,
@@ -59,6 +62,7 @@ impl Resolver<'_> {
         }
         self.default_model(&config);
         self.same_address(&config);
+        self.unreachable_listeners(&config);
         config
     }
 
@@ -86,6 +90,19 @@ impl Resolver<'_> {
         });
         let message = format!("there is no pool `{}`", self.tree.as_written(path, pool));
         self.fault(path, message, Some(help));
+    }
+
+    fn storage(&mut self, storage: Storage) -> Storage {
+        let (at, path) = (KeyPath::root().key("storage").key("path"), self.directory.join(&storage.path));
+        // `/` has no parent; a file beside this one has an empty one.
+        let folder = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+        if storage.path.as_os_str().is_empty() || folder.is_none() {
+            self.fault(&at, "this names no file", None);
+        } else if let Some(folder) = folder.filter(|folder| !self.environment.is_directory(folder)) {
+            let message = format!("there is no directory {}", folder.display());
+            self.fault(&at, message, Some("make it: the file is made by itself, its directory is not".to_owned()));
+        }
+        Storage { path }
     }
 
     fn limits(&mut self, limits: &Limits) {

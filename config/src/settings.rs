@@ -7,6 +7,7 @@ mod limits;
 mod prices;
 mod timeouts;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use limits::{CompressedBodies, Limits};
@@ -68,6 +69,15 @@ impl LogLevel {
             Self::Trace => "trace",
         }
     }
+}
+
+/// Where what must outlive the process is kept: managed keys, what has been spent of budgets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// The file, relative to the directory of this one; made if it is not there. SQLite's, with two more beside it while
+    /// it is in use: on a disk of this machine.
+    pub path: PathBuf,
 }
 
 /// What happens on SIGTERM.

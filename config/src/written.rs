@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
 use crate::meant::BackendUrl;
+use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -26,6 +27,11 @@ use crate::units::{self, DurationText};
 pub(crate) struct File {
     /// Where clients connect: an address, or a list of addresses and tables with `address` and `tls`.
     pub(crate) listen: Listeners,
+    /// Who may say on whose behalf it connects, by `X-Forwarded-For`, `Forwarded` or the PROXY protocol: networks,
+    /// addresses, or `unix`. From anybody else these count for nothing.
+    pub(crate) trusted_proxies: Vec<Network>,
+    /// Which clients may call, on every listener.
+    pub(crate) clients: Clients,
     /// The listener for operators: `/livez`, `/readyz`, `/healthz`, `/metrics`.
     pub(crate) admin: Admin,
     /// What is logged and how.
@@ -40,6 +46,8 @@ pub(crate) struct File {
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,
+    /// Where what must outlive the process is kept. Absent: nothing does.
+    pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
@@ -61,7 +69,9 @@ impl Default for File {
     fn default() -> Self {
         let listen = Address::Ip(([127, 0, 0, 1], 8080).into());
         Self {
-            listen: Listeners(vec![TextOr::Table(Listen { address: listen, tls: None })]),
+            listen: Listeners(vec![TextOr::Table(Listen::plain(listen))]),
+            trusted_proxies: Vec::new(),
+            clients: Clients::default(),
             admin: Admin::default(),
             log: Log::default(),
             limits: Limits::default(),
@@ -69,6 +79,7 @@ impl Default for File {
             cors: None,
             answer_headers: true,
             drain: Drain::default(),
+            storage: None,
             other_paths: OtherPaths::default(),
             filters: Vec::new(),
             models: BTreeMap::new(),
@@ -87,6 +98,20 @@ pub(crate) struct Listen {
     pub(crate) address: Address,
     /// TLS with this certificate. Absent: plain HTTP.
     pub(crate) tls: Option<ListenTls>,
+    /// Whether each connection begins with a header of the PROXY protocol (version 1 or 2), which says where the client
+    /// is. Only `trusted_proxies` may connect then.
+    #[serde(default)]
+    pub(crate) proxy_protocol: bool,
+    /// Which clients may call on this listener, of those that may call at all.
+    #[serde(default, skip_serializing_if = "Clients::is_everybody")]
+    pub(crate) clients: Clients,
+}
+
+impl Listen {
+    /// An address with nothing belonging to it.
+    pub(crate) fn plain(address: Address) -> Self {
+        Self { address, tls: None, proxy_protocol: false, clients: Clients::default() }
+    }
 }
 
 /// A certificate and its key.

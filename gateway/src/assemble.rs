@@ -1,6 +1,7 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
 use crate::models::{Model, Models, Target};
+use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
@@ -98,6 +99,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     };
     Ok(Snapshot {
         limits: config.limits.clone(),
+        trusted_proxies: Networks::new(&config.trusted_proxies),
+        clients: Lists::new(&config.clients),
         shared,
         views,
         prices: Arc::new(prices(&config.prices)),

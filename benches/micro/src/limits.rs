@@ -81,10 +81,14 @@ impl House {
         let caller = Caller { key: name("k1"), user: name("alice"), org: name("acme"), ..Caller::default() };
         request.identify(Arc::new(caller));
         let usage = Some(Usage { prompt: Some(250), completion: Some(90), ..Usage::default() });
-        let (request_bytes, response_bytes) = (1024, 512);
-        let outcome =
-            Outcome { status: 200, complete: true, usage, request_bytes, response_bytes, ..Outcome::default() };
-        request.record(outcome);
+        request.record(Outcome {
+            status: 200,
+            complete: true,
+            usage,
+            charged: true,
+            response_bytes: 512,
+            ..Outcome::default()
+        });
         let mut house = Self { filter, request };
         house.decide();
         house

@@ -204,6 +204,27 @@ fn an_origin_that_no_browser_sends_is_refused() {
 }
 
 #[test]
+fn a_network_that_is_none_is_refused_at_its_place() {
+    refused_beside_a_pool("trusted_proxies: [10.0.0.1/8]\n", "write 10.0.0.0/8 or 10.0.0.1", (1, 19));
+    refused_beside_a_pool("clients: { allow: [10.0.0.0/8], deny: [here] }\n", "expected a network", (1, 40));
+    refused_beside_a_pool(
+        "listen: { address: 127.0.0.1:1, clients: { deny: [here] } }\n",
+        "expected a network",
+        (1, 51),
+    );
+}
+
+#[test]
+fn a_listener_for_proxies_where_none_is_trusted_is_refused() {
+    let listen = "listen: { address: 127.0.0.1:1, proxy_protocol: true }\n";
+    refused_beside_a_pool(listen, "add the proxy's address to `trusted_proxies`", (1, 49));
+    refused_beside_a_pool(&format!("{listen}trusted_proxies: [unix]\n"), "add the proxy's address", (1, 49));
+    let listen = "listen: { address: \"unix:/x\", proxy_protocol: true }\n";
+    refused_beside_a_pool(&format!("{listen}trusted_proxies: [10.0.0.1]\n"), "add `unix` to", (1, 47));
+    super::loaded(&format!("{POOL}{listen}trusted_proxies: [unix]\n"));
+}
+
+#[test]
 fn all_faults_come_at_once_in_the_order_of_the_file() {
     let text = "listn: x\nlisten: y\nlimits: { body: 1s, head: 2s }\nmodels: { m: { pool: b } }\npools: { a: {} }\n";
     let lines: Vec<_> = faults(text).iter().map(|fault| fault.line().unwrap()).collect();

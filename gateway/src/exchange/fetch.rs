@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidegate_plugins::Head;
+use tidegate_plugins::{Head, Source};
 
 /// A backend that has begun to answer.
 pub(super) struct Fetched {
@@ -185,6 +185,8 @@ fn begun(trip: &mut Trip<'_>, backend: &Backend, head: &Head) {
     backend.health.alive(now);
     backend.series.requests.inc();
     trip.record.head = Some(now);
+    trip.record.source = Source::Backend;
+    trip.exchange.answer_from(Source::Backend, true);
     trip.record.upstream_status = Some(head.status.as_u16());
 }
 

@@ -23,12 +23,12 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.org.clone_from(&caller.org);
         record.key_id.clone_from(&caller.key);
     }
-    let cached = trip.exchange.cached().copied();
     trip.exchange.record(Outcome {
         status: answered.status,
-        complete: answered.cause == Cause::None,
-        usage: record.usage.or(cached.and_then(|cached| cached.usage)),
-        cached: cached.is_some(),
+        complete: answered.complete,
+        usage: record.usage,
+        source: trip.exchange.source(),
+        charged: trip.exchange.is_charged(),
         events: record.events,
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,
@@ -45,9 +45,9 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
 }
 
-/// What an answer from a cache once cost nobody spends again.
+/// An answer that was made for another request is that one's to pay.
 fn add_to_spenders(trip: &Trip<'_>) {
-    let (caller, usage) = (trip.exchange.caller(), trip.record.usage.filter(|_| trip.exchange.cached().is_none()));
+    let (caller, usage) = (trip.exchange.caller(), trip.record.usage.filter(|_| trip.exchange.is_charged()));
     let price = trip.exchange.model().and_then(|model| trip.snapshot.prices.of(model));
     let tokens = usage.map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
     let cost = usage.zip(price).map_or(0, |(usage, price)| price.of(&usage));

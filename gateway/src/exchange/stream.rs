@@ -62,10 +62,7 @@ pub(super) async fn relay(
         last_event: Instant::now(),
         events: 0,
     };
-    let mut outcome = flow(session, trip, fetched, &mut streaming).await;
-    if matches!(outcome, Err(Fault::ClientGone)) && trip.followers.iter().any(|follower| follower.outlives_client()) {
-        outcome = alone(trip, fetched, &mut streaming).await.and(Err(Fault::ClientGone));
-    }
+    let outcome = flow(session, trip, fetched, &mut streaming).await;
     trip.record.usage = streaming.watch.usage();
     trip.record.events = streaming.watch.content_events();
     outcome?;
@@ -132,19 +129,6 @@ async fn next(
                 }
                 timer.as_mut().reset(until.0.into());
             }
-        }
-    }
-}
-
-/// Reads a stream to its end for the followers that want it, although the client has left.
-async fn alone(trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
-    loop {
-        let until = patience(trip, fetched, it);
-        let patience = until.0.saturating_duration_since(Instant::now());
-        let read = pingora::time::timeout(patience, fetched.upstream.read_body()).await;
-        let read = read.map_err(|_| Fault::timed_out(until.1))?;
-        if !matches!(step(trip, fetched, it, read)?.1, Flow::Open) {
-            return relay::follow(trip, &mut Bytes::new(), true);
         }
     }
 }

@@ -156,7 +156,7 @@ pub(super) async fn error(
             };
             let reply = Refusal::new(status, code, message).reply(trip.voice, trip.exchange.id());
             head.headers.extend(reply.headers);
-            (reply.body, body)
+            (reply.body.whole().cloned().unwrap_or_default(), body)
         }
     };
     head.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));

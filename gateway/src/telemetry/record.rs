@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidegate_plugins::Source;
 use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
@@ -46,6 +47,8 @@ pub struct Record {
     pub model_served: Option<Box<str>>,
     /// The backend that answered, or was tried last.
     pub backend: Option<Arc<str>>,
+    /// Whose words the answer is.
+    pub source: Source,
     /// How many backends were tried; 0 when the gateway answered by itself.
     pub attempts: u32,
     /// The status the client got; 499 when it left before the end.
@@ -109,6 +112,7 @@ impl Record {
             model_asked: None,
             model_served: None,
             backend: None,
+            source: Source::Gateway,
             attempts: 0,
             status: 0,
             upstream_status: None,

@@ -9,6 +9,7 @@ mod idle;
 pub mod lease;
 pub mod pool;
 pub mod probe;
+pub(crate) mod revision;
 
 pub use backend::Backend;
 pub use connect::{Connector, Upstream};

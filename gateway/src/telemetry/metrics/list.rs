@@ -1,6 +1,7 @@
 //! The one list of metrics: name, kind, labels and help of each. The fields of [`super::Metrics`] are built from it,
 //! and so is docs/METRICS.md.
 
+use crate::storage;
 use std::fmt::Write;
 use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
@@ -82,7 +83,7 @@ metrics! {
     IN_FLIGHT: Gauge, "tidegate_requests_in_flight", &[],
         "Requests that are not over.";
     BAD_REQUESTS: Counter, "tidegate_bad_requests_total", &["reason"],
-        "Request heads that could not be read.";
+        "Request heads that could not be read, and connections whose PROXY header could not.";
     CONNECTIONS: Gauge, "tidegate_connections", &[],
         "Open client connections.";
     CONNECTIONS_TOTAL: Counter, "tidegate_connections_total", &[],
@@ -111,6 +112,14 @@ metrics! {
         ESTIMATED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    STORE_UP: Gauge, storage::UP, &["store"],
+        storage::UP_HELP;
+    STORE_QUEUE: Gauge, storage::QUEUE, &["store"],
+        storage::QUEUE_HELP;
+    STORE_WRITES: Counter, storage::WRITES, &["store", "outcome"],
+        storage::WRITES_HELP;
+    STORE_ERRORS: Counter, storage::ERRORS, &["store"],
+        storage::ERRORS_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }

@@ -264,5 +264,9 @@ closed_set! {
         Tls = "tls",
         /// A fault in the HTTP/2 framing.
         Http2 = "http2",
+        /// What a listener for proxies got instead of a header of the PROXY protocol.
+        ProxyHeader = "proxy_header",
+        /// Somebody who is no trusted proxy connected to a listener for proxies.
+        UntrustedProxy = "untrusted_proxy",
     }
 }

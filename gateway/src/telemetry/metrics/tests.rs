@@ -124,6 +124,9 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, calendar: None, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
     metrics.also(Box::new(limited())).unwrap();
+    for collector in crate::storage::StorageMetrics::new("state").collectors() {
+        metrics.also(collector).unwrap();
+    }
     let text = metrics.render();
     let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
     for spec in list::ALL {

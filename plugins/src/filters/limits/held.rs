@@ -57,7 +57,7 @@ impl Held {
     fn used(&self, outcome: &Outcome) -> Used {
         let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
         let bytes = Some(outcome.request_bytes.saturating_add(outcome.response_bytes));
-        let used = |usage| Used { usage, bytes, cached: outcome.cached };
+        let used = |usage| Used { usage, bytes, cached: !outcome.charged };
         match outcome.usage {
             _ if self.spends == Spends::Nothing => used(None),
             Some(usage) if usage.estimated => {
@@ -66,7 +66,7 @@ impl Held {
                 used(Some(Usage { completion, prompt: usage.prompt.or(Some(self.cost.prompt)), ..usage }))
             }
             Some(usage) => used(Some(self.complete(usage))),
-            None if began && !outcome.cached => {
+            None if began && outcome.charged => {
                 // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
                 let told = (outcome.response_bytes / 4).min(self.cost.completion);
                 let (prompt, completion) = (Some(self.cost.prompt), Some(told));
@@ -128,7 +128,7 @@ impl ResponseFilter for Held {
             self.let_go();
         }
         // The whole answer in one piece: settled before the client has it, so that its next request finds the rest.
-        if all && self.limits.counts_usage && exchange.cached().is_none() {
+        if all && self.limits.counts_usage && exchange.is_charged() {
             match Usage::from_answer(data) {
                 Some(usage) if !self.limits.counts_bytes => {
                     self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, cached: false });
@@ -149,7 +149,7 @@ impl ResponseFilter for Held {
         }
         let Some(outcome) = exchange.outcome() else { return };
         self.settle_by(&self.used(outcome));
-        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && !outcome.cached && self.limits.counts_usage) {
+        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && outcome.charged && self.limits.counts_usage) {
             self.estimate.learn(&self.cost, &usage, outcome.events);
         }
     }
