@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::filters::limits::Views;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -35,7 +36,7 @@ pub struct Parts<'a> {
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
     let shared = Shared::default();
-    let _filters = build_filters(config, &registry, &shared, &mut faults);
+    let _filters = build_filters(config, &registry, &shared, &Arc::default(), &mut faults);
     if config.storage.is_none() && shared.store.has_budgets() {
         let limits = config.filters.iter().find(|entry| entry.name == "limits");
         let path = limits.map_or_else(KeyPath::root, |entry| entry.path.clone());
@@ -68,7 +69,7 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 /// All faults in their settings.
 pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let filters = build_filters(config, &Registry::built_in(), &Shared::default(), &mut faults);
+    let filters = build_filters(config, &Registry::built_in(), &Shared::default(), &Arc::default(), &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
 
@@ -86,7 +87,8 @@ pub fn schema() -> serde_json::Value {
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
     let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
-    let filters = build_filters(config, parts.registry, &shared, &mut faults);
+    let views = Arc::default();
+    let filters = build_filters(config, parts.registry, &shared, &views, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
     if !faults.is_empty() {
@@ -107,6 +109,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,
+        views,
+        prices: Arc::new(prices(&config.prices)),
         early,
         late: rest,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
@@ -151,12 +155,23 @@ fn first_shared(metrics: &Metrics) -> Shared {
     if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
         tracing::error!(%error, "limits are not measured");
     }
-    Shared::with(store)
+    let shared = Shared::with(store);
+    if let Err(error) = metrics.also(Box::new(shared.limited.counter())) {
+        tracing::error!(%error, "who is limited is not measured");
+    }
+    shared
 }
 
-fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {
+fn build_filters(
+    config: &Config,
+    registry: &Registry,
+    shared: &Shared,
+    views: &Arc<Views>,
+    faults: &mut Vec<Fault>,
+) -> Vec<NamedFilter> {
     let services = Services {
         shared: shared.clone(),
+        views: views.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
         prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),

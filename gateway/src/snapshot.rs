@@ -8,6 +8,8 @@ use crate::upstream::Pool;
 use std::sync::Arc;
 use tidegate_config::{Cors, Limits};
 use tidegate_plugins::Filter;
+use tidegate_plugins::filters::limits::Views;
+use tidegate_plugins::prices::Prices;
 use tidegate_plugins::services::Shared;
 
 /// One version of everything.
@@ -20,6 +22,10 @@ pub struct Snapshot {
     pub clients: Lists,
     /// What filters keep although the configuration changes.
     pub shared: Shared,
+    /// The limits of the filters, to look at.
+    pub views: Arc<Views>,
+    /// What requests cost.
+    pub prices: Arc<Prices>,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
     pub early: Vec<NamedFilter>,
     /// The other filters, in the order of the file.

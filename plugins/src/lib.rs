@@ -29,6 +29,7 @@ pub mod prices;
 pub mod registry;
 pub mod reply;
 pub mod services;
+pub mod spenders;
 pub mod splice;
 pub mod store;
 pub mod testing;

@@ -1,7 +1,8 @@
 //! What a filter may ask for when it is built.
 
-use crate::filters::limits::Estimates;
+use crate::filters::limits::{Estimates, Limited, Views};
 use crate::prices::Prices;
+use crate::spenders::Spenders;
 use crate::store::{Local, Store};
 use serde_json::Value;
 use std::io;
@@ -47,6 +48,10 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// Who was limited, for metrics and log.
+    pub limited: Arc<Limited>,
+    /// Who spends most.
+    pub spenders: Arc<Spenders>,
 }
 
 impl Default for Shared {
@@ -58,7 +63,7 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default() }
+        Self { store, estimates: Arc::default(), limited: Arc::default(), spenders: Arc::default() }
     }
 }
 
@@ -67,6 +72,8 @@ impl Shared {
 pub struct Services {
     /// What outlives a reload.
     pub shared: Shared,
+    /// The limits of this version, for those who look at them.
+    pub views: Arc<Views>,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
     /// What requests cost.
@@ -88,6 +95,7 @@ impl Services {
         }
         Self {
             shared: Shared::default(),
+            views: Arc::default(),
             models: Arc::default(),
             prices: Arc::default(),
             files: Arc::new(NoFiles),

@@ -125,6 +125,19 @@ pub struct Level {
     pub full_in: Duration,
 }
 
+/// All there is to tell about a bucket, for those who look after limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What is left of how much.
+    pub level: Level,
+    /// What was taken by requests that are not over, and is not settled.
+    pub reserved: u64,
+    /// What was spent beyond what there was: nothing is left until it is paid off.
+    pub owed: u64,
+    /// How long until there is one more, if nothing more is taken; none if it is full, or where nobody knows.
+    pub next_in: Option<Duration>,
+}
+
 /// Where limits are counted.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -165,5 +178,5 @@ pub trait Store: Send + Sync {
     fn clock(&self) -> &Clock;
 
     /// How a subject's bucket stands.
-    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Level;
+    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Standing;
 }

@@ -26,8 +26,7 @@ impl Buckets {
         let subject = Subject::of(b"alice");
         let demand = |n: usize| {
             let id: Arc<str> = format!("l{n}").into();
-            let (label, calendar) = (id.clone(), None);
-            let ledger = store.open(Spec { id, label, quota, calendar, shared: n == 0 });
+            let ledger = store.open(Spec { id: id.clone(), label: id, quota, calendar: None, shared: n == 0 });
             Demand::new(ledger, subject, 1)
         };
         let demands = (0..count).map(demand).collect();

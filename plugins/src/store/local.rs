@@ -6,7 +6,7 @@ use super::ledger::{Book, Ledger, PARTS, Spec};
 use super::pending::Pending;
 use super::quota::{At, Quota, TICKS};
 use super::sync::{AtomicU64, AtomicUsize, Mutex};
-use super::{Demand, Level, Store, Subject};
+use super::{Demand, Standing, Store, Subject};
 use crate::services::{Journal, Spent};
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -131,7 +131,7 @@ fn take(demands: &mut [Demand]) -> bool {
 
 fn give_back(demand: &mut Demand) {
     if std::mem::take(&mut demand.taken) {
-        demand.ledger.correct(demand.subject, demand.overflow, demand.at, demand.amount, 0);
+        demand.ledger.settle(demand.subject, demand.overflow, demand.at, demand.amount, 0);
     }
 }
 
@@ -167,11 +167,10 @@ impl Store for Local {
     fn settle(&self, demands: &[Demand]) {
         let now = self.clock.now();
         for demand in demands.iter().filter(|demand| demand.taken) {
-            let (back, more) = (demand.amount.saturating_sub(demand.spent), demand.spent.saturating_sub(demand.amount));
             let ledger = &demand.ledger;
-            if back > 0 || more > 0 {
+            if demand.amount > 0 || demand.spent > 0 {
                 let at = At { ticks: now.ticks, ..demand.at };
-                ledger.correct(demand.subject, demand.overflow, at, back, more);
+                ledger.settle(demand.subject, demand.overflow, at, demand.amount, demand.spent);
             }
             if matches!(ledger.quota(), Quota::InFlight { .. }) {
                 ledger.learn_held(now.ticks.saturating_sub(demand.at.ticks));
@@ -186,8 +185,8 @@ impl Store for Local {
         self.tidy(now);
     }
 
-    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Level {
-        ledger.level(subject, ledger.at(self.clock.now()))
+    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Standing {
+        ledger.standing(subject, ledger.at(self.clock.now()))
     }
 
     fn go_on_from(&self, spent: Option<Vec<Spent>>) {

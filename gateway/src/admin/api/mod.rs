@@ -2,8 +2,10 @@
 //! `application/problem+json`.
 
 mod backends;
+mod limits;
+mod spenders;
 
-use super::routes::{JSON, answer};
+use super::routes::{JSON, answer, problem};
 use crate::core::Core;
 use axum::Router;
 use axum::http::StatusCode;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 
 /// All of it.
 pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new().merge(backends::routes()).with_state(core)
+    Router::new().merge(backends::routes()).merge(limits::routes()).merge(spenders::routes()).with_state(core)
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {

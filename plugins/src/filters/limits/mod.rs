@@ -6,12 +6,14 @@
 
 mod estimate;
 mod held;
+mod limited;
 mod rate;
 mod refusal;
 mod scope;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
@@ -22,14 +24,17 @@ use async_trait::async_trait;
 use estimate::{Cost, Estimate, Spends};
 use held::Held;
 use http::header;
+use limited::Refused;
 use scope::{Found, ModelNames, Scope, Scopes, any_matches};
 use settings::{Anonymous, CacheHits, Kind, Meant, Reader};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use estimate::Estimates;
+pub use limited::{LIMITED, LIMITED_HELP, LIMITED_LABELS, Limited};
 pub use rate::{Amount, Rate};
 pub use settings::{Entry, Settings};
+pub use views::{BucketView, LimitView, Views};
 
 /// See the module.
 pub struct Limits(Arc<Inner>);
@@ -37,6 +42,7 @@ pub struct Limits(Arc<Inner>);
 /// The limits as meant, shared with the requests that hold something of them.
 struct Inner {
     store: Arc<dyn Store>,
+    limited: Arc<Limited>,
     limits: Vec<Limit>,
     names: ModelNames,
     /// For each of the names, and last for what is none of them.
@@ -91,6 +97,7 @@ impl Filter for Limits {
         let granted = inner.store.try_take(&mut asked.demands).await;
         for demand in asked.demands.iter().filter(|demand| demand.would_refuse()) {
             exchange.note("shadow_limit", &**demand.ledger.label());
+            inner.limited.say(inner, inner.limit(demand), exchange, Refused::InShadow);
         }
         exchange.ration(inner.rates(&asked.demands));
         if !granted {
@@ -167,7 +174,7 @@ impl Inner {
                 Some(demand) => asked.demands.push(demand),
                 None if limit.shadow => {
                     limit.ledger.count_never(false);
-                    unmet.push(limit.ledger.label().clone());
+                    unmet.push(limit);
                 }
                 None => {
                     let needs = limit.amount(&cost.certain(), exchange);
@@ -178,7 +185,10 @@ impl Inner {
                 }
             }
         }
-        unmet.iter().for_each(|label| exchange.note("shadow_limit", &**label));
+        for limit in unmet {
+            exchange.note("shadow_limit", &**limit.ledger.label());
+            self.limited.say(self, limit, exchange, Refused::InShadow);
+        }
         asked
     }
 }
@@ -238,8 +248,9 @@ impl Plugin for Limits {
             let names_model = parts.contains(&Scope::Model) || parts.contains(&Scope::Route);
             limit.kind == Kind::Bytes || !limit.models.is_empty() || names_model
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             store: services.shared.store.clone(),
+            limited: services.shared.limited.clone(),
             needs_body: counts_usage || limits.iter().any(reads),
             names: ModelNames::new(&services.models),
             counts_bytes: limits.iter().any(|limit| limit.kind == Kind::Bytes),
@@ -248,7 +259,9 @@ impl Plugin for Limits {
             limits,
             estimates,
             counts_usage,
-        })))
+        });
+        services.views.add(&inner);
+        Ok(Self(inner))
     }
 }
 

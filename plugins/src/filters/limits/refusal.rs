@@ -1,5 +1,6 @@
 //! What a caller is told: the `x-ratelimit-*` headers of every answer, and why a request is refused.
 
+use super::limited::Refused;
 use super::settings::Kind;
 use super::{Asked, Inner, Limit};
 use crate::call::Endpoint;
@@ -117,6 +118,7 @@ impl Inner {
                 let limit = self.limit(demand);
                 let whose = limit.per.told(exchange, self.model(exchange).1);
                 exchange.limit_by(limit.ledger.label());
+                self.limited.say(self, limit, exchange, Refused::For(wait(demand)));
                 match limit.ledger.quota() {
                     Quota::Budget { .. } => self.spent(limit, demand, &whose),
                     _ => self.too_fast(limit, demand, &whose),
@@ -195,7 +197,7 @@ impl Inner {
         needs: u64,
     ) -> Reply {
         for demand in &mut asked.demands {
-            demand.level = self.store.peek(&demand.ledger, demand.subject).await;
+            demand.level = self.store.peek(&demand.ledger, demand.subject).await.level;
         }
         exchange.ration(self.rates(&asked.demands));
         let limit = self.limit(&asked.demands[at]);
@@ -211,6 +213,7 @@ impl Inner {
             "This request needs {needs}{what}, but the limit {label} allows {whose} {text}, at most {most} at once: it could never be admitted. {cure}"
         );
         exchange.limit_by(label);
+        self.limited.say(self, limit, exchange, Refused::ForGood);
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "larger_than_limit", message);
         self.reply(exchange, refusal.param(is_stated.then_some("max_tokens")))
     }

@@ -258,7 +258,7 @@ async fn an_answer_that_somebody_else_has_paid_for_costs_what_the_file_says() {
         let mut name = Vec::new();
         for (label, per, spent, most) in [("global/tokens", 0, free, 10_000), ("model/tokens/day", 2, full, 9000)] {
             house.filter.0.limits[per].per.write(&look, Some("m"), &mut name);
-            let left = house.filter.0.store.peek(&level(label), Subject::of(&name)).await.left;
+            let left = house.filter.0.store.peek(&level(label), Subject::of(&name)).await.level.left;
             assert_eq!(left, most - spent, "{source:?} {label}");
         }
     }
