@@ -296,7 +296,7 @@ async fn a_budget_that_is_only_reserved_is_not_said_to_be_spent() {
     let error = |reply: &Reply| serde_json::from_slice::<Value>(reply.text()).unwrap()["error"].clone();
     assert_eq!(error(&refused)["code"], "rate_limit_exceeded");
     assert!(error(&refused)["message"].as_str().unwrap().contains("open requests have reserved"));
-    assert_eq!((&*refused.headers["retry-after"].as_bytes(), refused.headers.get("x-should-retry")), (&b"1"[..], None));
+    assert_eq!((refused.headers["retry-after"].as_bytes(), refused.headers.get("x-should-retry")), (&b"1"[..], None));
     first.record(outcome(200, usage(100, 300)));
     follower.end(&first);
     let refused = house.ask(&mut exchange(CALL)).await.err().unwrap();
