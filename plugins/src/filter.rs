@@ -3,6 +3,7 @@
 use crate::exchange::Exchange;
 use crate::reply::{Refusal, Reply};
 use crate::services::Services;
+use crate::turns::Turns;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -61,6 +62,12 @@ pub trait ResponseFilter: Send + Sync {
     fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
         let _ = (exchange, data, last);
         Ok(())
+    }
+
+    /// Of a WebSocket: what wants to judge its turns. Asked once, before the backend is.
+    fn turns(&mut self, exchange: &Exchange) -> Option<Box<dyn Turns>> {
+        let _ = exchange;
+        None
     }
 
     /// Whether [`ResponseFilter::chunk`] may change the data. If so, an answer's `content-length` is dropped,

@@ -93,6 +93,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         known: endpoint.is_some(),
         upgrade,
         followers: Vec::new(),
+        turns: Vec::new(),
         route: None,
         settled: None,
         under_way: None,

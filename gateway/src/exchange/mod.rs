@@ -40,6 +40,7 @@ use std::time::Duration;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
+use tidegate_plugins::turns::Turns;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
 
 pub(crate) use answer::unreadable_head;
@@ -67,6 +68,8 @@ pub(crate) struct Trip<'a> {
     /// Whether the client asks for another protocol.
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
+    /// What judges the turns on a WebSocket.
+    turns: Vec<Box<dyn Turns>>,
     route: Option<Route>,
     /// Where it goes if no filter sends it elsewhere: settled for a filter that wanted to know.
     settled: Option<Route>,
@@ -174,6 +177,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
+    socket::judges(trip);
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
 }

@@ -36,5 +36,6 @@ mod proxy_protocol;
 mod rig;
 mod timeouts;
 mod transport;
+mod turns;
 mod websocket;
 mod wire;
