@@ -34,6 +34,12 @@ pub trait Filter: Send + Sync {
         false
     }
 
+    /// Whether it counts requests, so that it is also asked about one that is refused before its turn: a path that does
+    /// not exist, a body that cannot be read. It has no body then, and no model.
+    fn counts_refused(&self) -> bool {
+        false
+    }
+
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict>;
 }

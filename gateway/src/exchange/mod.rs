@@ -155,19 +155,24 @@ pub(crate) async fn serve(core: &Core, session: &mut Session, clients: &Lists) {
 
 /// The road of one request, from its head to the last byte of its answer.
 async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
-    let plan = arrive::plan(trip)?;
+    let mut plan = arrive::plan(trip)?;
     if let Plan::Reply(reply) = plan {
         return answer::reply(session, trip, reply).await;
     }
     if let Some(reply) = admit::early(session, trip).await? {
         return answered(session, trip, reply).await;
     }
-    match &plan {
-        Plan::Call => admit::read_call(session, trip).await?,
-        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await?,
-        Plan::Socket => admit::read_query(trip)?,
-        Plan::Opaque => admit::stream_through(session, trip).await?,
-        Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}
+    let read = match &mut plan {
+        Plan::Nowhere(fault) => Err(std::mem::replace(fault, Fault::ClientGone)),
+        Plan::Call => admit::read_call(session, trip).await,
+        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await,
+        Plan::Socket => admit::read_query(trip),
+        Plan::Opaque => admit::stream_through(session, trip).await,
+        Plan::Reply(_) | Plan::Models | Plan::Model(_) => Ok(()),
+    };
+    if let Err(fault) = read {
+        let reply = admit::refuse(session, trip, fault).await?;
+        return answer::reply(session, trip, reply).await;
     }
     if let Some(reply) = admit::late(session, trip).await? {
         return answered(session, trip, reply).await;

@@ -28,6 +28,7 @@ mod input;
 mod life;
 mod limits;
 mod limits_admin;
+mod limits_everywhere;
 mod models;
 mod multipart;
 mod observe;

@@ -85,7 +85,7 @@ async fn listen(
             answer = fetched.upstream.read_body() => {
                 let Ok(Some(data)) = answer else { return Ok(()) };
                 fetched.lease.backend().health.alive(Instant::now());
-                let passed = match talk.from_server(trip, data).await {
+                let passed = match talk.server_says(trip, data).await {
                     Ok(passed) => passed,
                     Err(stop) => return Err((Cause::UpstreamError, stop_text("the backend", &stop))),
                 };
@@ -98,7 +98,7 @@ async fn listen(
             message = session.read_body() => {
                 let Ok(Some(data)) = message else { return Ok(()) };
                 trip.record.request_bytes += data.len() as u64;
-                let passed = match talk.from_client(trip, data).await {
+                let passed = match talk.client_says(trip, data).await {
                     Ok(passed) => passed,
                     Err(stop) => return Err(hang_up(session, trip, &stop).await),
                 };

@@ -101,7 +101,7 @@ impl Talk {
     ///
     /// # Errors
     /// A filter's own fault, or why the client cannot be understood.
-    pub(super) async fn from_client(&mut self, trip: &Trip<'_>, data: Bytes) -> Result<Passed, Stop> {
+    pub(super) async fn client_says(&mut self, trip: &Trip<'_>, data: Bytes) -> Result<Passed, Stop> {
         let mut passed = Passed::default();
         for part in self.client.read(data)? {
             let refusal = match &part.text {
@@ -123,7 +123,7 @@ impl Talk {
     ///
     /// # Errors
     /// Why it cannot be understood.
-    pub(super) async fn from_server(&mut self, trip: &mut Trip<'_>, data: Bytes) -> Result<Passed, Stop> {
+    pub(super) async fn server_says(&mut self, trip: &mut Trip<'_>, data: Bytes) -> Result<Passed, Stop> {
         let mut passed = Passed::default();
         for part in self.server.read(data)? {
             passed.on.push(part.bytes);

@@ -88,6 +88,10 @@ impl Filter for Limits {
         self.0.needs_body
     }
 
+    fn counts_refused(&self) -> bool {
+        true
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let inner = &self.0;
         let mut asked = inner.ask(exchange);
