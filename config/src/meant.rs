@@ -13,7 +13,9 @@ use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    AskUsage, Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+};
 use crate::show;
 use crate::units;
 
@@ -248,6 +250,8 @@ pub struct Pool {
     pub idle_connections: Duration,
     /// How many other backends are tried after a failed connection.
     pub retries: u32,
+    /// Whether its backends are asked what a stream has cost where the client did not ask.
+    pub usage: AskUsage,
     /// At least one.
     pub backends: Vec<Backend>,
     /// Where it stands in the file.

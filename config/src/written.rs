@@ -17,7 +17,9 @@ use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    AskUsage, Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -232,6 +234,9 @@ pub(crate) struct Pool {
     pub(crate) idle_connections: Duration,
     /// How many other backends are tried after a refused or failed connection.
     pub(crate) retries: u32,
+    /// Whether the backends are asked what a stream has cost where the client did not ask: `auto` (where a limit counts
+    /// tokens or money), `ask`, or `off`, for backends that refuse `stream_options`. The client sees nothing of it.
+    pub(crate) usage: AskUsage,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
@@ -247,6 +252,7 @@ impl Default for Pool {
             http2: false,
             idle_connections: Duration::from_secs(4),
             retries: 2,
+            usage: AskUsage::Auto,
             backends: Vec::new(),
         }
     }

@@ -32,26 +32,13 @@ pub struct Spent {
     pub amount: u64,
 }
 
-/// Keeps what budgets have spent beyond the end of the process. Called by a thread of its own, so that it may wait for
-/// the disk; no request ever does.
+/// Keeps what budgets have spent beyond the end of the process. No request waits for it.
 pub trait Journal: Send + Sync {
-    /// All that was spent in windows that began at `since` or later.
+    /// Adds these amounts to those it has, soon and all of them.
     ///
     /// # Errors
-    /// If it cannot be read.
-    fn load(&self, since: u32) -> io::Result<Vec<Spent>>;
-
-    /// Adds these amounts to those there are: all of them, or none.
-    ///
-    /// # Errors
-    /// If they cannot be written down; none of them is, then.
+    /// If it cannot take them now: then it has taken none.
     fn add(&self, spent: &[Spent]) -> io::Result<()>;
-
-    /// Forgets windows that began before `since`.
-    ///
-    /// # Errors
-    /// If that cannot be done now.
-    fn forget(&self, since: u32) -> io::Result<()>;
 }
 
 /// What outlives a reload: the same for every version of the configuration.

@@ -24,8 +24,10 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+use crate::services::{Journal, Spent};
 use async_trait::async_trait;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,6 +153,26 @@ pub trait Store: Send + Sync {
     /// granted demands. Does not wait, since it is called where nothing may; a form that has to ask another machine
     /// sends it behind the request's back.
     fn settle(&self, demands: &[Demand]);
+
+    /// Adds what was spent of budgets before the process began, as soon as that is known, and keeps what is spent from
+    /// now on for [`Store::write_down`]. A form that keeps everything elsewhere has nothing to add.
+    fn go_on_from(&self, spent: Option<Vec<Spent>>) {
+        drop(spent);
+    }
+
+    /// Gives what was spent of budgets since the last time to `journal`; says how many entries it had.
+    ///
+    /// # Errors
+    /// What the journal says. Nothing is lost: it has them the next time.
+    fn write_down(&self, journal: &dyn Journal) -> io::Result<usize> {
+        let _ = journal;
+        Ok(0)
+    }
+
+    /// Whether a budget is counted here that is gone with the process unless it is written down.
+    fn has_budgets(&self) -> bool {
+        false
+    }
 
     /// The clocks it goes by.
     fn clock(&self) -> &Clock;

@@ -54,6 +54,7 @@ impl Resolver<'_> {
             http2: pool.http2,
             idle_connections: pool.idle_connections,
             retries: pool.retries,
+            usage: pool.usage,
             backends,
             path,
         }

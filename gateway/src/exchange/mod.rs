@@ -77,6 +77,8 @@ pub(crate) struct Trip<'a> {
     under_way: Option<InFlight>,
     /// Where in a form the model's name stands.
     model_in_form: Option<Range<usize>>,
+    /// Whether the backend was asked for the usage of its stream, and the client did not ask.
+    hides_usage: bool,
     /// Bytes by which the gateway has made the body longer than it came.
     grown: i64,
     /// Reads a form as it is sent on, so that a second model in it does not get past.

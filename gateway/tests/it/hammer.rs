@@ -94,8 +94,7 @@ async fn hammer(gateway: &Gateway, time: Duration) -> Seen {
     for client in (0..CLIENTS).map(client).collect::<Vec<_>>() {
         client.await.unwrap();
     }
-    let seen = *seen.lock().unwrap();
-    seen
+    *seen.lock().unwrap()
 }
 
 /// The one bucket, once all requests are settled.

@@ -44,8 +44,8 @@ struct Paper {
     is_gone: AtomicBool,
 }
 
-impl Journal for Paper {
-    fn load(&self, since: u32) -> io::Result<Vec<Spent>> {
+impl Paper {
+    fn load(&self) -> Vec<Spent> {
         let spent = self.spent.lock().unwrap();
         let entry = |((limit, subject, window), amount): (&(Arc<str>, [u8; 16], u32), &u64)| Spent {
             limit: limit.clone(),
@@ -53,9 +53,18 @@ impl Journal for Paper {
             window: *window,
             amount: *amount,
         };
-        Ok(spent.iter().map(entry).filter(|spent| spent.window >= since).collect())
+        spent.iter().map(entry).collect()
     }
+}
 
+/// A store that goes on from what is written on `paper`.
+fn keeping(clock: &Clock, paper: &Paper) -> Local {
+    let store = Local::new(clock.clone());
+    store.go_on_from(Some(paper.load()));
+    store
+}
+
+impl Journal for Paper {
     fn add(&self, spent: &[Spent]) -> io::Result<()> {
         if self.is_gone.load(SeqCst) {
             return Err(io::Error::other("the disk is full"));
@@ -64,11 +73,6 @@ impl Journal for Paper {
         for Spent { limit, subject, window, amount } in spent {
             *kept.entry((limit.clone(), *subject, *window)).or_default() += amount;
         }
-        Ok(())
-    }
-
-    fn forget(&self, since: u32) -> io::Result<()> {
-        self.spent.lock().unwrap().retain(|(_, _, window), _| *window >= since);
         Ok(())
     }
 }
@@ -175,7 +179,7 @@ fn a_budget_that_is_made_larger_or_smaller_keeps_what_is_spent() {
 fn what_is_spent_outlives_the_process_and_what_was_only_reserved_does_not() {
     let (paper, clock) = (Paper::default(), Clock::manual());
     clock.set(at("2026-05-15T12:00:00Z"));
-    let first = Local::keeping(clock.clone(), Vec::new());
+    let first = keeping(&clock, &paper);
     let [day, month] =
         [("day", Period::Day), ("month", Period::Month)].map(|(id, p)| budget(&first, id, 100, p, "UTC"));
     assert!(spend(&first, &day, 30) && spend(&first, &month, 40));
@@ -192,16 +196,22 @@ fn what_is_spent_outlives_the_process_and_what_was_only_reserved_does_not() {
     assert_eq!(first.write_down(&paper).unwrap(), 1);
 
     clock.advance(Duration::from_secs(13 * HOUR));
-    let later = Local::keeping(clock.clone(), paper.load(half_day(clock.wall()) - OVER).unwrap());
+    let later = keeping(&clock, &paper);
     let [day, month] =
         [("day", Period::Day), ("month", Period::Month)].map(|(id, p)| budget(&later, id, 100, p, "UTC"));
     assert_eq!([&day, &month].map(|ledger| level(&later, ledger, who(1)).left), [100, 60]);
     clock.set(clock.wall() - 13 * HOUR);
-    let same_day = Local::keeping(clock.clone(), paper.load(0).unwrap());
+    // The journal is away when the process begins, and back when something is spent already.
+    let same_day = Local::new(clock.clone());
     let day = budget(&same_day, "day", 100, Period::Day, "UTC");
-    assert_eq!((level(&same_day, &day, who(1)).left, level(&same_day, &day, who(2)).left), (63, 100));
-    paper.forget(half_day(clock.wall()) + 3).unwrap();
-    assert_eq!(paper.load(0).unwrap().len(), 0);
+    same_day.go_on_from(None);
+    assert!(spend(&same_day, &day, 3));
+    same_day.go_on_from(Some(paper.load()));
+    same_day.go_on_from(Some(paper.load()));
+    assert_eq!((level(&same_day, &day, who(1)).left, level(&same_day, &day, who(2)).left), (60, 100));
+    assert_eq!(same_day.write_down(&paper).unwrap(), 1);
+    let day = budget(&keeping(&clock, &paper), "day", 100, Period::Day, "UTC");
+    assert_eq!(level(&same_day, &day, who(1)).left, 60);
 }
 
 /// The plain model: what each has spent, by day and subject.
@@ -231,7 +241,7 @@ proptest! {
     fn budgets_are_kept_as_a_plain_model_keeps_them(steps in steps()) {
         let (clock, paper) = (Clock::manual(), Paper::default());
         clock.set(at("2026-03-20T12:00:00Z"));
-        let mut store = Local::keeping(clock.clone(), Vec::new());
+        let mut store = keeping(&clock, &paper);
         let open = |store: &Local| budget(store, "b", 100, Period::Day, "UTC");
         let mut ledger = open(&store);
         // What is spent and what is reserved by day; and the latest day that each subject has been seen in.
@@ -275,8 +285,11 @@ proptest! {
                         store.settle(&[demand]);
                     }
                     store.write_down(&paper).unwrap();
-                    store = Local::keeping(clock.clone(), paper.load(0).unwrap());
+                    store = keeping(&clock, &paper);
                     ledger = open(&store);
+                    // Days that are over are not brought back, should the clock be set back later.
+                    let today = clock.wall() / 86_400;
+                    spent.retain(|(_, day), _| *day >= today);
                     // A day in which nothing was spent in the end is as good as one that nobody has seen.
                     latest.retain(|subject, day| spent.get(&(*subject, *day)).is_some_and(|spent| *spent > 0));
                 }

@@ -88,17 +88,17 @@ impl Calendar {
         self.period
     }
 
-    /// The window that `wall`, in seconds since 1970, lies in. Looks at the calendar only when a window is over.
+    /// The window that `wall`, in milliseconds since 1970, lies in. Looks at the calendar only when a window is over.
     pub(super) fn window(&self, wall: u64) -> Window {
-        let minute = wall / 60;
+        let minute = wall / 60_000;
         let mut last = self.last.load(Relaxed);
         if !(last >> 32..last & 0xffff_ffff).contains(&minute) {
-            last = self.look(wall);
+            last = self.look(wall / 1000);
             self.last.store(last, Relaxed);
         }
         let (start, end) = (last >> 32, last & 0xffff_ffff);
         let number = u32::try_from(start / HALF_DAY).unwrap_or(u32::MAX);
-        Window { number, ends_in: Duration::from_secs((end * 60).saturating_sub(wall)) }
+        Window { number, ends_in: Duration::from_millis((end * 60_000).saturating_sub(wall)) }
     }
 
     fn look(&self, wall: u64) -> u64 {
@@ -151,7 +151,11 @@ mod tests {
             (Period::Month, "Pacific/Auckland", "2026-12-31T12:00:00Z", "2027-01-31T11:00:00Z"),
         ] {
             let calendar = Calendar::new(period, zone).unwrap();
-            assert_eq!(calendar.window(at(now)).ends_in, Duration::from_secs(at(next) - at(now)), "{zone} {now}");
+            assert_eq!(
+                calendar.window(at(now) * 1000).ends_in,
+                Duration::from_secs(at(next) - at(now)),
+                "{zone} {now}"
+            );
         }
         assert!(Calendar::new(Period::Day, "Europe/Atlantis").is_err());
     }
@@ -163,12 +167,12 @@ mod tests {
             for period in [Period::Day, Period::Week, Period::Month] {
                 let calendar = Calendar::new(period, zone).unwrap();
                 let mut now = at("2025-12-31T12:34:00Z");
-                let mut last = calendar.window(now);
+                let mut last = calendar.window(now * 1000);
                 while now < at("2030-01-01T00:00:00Z") {
                     assert!(last.ends_in <= period.longest() && !last.ends_in.is_zero());
                     now += last.ends_in.as_secs();
-                    assert_eq!(calendar.window(now - 1).number, last.number);
-                    let next = calendar.window(now);
+                    assert_eq!(calendar.window(now * 1000 - 1).number, last.number);
+                    let next = calendar.window(now * 1000);
                     let apart = next.number - last.number;
                     assert!((1..=period.half_days()).contains(&apart), "{zone} {period:?} {apart}");
                     last = next;
@@ -181,6 +185,6 @@ mod tests {
     fn a_window_that_began_long_ago_is_over() {
         let calendar = Calendar::new(Period::Month, "Pacific/Auckland").unwrap();
         let now = at("2026-10-31T10:59:59Z");
-        assert!(calendar.window(now).number + OVER > half_day(now));
+        assert!(calendar.window(now * 1000).number + OVER > half_day(now));
     }
 }

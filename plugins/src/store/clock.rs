@@ -28,7 +28,7 @@ struct Manual {
 pub(super) struct Moment {
     /// Since the clock was made; never 0, which stands for a bucket that nobody has taken from.
     pub(super) ticks: u64,
-    /// Seconds since 1970.
+    /// Milliseconds since 1970.
     pub(super) wall: u64,
 }
 
@@ -62,9 +62,16 @@ impl Clock {
 
     /// Seconds since 1970.
     pub fn wall(&self) -> u64 {
+        self.wall_millis() / 1000
+    }
+
+    fn wall_millis(&self) -> u64 {
         match &self.0 {
-            Source::Real(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            Source::Manual(now) => now.wall.load(Ordering::SeqCst) / 1000,
+            Source::Real(_) => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            }
+            Source::Manual(now) => now.wall.load(Ordering::SeqCst),
         }
     }
 
@@ -73,7 +80,7 @@ impl Clock {
             Source::Real(origin) => ticks(origin.elapsed()),
             Source::Manual(now) => now.ticks.load(Ordering::SeqCst),
         };
-        Moment { ticks: 1 + ticks, wall: self.wall() }
+        Moment { ticks: 1 + ticks, wall: self.wall_millis() }
     }
 }
 

@@ -4,7 +4,7 @@
 //! a bucket is looked up and alone while one is added or forgotten. The map is cut into parts, so that requests of
 //! different subjects do not meet. A limit that everybody shares has one bucket and no map.
 
-use super::calendar::Calendar;
+use super::calendar::{Calendar, Window};
 use super::clock::Moment;
 use super::quota::{At, Bucket, Quota, TICKS};
 use super::sync::{AtomicI64, AtomicU64, RwLock};
@@ -358,9 +358,13 @@ impl Book {
         }
     }
 
-    /// Puts back what was spent of a budget before the process began.
+    /// Adds what was spent of a budget in the window of this number, unless that is over.
     pub(super) fn restore(&self, subject: Subject, at: At, number: u32, amount: u64) {
-        self.with(subject, at, |bucket| bucket.state.store(Quota::restored(number, amount), Relaxed));
+        let quota = &self.spec.quota;
+        if !quota.is_idle(&Bucket::new(Quota::restored(number, amount)), at) {
+            let then = At { window: Window { number, ..at.window }, ..at };
+            self.with(subject, at, |bucket| quota.settle(bucket, then, 0, amount));
+        }
     }
 
     /// Whether nobody has spent anything.

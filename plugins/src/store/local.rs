@@ -1,5 +1,6 @@
 //! The store of one machine: everything in memory.
 
+use super::calendar::Calendar;
 use super::clock::{Clock, Moment};
 use super::ledger::{Book, Ledger, PARTS, Spec};
 use super::pending::Pending;
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 /// Idle subjects are looked for in one part of each ledger this often, in ticks: 16 s for all parts.
 const SEARCH_EVERY: u64 = 250_000_000 * TICKS;
@@ -24,7 +25,7 @@ pub struct Local {
     /// Those of budgets, whose buckets stay while anything is spent in them, also if a reload does not know them.
     lasting: Mutex<Vec<Arc<Book>>>,
     /// What was spent of budgets, to be written down; nothing if there is nowhere to.
-    pending: Option<Pending>,
+    pending: OnceLock<Pending>,
     next_search: AtomicU64,
     next_part: AtomicUsize,
 }
@@ -33,26 +34,6 @@ impl Local {
     /// A store that runs by `clock`.
     pub fn new(clock: Clock) -> Self {
         Self { clock, ..Self::default() }
-    }
-
-    /// A store whose budgets go on from what was `spent` of them before; what is spent from now on waits for
-    /// [`Local::write_down`].
-    pub fn keeping(clock: Clock, spent: Vec<Spent>) -> Self {
-        Self { clock, pending: Some(Pending::new(spent)), ..Self::default() }
-    }
-
-    /// Writes what was spent of budgets since the last time into `journal`; says how many entries it had. Waits for the
-    /// disk: not for threads that answer requests.
-    ///
-    /// # Errors
-    /// What the journal says; nothing is lost, the next time tries again.
-    pub fn write_down(&self, journal: &dyn Journal) -> io::Result<usize> {
-        self.pending.as_ref().map_or(Ok(0), |pending| pending.write_down(journal))
-    }
-
-    /// Whether any limit is a budget.
-    pub fn has_budgets(&self) -> bool {
-        self.books().iter().any(|book| book.spec().calendar.is_some())
     }
 
     #[cfg(test)]
@@ -77,15 +58,21 @@ impl Local {
         drop(books);
         if let Some(calendar) = book.spec().calendar.clone() {
             let now = self.clock.now();
-            let at = Ledger::over(book.clone(), book.spec().quota, Some(calendar)).at(now);
-            for spent in self.pending.iter().flat_map(|pending| pending.before(&book.spec().id)) {
-                book.restore(Subject::from_bytes(spent.subject), at, spent.window, spent.amount);
-            }
+            self.restore(&book, &calendar, now);
+            let at = At { ticks: now.ticks, window: calendar.window(now.wall) };
             let mut lasting = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
             lasting.retain(|book| Arc::strong_count(book) > 1 || !book.is_unspent(at));
             lasting.push(book.clone());
         }
         book
+    }
+
+    /// Adds what was spent of a budget before the process began.
+    fn restore(&self, book: &Book, calendar: &Calendar, now: Moment) {
+        let at = At { ticks: now.ticks, window: calendar.window(now.wall) };
+        for spent in self.pending.get().into_iter().flat_map(|pending| pending.before(&book.spec().id)) {
+            book.restore(Subject::from_bytes(spent.subject), at, spent.window, spent.amount);
+        }
     }
 
     /// Forgets some of those who have been idle. Called after answers, where nobody waits for it.
@@ -191,7 +178,7 @@ impl Store for Local {
             if demand.estimated {
                 ledger.counts().estimated.fetch_add(1, Relaxed);
             }
-            if let Some(pending) = self.pending.as_ref().filter(|_| ledger.is_budget() && demand.spent > 0) {
+            if let Some(pending) = self.pending.get().filter(|_| ledger.is_budget() && demand.spent > 0) {
                 pending.add(ledger.id(), demand.subject, demand.at.window.number, demand.spent);
             }
         }
@@ -200,6 +187,26 @@ impl Store for Local {
 
     async fn peek(&self, ledger: &Ledger, subject: Subject) -> Standing {
         ledger.standing(subject, ledger.at(self.clock.now()))
+    }
+
+    fn go_on_from(&self, spent: Option<Vec<Spent>>) {
+        let pending = self.pending.get_or_init(Pending::default);
+        if spent.is_some_and(|spent| pending.go_on_from(spent)) {
+            let now = self.clock.now();
+            for book in self.books() {
+                if let Some(calendar) = &book.spec().calendar {
+                    self.restore(&book, calendar, now);
+                }
+            }
+        }
+    }
+
+    fn write_down(&self, journal: &dyn Journal) -> io::Result<usize> {
+        self.pending.get().map_or(Ok(0), |pending| pending.write_down(journal))
+    }
+
+    fn has_budgets(&self) -> bool {
+        self.books().iter().any(|book| book.spec().calendar.is_some())
     }
 
     fn clock(&self) -> &Clock {

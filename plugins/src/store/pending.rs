@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::take;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 /// Entries that are kept while nothing can be written down: about 100 MiB.
 const MOST: usize = 1 << 20;
@@ -24,24 +24,22 @@ pub(super) struct Pending {
     parts: [Mutex<Amounts>; PARTS],
     entries: AtomicUsize,
     /// What was spent before the process began, by limit.
-    before: HashMap<Arc<str>, Vec<Spent>>,
+    before: OnceLock<HashMap<Arc<str>, Vec<Spent>>>,
 }
 
 impl Pending {
-    /// Nothing pending; `before` was spent before.
-    pub(super) fn new(before: Vec<Spent>) -> Self {
+    /// Takes what was spent before the process began; says whether it was not known yet.
+    pub(super) fn go_on_from(&self, before: Vec<Spent>) -> bool {
         let mut by_limit: HashMap<_, Vec<Spent>> = HashMap::new();
         for spent in before {
             by_limit.entry(spent.limit.clone()).or_default().push(spent);
         }
-        Self { before: by_limit, ..Self::default() }
+        self.before.set(by_limit).is_ok()
     }
 
-    /// What was spent of a limit before the process began; the latest window of each subject last.
-    pub(super) fn before(&self, limit: &Arc<str>) -> Vec<Spent> {
-        let mut spent = self.before.get(limit).cloned().unwrap_or_default();
-        spent.sort_by_key(|spent| spent.window);
-        spent
+    /// What was spent of a limit before the process began.
+    pub(super) fn before(&self, limit: &Arc<str>) -> &[Spent] {
+        self.before.get().and_then(|before| before.get(limit)).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn add(&self, limit: &Arc<str>, subject: Subject, window: u32, amount: u64) {

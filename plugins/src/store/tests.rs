@@ -401,3 +401,30 @@ fn rates_that_cannot_be_kept_are_none() {
     assert_eq!(Quota::rate(1_000_000_001, Duration::from_secs(1), 1), None);
     assert!(Quota::rate(1_000_000_000, Duration::from_secs(1), 1_000_000_000).is_some());
 }
+
+#[test]
+fn the_wait_for_a_place_in_flight_is_learned() {
+    let clock = Clock::manual();
+    let store = Local::new(clock.clone());
+    let (one, many) =
+        (open(&store, "one", Quota::InFlight { most: 1 }), open(&store, "many", Quota::InFlight { most: 9 }));
+    let wait = |ledger: &Arc<Ledger>, places: u64| {
+        let mut all = [Demand::new(ledger.clone(), who(1), places)];
+        assert!(take(&store, &mut all));
+        let mut refused = [Demand::new(ledger.clone(), who(1), 1)];
+        assert!(!take(&store, &mut refused));
+        (all, refused[0].wait.unwrap())
+    };
+    let (first, unknown) = wait(&one, 1);
+    assert_eq!(unknown, Duration::from_secs(1));
+    clock.advance(Duration::from_secs(8));
+    store.settle(&first);
+    assert_eq!(wait(&one, 1).1, Duration::from_secs(8), "all of the time that the only one is held");
+    for _ in 0..60 {
+        let (held, _) = wait(&many, 9);
+        clock.advance(Duration::from_secs(10));
+        store.settle(&held);
+    }
+    let learned = wait(&many, 9).1.as_secs_f64();
+    assert!((1.9..2.1).contains(&learned), "{learned}");
+}

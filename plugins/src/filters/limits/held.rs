@@ -5,7 +5,7 @@ use super::settings::{CacheHits, Kind};
 use super::turns::Conversation;
 use super::{Asked, Inner, Limit};
 use crate::call::Endpoint;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Exchange, Outcome, Source};
 use crate::filter::{Head, ResponseFilter, Result};
 use crate::prices::Price;
 use crate::store::Demand;
@@ -60,7 +60,14 @@ impl Held {
     fn used(&self, outcome: &Outcome) -> Used {
         let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
         let bytes = Some(outcome.request_bytes.saturating_add(outcome.response_bytes));
-        let used = |usage| Used { usage, bytes, cached: !outcome.charged };
+        let again = match outcome.source {
+            _ if outcome.charged => Again::No,
+            Source::Cache | Source::Flight => Again::Shared,
+            Source::Gateway | Source::Backend | Source::Replay => Again::Repeated,
+        };
+        let used = |usage| Used { usage, bytes, again };
+        // What the gateway says by itself has cost nobody anything.
+        let is_ours = outcome.source == Source::Gateway && outcome.status < 400;
         match outcome.usage {
             _ if self.spends == Spends::Nothing => used(None),
             Some(usage) if usage.estimated => {
@@ -69,7 +76,7 @@ impl Held {
                 used(Some(Usage { completion, prompt: usage.prompt.or(Some(self.cost.prompt)), ..usage }))
             }
             Some(usage) => used(Some(self.complete(usage))),
-            None if began && outcome.charged => {
+            None if began && !is_ours => {
                 // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
                 let told = (outcome.response_bytes / 4).min(self.cost.completion);
                 let (prompt, completion) = (Some(self.cost.prompt), Some(told));
@@ -93,7 +100,7 @@ impl Held {
 impl Limit {
     /// What of a demand was spent, in units of its ledger.
     pub(super) fn spent(&self, demand: &mut Demand, price: &Price, used: &Used) -> u64 {
-        let usage = used.usage.filter(|_| !used.cached || self.cache_hits == CacheHits::Full);
+        let usage = used.usage.filter(|_| used.again.counts(self.cache_hits));
         let (prompt, completion) =
             usage.map_or((0, 0), |usage| (usage.prompt.unwrap_or(0), usage.completion.unwrap_or(0)));
         demand.estimated = self.kind.is_usage() && usage.is_some_and(|usage| usage.estimated);
@@ -114,8 +121,28 @@ pub(super) struct Used {
     /// None: nothing of tokens and money.
     pub(super) usage: Option<Usage>,
     pub(super) bytes: Option<u64>,
-    /// Whether the answer was made for another request.
-    pub(super) cached: bool,
+    pub(super) again: Again,
+}
+
+/// Whether somebody else has paid for the answer already.
+#[derive(Clone, Copy)]
+pub(super) enum Again {
+    No,
+    /// It was made for another request.
+    Shared,
+    /// It was made for this very request when it was sent before.
+    Repeated,
+}
+
+impl Again {
+    /// Whether its tokens count all the same.
+    fn counts(self, hits: CacheHits) -> bool {
+        match self {
+            Self::No => true,
+            Self::Shared => hits == CacheHits::Full,
+            Self::Repeated => false,
+        }
+    }
 }
 
 /// The status of a request whose client has left.
@@ -142,10 +169,10 @@ impl ResponseFilter for Held {
             self.let_go();
         }
         // The whole answer in one piece: settled before the client has it, so that its next request finds the rest.
-        if all && self.limits.counts_usage && exchange.is_charged() {
+        if all && self.limits.counts_usage && exchange.is_charged() && exchange.source() == Source::Backend {
             match Usage::from_answer(data) {
                 Some(usage) if !self.limits.counts_bytes => {
-                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, cached: false });
+                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, again: Again::No });
                 }
                 Some(_) => {}
                 None => exchange.note("usage", "estimated"),

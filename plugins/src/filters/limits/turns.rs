@@ -2,7 +2,7 @@
 //! settled by the usage of its response. What is in flight is held by the connection, and bytes are settled at its end.
 
 use super::estimate::{Cost, Estimate, Spends};
-use super::held::Used;
+use super::held::{Again, Used};
 use super::settings::Kind;
 use super::{Inner, Limit};
 use crate::exchange::Exchange;
@@ -86,7 +86,7 @@ impl Turns for Conversation {
         let open = self.open.pop_front();
         let estimate = open.as_ref().map_or(0, |(_, cost)| cost.prompt);
         let usage = Usage { prompt: usage.prompt.or(Some(estimate)), ..usage };
-        let used = Used { usage: Some(usage), bytes: None, cached: false };
+        let used = Used { usage: Some(usage), bytes: None, again: Again::No };
         match open {
             Some(open) => self.settle(open, &used),
             None => self.charge(exchange, &used).await,
