@@ -33,6 +33,7 @@ pub mod spenders;
 pub mod splice;
 pub mod store;
 pub mod testing;
+pub mod turns;
 pub mod usage;
 
 pub use balancer::{Balancer, Candidate};

@@ -181,7 +181,7 @@ async fn a_budget_is_spent_to_the_last_and_not_beyond() {
 #[tokio::test]
 async fn in_flight() {
     let backend = Backend::start().await;
-    backend.handle(|_| Script::new().pause(Duration::from_millis(10)).send(whole()));
+    backend.handle(|_| Script::new().pause(Duration::from_millis(200)).send(whole()));
     let gateway = limited(&backend, "in_flight: 8").await;
     let seen = hammer(&gateway, time()).await;
     assert_eq!(backend.most_in_flight(), 8, "of {} admitted", seen.admitted);

@@ -13,6 +13,7 @@ mod scope;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod views;
 
 use crate::exchange::Exchange;
@@ -77,6 +78,8 @@ struct Asked {
     spends: Spends,
     /// The first limit that could never admit it: its place among the demands, and how much it would have to.
     never: Option<(usize, u64)>,
+    /// Limits that could never admit it but do not bind, by their tags.
+    unmet: Vec<usize>,
 }
 
 #[async_trait]
@@ -85,9 +88,18 @@ impl Filter for Limits {
         self.0.needs_body
     }
 
+    fn counts_refused(&self) -> bool {
+        true
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let inner = &self.0;
         let mut asked = inner.ask(exchange);
+        for limit in asked.unmet.iter().map(|tag| &inner.limits[*tag]) {
+            limit.ledger.count_never(false);
+            exchange.note("shadow_limit", &**limit.ledger.label());
+            inner.limited.say(inner, limit, exchange, Refused::InShadow);
+        }
         if asked.demands.is_empty() {
             return Ok(Verdict::Continue);
         }
@@ -133,8 +145,13 @@ impl Inner {
         if !self.counts_usage {
             return Cost::default();
         }
-        let mut cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
-        if self.counts_money && spends != Spends::Nothing {
+        let cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
+        if spends == Spends::Nothing { cost } else { self.priced(exchange, cost) }
+    }
+
+    /// With what the tokens of the request's model cost, if money is limited.
+    fn priced(&self, exchange: &Exchange, mut cost: Cost) -> Cost {
+        if self.counts_money {
             let price = exchange.model().and_then(|model| self.prices.of(model));
             cost.price = price.copied().unwrap_or_default();
         }
@@ -146,16 +163,21 @@ impl Inner {
         self.limits.iter().enumerate().filter(|(_, limit)| limit.is_for(exchange))
     }
 
-    /// Finds the limits that apply, and how much is asked of each.
-    fn ask(&self, exchange: &mut Exchange) -> Asked {
-        let (index, model) = self.model(exchange);
+    /// What the request asks of all limits.
+    fn ask(&self, exchange: &Exchange) -> Asked {
+        let index = self.model(exchange).0;
         let spends = Spends::of(exchange.endpoint(), !exchange.body().is_empty() || declared(exchange) > 0);
-        let cost = self.cost(exchange, index, spends);
-        let mut asked = Asked { demands: Vec::with_capacity(self.limits.len()), cost, spends, never: None };
+        self.ask_for(exchange, self.cost(exchange, index, spends), spends, |_| true)
+    }
+
+    /// Finds those of the limits that apply, and how much is asked of each.
+    fn ask_for(&self, exchange: &Exchange, cost: Cost, spends: Spends, those: impl Fn(&Limit) -> bool) -> Asked {
+        let model = self.model(exchange).1;
+        let demands = Vec::with_capacity(self.limits.len());
+        let mut asked = Asked { demands, cost, spends, never: None, unmet: Vec::new() };
         let mut name = Vec::with_capacity(64);
         let mut last: Option<(&Scopes, Found, Subject)> = None;
-        let mut unmet = Vec::new();
-        for (tag, limit) in self.applying(exchange) {
+        for (tag, limit) in self.applying(exchange).filter(|(_, limit)| those(limit)) {
             // Limits of the same subject mostly stand together.
             let (found, subject) = match last {
                 Some((per, found, subject)) if *per == limit.per => (found, subject),
@@ -172,10 +194,7 @@ impl Inner {
             }
             match limit.demand(tag, subject, &cost, exchange) {
                 Some(demand) => asked.demands.push(demand),
-                None if limit.shadow => {
-                    limit.ledger.count_never(false);
-                    unmet.push(limit);
-                }
+                None if limit.shadow => asked.unmet.push(tag),
                 None => {
                     let needs = limit.amount(&cost.certain(), exchange);
                     asked.never.get_or_insert((asked.demands.len(), needs));
@@ -184,10 +203,6 @@ impl Inner {
                     asked.demands.push(demand);
                 }
             }
-        }
-        for limit in unmet {
-            exchange.note("shadow_limit", &**limit.ledger.label());
-            self.limited.say(self, limit, exchange, Refused::InShadow);
         }
         asked
     }
