@@ -129,6 +129,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,
+        views: services.views,
+        prices: services.prices,
         hasher: KeyHasher::new(services.pepper.as_deref()),
         tenants: services.tenants,
         overlap: config.keys.overlap,
@@ -187,6 +189,7 @@ pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
     measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
+    measure(metrics, "who is limited", Ok(shared.limited.counter()));
     shared
 }
 
@@ -201,6 +204,7 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
 fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
     Services {
         shared: shared.clone(),
+        views: Arc::default(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants: tenants(config, faults),

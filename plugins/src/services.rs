@@ -2,13 +2,14 @@
 
 use crate::filters::idempotency::Kept;
 use crate::filters::jwt::Issuers;
-use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
 use crate::flight::Counts;
 use crate::keys::ManagedKeys;
 
+use crate::filters::limits::{Estimates, Limited, Views};
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
+use crate::spenders::Spenders;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
 use serde_json::Value;
@@ -67,6 +68,10 @@ pub struct Shared {
     pub kept: Arc<Kept>,
     /// The keys that are made and revoked while the gateway runs.
     pub managed_keys: Arc<ManagedKeys>,
+    /// Who was limited, for metrics and log.
+    pub limited: Arc<Limited>,
+    /// Who spends most.
+    pub spenders: Arc<Spenders>,
 }
 
 impl Default for Shared {
@@ -87,6 +92,8 @@ impl Shared {
             flights: Arc::default(),
             kept: Arc::default(),
             managed_keys: Arc::default(),
+            limited: Arc::default(),
+            spenders: Arc::default(),
         }
     }
 }
@@ -96,6 +103,8 @@ impl Shared {
 pub struct Services {
     /// What outlives a reload.
     pub shared: Shared,
+    /// The limits of this version, for those who look at them.
+    pub views: Arc<Views>,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
     /// The managed keys, if the file has a place to keep them.
@@ -121,6 +130,7 @@ impl Services {
         }
         Self {
             shared: Shared::default(),
+            views: Arc::default(),
             models: Arc::default(),
             managed_keys: None,
             tenants: None,

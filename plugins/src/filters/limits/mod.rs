@@ -6,12 +6,15 @@
 
 mod estimate;
 mod held;
+mod limited;
 mod rate;
 mod refusal;
 mod scope;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod views;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
@@ -22,14 +25,17 @@ use async_trait::async_trait;
 use estimate::{Cost, Estimate, Spends};
 use held::Held;
 use http::header;
+use limited::Refused;
 use scope::{Found, ModelNames, Scope, Scopes, any_matches};
 use settings::{Anonymous, CacheHits, Kind, Meant, Reader};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use estimate::Estimates;
+pub use limited::{LIMITED, LIMITED_HELP, LIMITED_LABELS, Limited};
 pub use rate::{Amount, Rate};
 pub use settings::{Entry, Settings};
+pub use views::{BucketView, LimitView, Views};
 
 /// See the module.
 pub struct Limits(Arc<Inner>);
@@ -37,6 +43,7 @@ pub struct Limits(Arc<Inner>);
 /// The limits as meant, shared with the requests that hold something of them.
 struct Inner {
     store: Arc<dyn Store>,
+    limited: Arc<Limited>,
     limits: Vec<Limit>,
     names: ModelNames,
     /// For each of the names, and last for what is none of them.
@@ -71,6 +78,8 @@ struct Asked {
     spends: Spends,
     /// The first limit that could never admit it: its place among the demands, and how much it would have to.
     never: Option<(usize, u64)>,
+    /// Limits that could never admit it but do not bind, by their tags.
+    unmet: Vec<usize>,
 }
 
 #[async_trait]
@@ -79,9 +88,18 @@ impl Filter for Limits {
         self.0.needs_body
     }
 
+    fn counts_refused(&self) -> bool {
+        true
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let inner = &self.0;
         let mut asked = inner.ask(exchange);
+        for limit in asked.unmet.iter().map(|tag| &inner.limits[*tag]) {
+            limit.ledger.count_never(false);
+            exchange.note("shadow_limit", &**limit.ledger.label());
+            inner.limited.say(inner, limit, exchange, Refused::InShadow);
+        }
         if asked.demands.is_empty() {
             return Ok(Verdict::Continue);
         }
@@ -91,6 +109,7 @@ impl Filter for Limits {
         let granted = inner.store.try_take(&mut asked.demands).await;
         for demand in asked.demands.iter().filter(|demand| demand.would_refuse()) {
             exchange.note("shadow_limit", &**demand.ledger.label());
+            inner.limited.say(inner, inner.limit(demand), exchange, Refused::InShadow);
         }
         exchange.ration(inner.rates(&asked.demands));
         if !granted {
@@ -126,8 +145,13 @@ impl Inner {
         if !self.counts_usage {
             return Cost::default();
         }
-        let mut cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
-        if self.counts_money && spends != Spends::Nothing {
+        let cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
+        if spends == Spends::Nothing { cost } else { self.priced(exchange, cost) }
+    }
+
+    /// With what the tokens of the request's model cost, if money is limited.
+    fn priced(&self, exchange: &Exchange, mut cost: Cost) -> Cost {
+        if self.counts_money {
             let price = exchange.model().and_then(|model| self.prices.of(model));
             cost.price = price.copied().unwrap_or_default();
         }
@@ -139,16 +163,21 @@ impl Inner {
         self.limits.iter().enumerate().filter(|(_, limit)| limit.is_for(exchange))
     }
 
-    /// Finds the limits that apply, and how much is asked of each.
-    fn ask(&self, exchange: &mut Exchange) -> Asked {
-        let (index, model) = self.model(exchange);
+    /// What the request asks of all limits.
+    fn ask(&self, exchange: &Exchange) -> Asked {
+        let index = self.model(exchange).0;
         let spends = Spends::of(exchange.endpoint(), !exchange.body().is_empty() || declared(exchange) > 0);
-        let cost = self.cost(exchange, index, spends);
-        let mut asked = Asked { demands: Vec::with_capacity(self.limits.len()), cost, spends, never: None };
+        self.ask_for(exchange, self.cost(exchange, index, spends), spends, |_| true)
+    }
+
+    /// Finds those of the limits that apply, and how much is asked of each.
+    fn ask_for(&self, exchange: &Exchange, cost: Cost, spends: Spends, those: impl Fn(&Limit) -> bool) -> Asked {
+        let model = self.model(exchange).1;
+        let demands = Vec::with_capacity(self.limits.len());
+        let mut asked = Asked { demands, cost, spends, never: None, unmet: Vec::new() };
         let mut name = Vec::with_capacity(64);
         let mut last: Option<(&Scopes, Found, Subject)> = None;
-        let mut unmet = Vec::new();
-        for (tag, limit) in self.applying(exchange) {
+        for (tag, limit) in self.applying(exchange).filter(|(_, limit)| those(limit)) {
             // Limits of the same subject mostly stand together.
             let (found, subject) = match last {
                 Some((per, found, subject)) if *per == limit.per => (found, subject),
@@ -165,10 +194,7 @@ impl Inner {
             }
             match limit.demand(tag, subject, &cost, exchange) {
                 Some(demand) => asked.demands.push(demand),
-                None if limit.shadow => {
-                    limit.ledger.count_never(false);
-                    unmet.push(limit.ledger.label().clone());
-                }
+                None if limit.shadow => asked.unmet.push(tag),
                 None => {
                     let needs = limit.amount(&cost.certain(), exchange);
                     asked.never.get_or_insert((asked.demands.len(), needs));
@@ -178,7 +204,6 @@ impl Inner {
                 }
             }
         }
-        unmet.iter().for_each(|label| exchange.note("shadow_limit", &**label));
         asked
     }
 }
@@ -238,8 +263,9 @@ impl Plugin for Limits {
             let names_model = parts.contains(&Scope::Model) || parts.contains(&Scope::Route);
             limit.kind == Kind::Bytes || !limit.models.is_empty() || names_model
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             store: services.shared.store.clone(),
+            limited: services.shared.limited.clone(),
             needs_body: counts_usage || limits.iter().any(reads),
             names: ModelNames::new(&services.models),
             counts_bytes: limits.iter().any(|limit| limit.kind == Kind::Bytes),
@@ -248,7 +274,9 @@ impl Plugin for Limits {
             limits,
             estimates,
             counts_usage,
-        })))
+        });
+        services.views.add(&inner);
+        Ok(Self(inner))
     }
 }
 
