@@ -93,6 +93,8 @@ pub struct Demand {
     pub level: Level,
     /// How long until this demand alone could be met; none if it was.
     pub wait: Option<Duration>,
+    /// Whether a budget refuses only because of what requests have reserved that are not over.
+    pub is_reserved: bool,
     taken: bool,
     overflow: bool,
     /// When it was taken: where it goes back to.
@@ -104,8 +106,8 @@ impl Demand {
     pub fn new(ledger: Arc<Ledger>, subject: Subject, amount: u64) -> Self {
         let level = Level::default();
         let (binding, tag, spent, estimated, at) = (true, 0, 0, false, At::default());
-        let (wait, taken, overflow) = (None, false, false);
-        Self { ledger, subject, amount, binding, tag, spent, estimated, level, wait, taken, overflow, at }
+        let (wait, is_reserved, taken, overflow) = (None, false, false, false);
+        Self { ledger, subject, amount, binding, tag, spent, estimated, level, wait, is_reserved, taken, overflow, at }
     }
 
     /// Whether it would have refused, but does not bind.

@@ -13,9 +13,14 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 /// Idle subjects are looked for in one part of each ledger this often, in ticks: 16 s for all parts.
 const SEARCH_EVERY: u64 = 250_000_000 * TICKS;
+
+/// How long somebody is told to wait for what others have reserved of a budget: nobody knows, and asking again costs
+/// little.
+const COMES_BACK: Duration = Duration::from_secs(1);
 
 /// Counts in memory.
 #[derive(Debug, Default)]
@@ -95,6 +100,15 @@ fn look(demands: &mut [Demand], now: Moment) -> bool {
         let state = demand.ledger.state(demand.subject);
         demand.level = demand.ledger.quota().level(state, demand.at);
         demand.wait = demand.ledger.after(state, demand.at, demand.amount).err();
+        // What open requests have reserved of a budget comes back long before the next one begins.
+        demand.is_reserved = false;
+        if demand.wait.is_some() && demand.ledger.is_budget() {
+            let reserved = demand.ledger.standing(demand.subject, demand.at).reserved;
+            demand.is_reserved = demand.level.left.saturating_add(reserved) >= demand.amount;
+        }
+        if demand.is_reserved {
+            demand.wait = demand.wait.min(Some(COMES_BACK));
+        }
         all &= demand.wait.is_none() || !demand.binding;
     }
     all

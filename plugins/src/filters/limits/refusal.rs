@@ -128,7 +128,7 @@ impl Inner {
                 let whose = limit.per.told(exchange, self.model(exchange).1);
                 self.limited.say(self, limit, exchange, Refused::For(wait(demand)));
                 let refusal = match limit.ledger.quota() {
-                    Quota::Budget { .. } => self.spent(limit, demand, &whose),
+                    Quota::Budget { .. } if !demand.is_reserved => self.spent(limit, demand, &whose),
                     _ => self.too_fast(limit, demand, &whose),
                 };
                 (Some(limit), refusal)
@@ -157,6 +157,12 @@ impl Inner {
             Kind::InFlight => format!(
                 "Too many requests at a time: {allows} in flight, and so many are. Try again in about {seconds} s."
             ),
+            _ if demand.is_reserved => {
+                let [left, needs] = [left, demand.amount].map(|amount| self.told(limit, amount));
+                format!(
+                    "Too much at a time: {allows}; {left} are left beside what open requests have reserved, and this request may need {needs}. Try again in about {seconds} s."
+                )
+            }
             Kind::Requests => format!("Too many requests: {allows}, {most} at once. Try again in {seconds} s."),
             kind => {
                 let (words, [most, left, needs]) =
