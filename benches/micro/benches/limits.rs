@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use tidegate_bench_micro::limits::{Buckets, House, budgets, eight};
+use tidegate_bench_micro::limits::{Buckets, House, Sums, budgets, eight};
 
 /// The store alone.
 fn store(c: &mut Criterion) {
