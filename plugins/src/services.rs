@@ -1,6 +1,6 @@
 //! What a filter may ask for when it is built.
 
-use crate::filters::limits::Estimates;
+use crate::filters::limits::{Estimates, OwnLimits};
 use crate::keys::ManagedKeys;
 use crate::prices::Prices;
 use crate::store::{Local, Store};
@@ -77,6 +77,10 @@ pub struct Services {
     pub managed_keys: Option<Arc<ManagedKeys>>,
     /// Who there is, if the file says so; without, names are labels.
     pub tenants: Option<Arc<Tenants>>,
+    /// Opens the limits that tenants and keys have for themselves.
+    pub own_limits: Arc<OwnLimits>,
+    /// Whether this filter is the one that decides over them.
+    pub decides_own: bool,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
@@ -99,6 +103,8 @@ impl Services {
             models: Arc::default(),
             managed_keys: None,
             tenants: None,
+            own_limits: Arc::default(),
+            decides_own: true,
             prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,

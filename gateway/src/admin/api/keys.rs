@@ -142,7 +142,12 @@ fn wanted(core: &Core, body: &[u8]) -> Result<Key, Response> {
     if !is_name || key.id == "." || key.id == ".." {
         faults.push(SettingsError::at("id", "an id has from 1 to 128 bytes, none of them a control character"));
     }
-    key.checked("", core.snapshot.load().tenants.as_deref(), &mut faults);
+    let snapshot = core.snapshot.load();
+    key.checked("", snapshot.tenants.as_deref(), &snapshot.own_limits, &mut faults);
+    if !key.limits.is_empty() && !snapshot.decides_limits() {
+        let help = "put `limits: []` below `api_key`, to say where they are decided";
+        faults.push(SettingsError::at("limits", "there is no filter `limits` in the file").help(help));
+    }
     if faults.is_empty() { Ok(key) } else { Err(faulty(&faults)) }
 }
 

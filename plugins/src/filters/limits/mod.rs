@@ -6,6 +6,7 @@
 
 mod estimate;
 mod held;
+mod own;
 mod rate;
 mod refusal;
 mod scope;
@@ -18,6 +19,7 @@ use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::prices::Prices;
 use crate::services::Services;
 use crate::store::{Demand, Ledger, Spec, Store, Subject};
+use crate::tenants::Tenant;
 use async_trait::async_trait;
 use estimate::{Cost, Estimate, Spends};
 use held::Held;
@@ -28,6 +30,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use estimate::Estimates;
+pub use own::{Own, OwnEntry, OwnLimits};
 pub use rate::{Amount, Rate};
 pub use settings::{Entry, Settings};
 
@@ -47,9 +50,12 @@ struct Inner {
     counts_usage: bool,
     counts_money: bool,
     counts_bytes: bool,
+    /// Whether it decides over what callers bring along.
+    decides_own: bool,
 }
 
 /// One limit.
+#[derive(Clone)]
 struct Limit {
     kind: Kind,
     per: Scopes,
@@ -71,6 +77,8 @@ struct Asked {
     spends: Spends,
     /// The first limit that could never admit it: its place among the demands, and how much it would have to.
     never: Option<(usize, u64)>,
+    /// Who brought limits of their own.
+    tenants: Arc<[Arc<Tenant>]>,
 }
 
 #[async_trait]
@@ -92,11 +100,11 @@ impl Filter for Limits {
         for demand in asked.demands.iter().filter(|demand| demand.would_refuse()) {
             exchange.note("shadow_limit", &**demand.ledger.label());
         }
-        exchange.ration(inner.rates(&asked.demands));
+        exchange.ration(inner.rates(&asked.demands, &asked.tenants));
         if !granted {
-            return Ok(Verdict::Answer(inner.too_many(exchange, &asked.demands)));
+            return Ok(Verdict::Answer(inner.too_many(exchange, &asked)));
         }
-        if asked.demands.iter().any(|demand| inner.limit(demand).kind.is_usage()) {
+        if asked.demands.iter().any(|demand| inner.limit(demand, &asked.tenants).kind.is_usage()) {
             exchange.ask_usage();
         }
         let estimate = inner.estimates[inner.model(exchange).0].clone();
@@ -105,8 +113,11 @@ impl Filter for Limits {
 }
 
 impl Inner {
-    fn limit(&self, demand: &Demand) -> &Limit {
-        &self.limits[demand.tag]
+    /// What a demand asks of: a limit of the file, or one of those that the caller's tenants brought.
+    fn limit<'a>(&'a self, demand: &Demand, tenants: &'a [Arc<Tenant>]) -> &'a Limit {
+        let beyond = demand.tag.checked_sub(self.limits.len());
+        let own = beyond.and_then(|tag| own::of(tenants).nth(tag)).map(|(_, limit)| limit);
+        own.unwrap_or_else(|| &self.limits[demand.tag])
     }
 
     /// The model of the file that a request asks for: its place among the estimates, and its name; no name if the
@@ -144,7 +155,11 @@ impl Inner {
         let (index, model) = self.model(exchange);
         let spends = Spends::of(exchange.endpoint(), !exchange.body().is_empty() || declared(exchange) > 0);
         let cost = self.cost(exchange, index, spends);
-        let mut asked = Asked { demands: Vec::with_capacity(self.limits.len()), cost, spends, never: None };
+        let caller = exchange.caller().filter(|_| self.decides_own);
+        let tenants = caller.map(|caller| caller.tenants.clone()).unwrap_or_default();
+        let most = self.limits.len() + own::of(&tenants).count();
+        let mut asked =
+            Asked { demands: Vec::with_capacity(most), cost, spends, never: None, tenants: tenants.clone() };
         let mut name = Vec::with_capacity(64);
         let mut last: Option<(&Scopes, Found, Subject)> = None;
         let mut unmet = Vec::new();
@@ -163,23 +178,37 @@ impl Inner {
                 Found::Nobody if limit.anonymous == Anonymous::Shared => {}
                 Found::Nobody | Found::NoModel => continue,
             }
-            match limit.demand(tag, subject, &cost, exchange) {
-                Some(demand) => asked.demands.push(demand),
-                None if limit.shadow => {
-                    limit.ledger.count_never(false);
-                    unmet.push(limit.ledger.label().clone());
-                }
-                None => {
-                    let needs = limit.amount(&cost.certain(), exchange);
-                    asked.never.get_or_insert((asked.demands.len(), needs));
-                    let mut demand = Demand::new(limit.ledger.clone(), subject, 0);
-                    demand.tag = tag;
-                    asked.demands.push(demand);
-                }
+            unmet.extend(asked.add(tag, limit, subject, exchange));
+        }
+        for (index, (tenant, limit)) in own::of(&tenants).enumerate() {
+            if limit.is_for(exchange) {
+                let subject = own::subject(tenant, exchange, &mut name);
+                unmet.extend(asked.add(self.limits.len() + index, limit, subject, exchange));
             }
         }
         unmet.iter().for_each(|label| exchange.note("shadow_limit", &**label));
         asked
+    }
+}
+
+impl Asked {
+    /// Asks a limit; returns its name if it does not bind and could never be met.
+    fn add(&mut self, tag: usize, limit: &Limit, subject: Subject, exchange: &Exchange) -> Option<Arc<str>> {
+        match limit.demand(tag, subject, &self.cost, exchange) {
+            Some(demand) => self.demands.push(demand),
+            None if limit.shadow => {
+                limit.ledger.count_never(false);
+                return Some(limit.ledger.label().clone());
+            }
+            None => {
+                let needs = limit.amount(&self.cost.certain(), exchange);
+                self.never.get_or_insert((self.demands.len(), needs));
+                let mut demand = Demand::new(limit.ledger.clone(), subject, 0);
+                demand.tag = tag;
+                self.demands.push(demand);
+            }
+        }
+        None
     }
 }
 
@@ -232,7 +261,9 @@ impl Plugin for Limits {
         }
         let known = |name: &Arc<str>| services.shared.estimates.of(name);
         let estimates = services.models.iter().map(known).chain([Arc::default()]).collect();
-        let counts_usage = limits.iter().any(|limit| limit.kind.is_usage());
+        // What callers bring is not known before they come.
+        let own = services.decides_own && services.own_limits.may_be();
+        let counts_usage = own || limits.iter().any(|limit| limit.kind.is_usage());
         let reads = |limit: &Limit| {
             let parts = limit.per.parts();
             let names_model = parts.contains(&Scope::Model) || parts.contains(&Scope::Route);
@@ -240,14 +271,15 @@ impl Plugin for Limits {
         };
         Ok(Self(Arc::new(Inner {
             store: services.shared.store.clone(),
-            needs_body: counts_usage || limits.iter().any(reads),
+            needs_body: own || counts_usage || limits.iter().any(reads),
             names: ModelNames::new(&services.models),
-            counts_bytes: limits.iter().any(|limit| limit.kind == Kind::Bytes),
-            counts_money: limits.iter().any(|limit| limit.kind == Kind::Cost),
+            counts_bytes: own || limits.iter().any(|limit| limit.kind == Kind::Bytes),
+            counts_money: own || limits.iter().any(|limit| limit.kind == Kind::Cost),
             prices: services.prices.clone(),
             limits,
             estimates,
             counts_usage,
+            decides_own: own,
         })))
     }
 }
@@ -255,14 +287,14 @@ impl Plugin for Limits {
 fn limits(settings: &Settings, services: &Services, faults: &mut Vec<SettingsError>) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut labels = HashSet::new();
-    if settings.0.is_empty() {
+    if settings.0.is_empty() && !(services.decides_own && services.own_limits.may_be()) {
         faults.push(SettingsError::at("", "there is no limit").help("leave the filter out if you want none"));
     }
     for (index, entry) in settings.0.iter().enumerate() {
         let path = format!("[{index}]");
         let all = Reader { entry, path: &path, prices: &services.prices, faults }.meant();
         if entry.cost.is_some() {
-            faults.extend(unpriced(entry, &path, services));
+            faults.extend(unpriced(entry, &path, &services.models, &services.prices));
         }
         for Meant { kind, quota, calendar, scale, text, label, id } in all {
             if !labels.insert(label.clone()) {
@@ -287,12 +319,12 @@ fn limits(settings: &Settings, services: &Services, faults: &mut Vec<SettingsErr
 }
 
 /// Models that a limit of money is for, and that have no price: they would cost nothing.
-fn unpriced(entry: &Entry, path: &str, services: &Services) -> Option<SettingsError> {
+fn unpriced(entry: &Entry, path: &str, models: &[Arc<str>], prices: &Prices) -> Option<SettingsError> {
     let all: Vec<&str> = match entry.models.is_empty() {
-        true => services.models.iter().map(|name| &**name).collect(),
+        true => models.iter().map(|name| &**name).collect(),
         false => entry.models.iter().map(String::as_str).collect(),
     };
-    let unpriced: Vec<_> = all.into_iter().filter(|name| !services.prices.covers(name)).collect();
+    let unpriced: Vec<_> = all.into_iter().filter(|name| !prices.covers(name)).collect();
     if unpriced.is_empty() {
         return None;
     }

@@ -6,8 +6,10 @@ use crate::call::Endpoint;
 use crate::exchange::{Exchange, Rates};
 use crate::reply::{Refusal, Reply};
 use crate::store::{Demand, Level, Quota};
+use crate::tenants::Tenant;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use std::sync::Arc;
 use std::time::Duration;
 
 const OPENAI: [[&str; 3]; 2] = [
@@ -94,10 +96,10 @@ impl Inner {
     }
 
     /// The tightest of the limits of requests, and of tokens.
-    pub(super) fn rates(&self, demands: &[Demand]) -> Rates {
+    pub(super) fn rates(&self, demands: &[Demand], tenants: &[Arc<Tenant>]) -> Rates {
         let mut rates = Rates::default();
         for demand in demands.iter().filter(|demand| demand.binding) {
-            let tightest = match self.limit(demand).kind {
+            let tightest = match self.limit(demand, tenants).kind {
                 Kind::Requests => &mut rates.requests,
                 kind if kind.is_tokens() => &mut rates.tokens,
                 _ => continue,
@@ -110,11 +112,11 @@ impl Inner {
     }
 
     /// 429, for as long as the longest of the waits.
-    pub(super) fn too_many(&self, exchange: &mut Exchange, demands: &[Demand]) -> Reply {
-        let refusing = demands.iter().filter(|demand| demand.binding && demand.wait.is_some());
+    pub(super) fn too_many(&self, exchange: &mut Exchange, asked: &Asked) -> Reply {
+        let refusing = asked.demands.iter().filter(|demand| demand.binding && demand.wait.is_some());
         let refusal = match refusing.max_by_key(|demand| demand.wait) {
             Some(demand) => {
-                let limit = self.limit(demand);
+                let limit = self.limit(demand, &asked.tenants);
                 let whose = limit.per.told(exchange, self.model(exchange).1);
                 exchange.limit_by(limit.ledger.label());
                 match limit.ledger.quota() {
@@ -197,8 +199,8 @@ impl Inner {
         for demand in &mut asked.demands {
             demand.level = self.store.peek(&demand.ledger, demand.subject).await;
         }
-        exchange.ration(self.rates(&asked.demands));
-        let limit = self.limit(&asked.demands[at]);
+        exchange.ration(self.rates(&asked.demands, &asked.tenants));
+        let limit = self.limit(&asked.demands[at], &asked.tenants);
         limit.ledger.count_never(true);
         let whose = limit.per.told(exchange, self.model(exchange).1);
         let (label, text, most) = (limit.ledger.label(), &limit.text, limit.ledger.quota().burst());
