@@ -150,7 +150,10 @@ filters:
 /// As [`with_keys`], of tenants with limits of their own, decided by a filter that has none itself.
 async fn limited(backend: &Backend, tenants: &str, entries: &[&str]) -> (Gateway, Vec<String>) {
     let keys: Vec<Key> = entries.iter().map(|_| Key::new("k")).collect();
-    let mut config = format!("{}{tenants}filters:\n  - limits: [{{ per: ip, requests: 1000/s }}]\n  - api_key:\n      keys:\n", pool_of(&[backend]));
+    let mut config = format!(
+        "{}{tenants}filters:\n  - limits: [{{ per: ip, requests: 1000/s }}]\n  - api_key:\n      keys:\n",
+        pool_of(&[backend])
+    );
     for (index, (entry, key)) in entries.iter().zip(&keys).enumerate() {
         config += &format!("        - {{ id: k{index}, hash: \"{}\", {entry} }}\n", key.hash);
     }

@@ -102,7 +102,7 @@ impl Rules {
 /// The key as it is, or why there is none.
 pub(super) fn one(id: &str, refused: &str, changed: Changed) -> Result<Record, Failure> {
     match changed {
-        Changed::Done(record) => Ok(record),
+        Changed::Done(record) => Ok(*record),
         Changed::Unknown => {
             Err(Failure::bad_input(format!("there is no key {id}; tidegate keys list shows those there are")))
         }
