@@ -126,6 +126,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         tenants: services.tenants,
         own_limits: services.own_limits,
         overlap: config.keys.overlap,
+        views: services.views,
+        prices: services.prices,
         early,
         late: rest,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
@@ -178,7 +180,11 @@ fn first_shared(metrics: &Metrics) -> Shared {
     if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
         tracing::error!(%error, "limits are not measured");
     }
-    Shared::with(store)
+    let shared = Shared::with(store);
+    if let Err(error) = metrics.also(Box::new(shared.limited.counter())) {
+        tracing::error!(%error, "who is limited is not measured");
+    }
+    shared
 }
 
 /// What filters may ask for.
@@ -186,6 +192,7 @@ fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Servic
     let own = own_limits(config, shared);
     Services {
         shared: shared.clone(),
+        views: Arc::default(),
         models: models_of(config),
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants: tenants(config, &own, faults),

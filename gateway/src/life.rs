@@ -23,6 +23,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
+/// How often the sums of spenders are brought together.
+const GATHER: Duration = Duration::from_secs(1);
+
 /// How often the drain looks whether the last request is over.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -137,6 +140,14 @@ impl Life {
         self.core.metrics.retain(&routes, &backends);
     }
 
+    /// Brings together what the threads that answer requests have added up.
+    async fn gather(&self) {
+        loop {
+            sleep(GATHER).await;
+            self.core.snapshot.load().shared.spenders.gather();
+        }
+    }
+
     /// Ends the process as soon as the last request is over: Pingora would sleep for the whole drain time.
     async fn end(&self, mut shutdown: ShutdownWatch) {
         let _ = shutdown.wait_for(|leaving| *leaving).await;
@@ -178,7 +189,8 @@ impl Life {
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
-        tokio::join!(self.admin(), self.reload(), probe::run(&self.core), self.spend(), self.end(shutdown));
+        let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
+        tokio::join!(beside, probe::run(&self.core), self.end(shutdown));
     }
 }
 

@@ -251,8 +251,9 @@ mod tests {
     #[test]
     fn every_code_of_an_error_is_explained() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let exchange = std::fs::read_dir(root.join("src/exchange")).unwrap().map(|entry| entry.unwrap().path());
-        let mut sources: Vec<_> = exchange.filter(|path| !path.ends_with("mod.rs")).collect();
+        let files = |folder| std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let exchange = ["src/exchange", "src/exchange/socket"].into_iter().flat_map(files);
+        let mut sources: Vec<_> = exchange.filter(|path| path.is_file() && !path.ends_with("mod.rs")).collect();
         sources.push(root.join("../plugins/src/call/fault.rs"));
         sources.push(root.join("../plugins/src/tenants/standing.rs"));
         sources.push(root.join("../plugins/src/filters/api_key/table.rs"));

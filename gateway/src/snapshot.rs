@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{Cors, Limits};
 use tidegate_plugins::Filter;
-use tidegate_plugins::filters::limits::OwnLimits;
+use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::keys::KeyHasher;
+use tidegate_plugins::prices::Prices;
 use tidegate_plugins::services::Shared;
 use tidegate_plugins::tenants::Tenants;
 
@@ -32,6 +33,10 @@ pub struct Snapshot {
     pub hasher: KeyHasher,
     /// How long a rotated key still works, unless somebody says otherwise.
     pub overlap: Duration,
+    /// The limits of the filters, to look at.
+    pub views: Arc<Views>,
+    /// What requests cost.
+    pub prices: Arc<Prices>,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
     pub early: Vec<NamedFilter>,
     /// The other filters, in the order of the file.

@@ -30,10 +30,12 @@ pub mod prices;
 pub mod registry;
 pub mod reply;
 pub mod services;
+pub mod spenders;
 pub mod splice;
 pub mod store;
 pub mod tenants;
 pub mod testing;
+pub mod turns;
 pub mod usage;
 pub mod when;
 

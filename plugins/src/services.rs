@@ -1,8 +1,9 @@
 //! What a filter may ask for when it is built.
 
-use crate::filters::limits::{Estimates, OwnLimits};
+use crate::filters::limits::{Estimates, Limited, OwnLimits, Views};
 use crate::keys::ManagedKeys;
 use crate::prices::Prices;
+use crate::spenders::Spenders;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
 use serde_json::Value;
@@ -51,6 +52,10 @@ pub struct Shared {
     pub estimates: Arc<Estimates>,
     /// The keys that are made and revoked while the gateway runs.
     pub managed_keys: Arc<ManagedKeys>,
+    /// Who was limited, for metrics and log.
+    pub limited: Arc<Limited>,
+    /// Who spends most.
+    pub spenders: Arc<Spenders>,
 }
 
 impl Default for Shared {
@@ -62,7 +67,13 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default(), managed_keys: Arc::default() }
+        Self {
+            store,
+            estimates: Arc::default(),
+            managed_keys: Arc::default(),
+            limited: Arc::default(),
+            spenders: Arc::default(),
+        }
     }
 }
 
@@ -71,6 +82,8 @@ impl Shared {
 pub struct Services {
     /// What outlives a reload.
     pub shared: Shared,
+    /// The limits of this version, for those who look at them.
+    pub views: Arc<Views>,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
     /// The managed keys, if the file has a place to keep them.
@@ -100,6 +113,7 @@ impl Services {
         }
         Self {
             shared: Shared::default(),
+            views: Arc::default(),
             models: Arc::default(),
             managed_keys: None,
             tenants: None,

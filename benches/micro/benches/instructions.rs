@@ -6,7 +6,7 @@
 #![expect(missing_docs, reason = "what gungraun's macros make has none")]
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use tidegate_bench_micro::limits::{Buckets, House, eight, one};
+use tidegate_bench_micro::limits::{Buckets, House, Sums, eight, one};
 
 #[library_benchmark]
 #[bench::of_one(Buckets::new(1))]
@@ -24,5 +24,12 @@ fn filter(mut house: House) -> House {
     house
 }
 
-library_benchmark_group!(name = limits; benchmarks = store, filter);
+#[library_benchmark]
+#[bench::of_one(Sums::new())]
+fn spenders(sums: Sums) -> Sums {
+    sums.add();
+    sums
+}
+
+library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
 main!(library_benchmark_groups = limits);

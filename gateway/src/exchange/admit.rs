@@ -6,7 +6,7 @@ use super::fail::{Fault, Result, Wait};
 use super::{Route, Session, Trip, fetch, query};
 use crate::models::Models;
 use crate::snapshot::NamedFilter;
-use crate::telemetry::InFlight;
+use crate::telemetry::{Cause, InFlight};
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,6 +53,25 @@ pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<O
         }
     }
     Ok(None)
+}
+
+/// Asks those of the other filters that count requests about one that is refused: nobody knocks for free. Their answer
+/// stands in place of the refusal.
+///
+/// # Errors
+/// The refusal, or a filter's own fault.
+pub(super) async fn refuse(session: &mut Session, trip: &mut Trip<'_>, fault: Fault) -> Result<Reply> {
+    if !matches!(fault, Fault::Told { cause: Cause::Validation | Cause::Auth, .. }) {
+        return Err(fault);
+    }
+    let snapshot = trip.snapshot.clone();
+    for named in snapshot.late.iter().filter(|named| named.filter.counts_refused()) {
+        let verdict = named.filter.request(&mut trip.exchange).await;
+        if let Some(reply) = take(session, trip, named, verdict)? {
+            return Ok(reply);
+        }
+    }
+    Err(fault)
 }
 
 /// How long a client waits that does not say so: longer than anything here takes.

@@ -40,6 +40,7 @@ use std::time::Duration;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
+use tidegate_plugins::turns::Turns;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
 
 pub(crate) use answer::unreadable_head;
@@ -67,6 +68,8 @@ pub(crate) struct Trip<'a> {
     /// Whether the client asks for another protocol.
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
+    /// What judges the turns on a WebSocket.
+    turns: Vec<Box<dyn Turns>>,
     route: Option<Route>,
     /// Where it goes if no filter sends it elsewhere: settled for a filter that wanted to know.
     settled: Option<Route>,
@@ -154,19 +157,24 @@ pub(crate) async fn serve(core: &Core, session: &mut Session, clients: &Lists) {
 
 /// The road of one request, from its head to the last byte of its answer.
 async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
-    let plan = arrive::plan(trip)?;
+    let mut plan = arrive::plan(trip)?;
     if let Plan::Reply(reply) = plan {
         return answer::reply(session, trip, reply).await;
     }
     if let Some(reply) = admit::early(session, trip).await? {
         return answered(session, trip, reply).await;
     }
-    match &plan {
-        Plan::Call => admit::read_call(session, trip).await?,
-        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await?,
-        Plan::Socket => admit::read_query(trip)?,
-        Plan::Opaque => admit::stream_through(session, trip).await?,
-        Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}
+    let read = match &mut plan {
+        Plan::Nowhere(fault) => Err(std::mem::replace(fault, Fault::ClientGone)),
+        Plan::Call => admit::read_call(session, trip).await,
+        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await,
+        Plan::Socket => admit::read_query(trip),
+        Plan::Opaque => admit::stream_through(session, trip).await,
+        Plan::Reply(_) | Plan::Models | Plan::Model(_) => Ok(()),
+    };
+    if let Err(fault) = read {
+        let reply = admit::refuse(session, trip, fault).await?;
+        return answer::reply(session, trip, reply).await;
     }
     if let Some(reply) = admit::late(session, trip).await? {
         return answered(session, trip, reply).await;
@@ -176,6 +184,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
+    socket::judges(trip);
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
 }

@@ -3,8 +3,10 @@
 
 mod backends;
 mod keys;
+mod limits;
+mod spenders;
 
-use super::routes::{JSON, answer};
+use super::routes::{JSON, answer, problem};
 use crate::core::Core;
 use axum::Router;
 use axum::http::StatusCode;
@@ -15,7 +17,12 @@ pub use keys::shown as shown_key;
 
 /// All of it. What lets strangers in is only managed by those who have a token.
 pub(crate) fn router(core: Arc<Core>, has_token: bool) -> Router {
-    Router::new().merge(backends::routes()).merge(keys::routes(has_token)).with_state(core)
+    Router::new()
+        .merge(backends::routes())
+        .merge(limits::routes())
+        .merge(spenders::routes())
+        .merge(keys::routes(has_token))
+        .with_state(core)
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -3,6 +3,7 @@
 
 use crate::storage;
 use std::fmt::Write;
+use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
 use tidegate_plugins::keys::{KEYS, KEYS_HELP};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
@@ -106,6 +107,8 @@ metrics! {
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
         DECISIONS_HELP;
+    LIMITED_REQUESTS: Counter, LIMITED, LIMITED_LABELS,
+        LIMITED_HELP;
     LIMIT_ESTIMATED: Counter, ESTIMATED, &["limit"],
         ESTIMATED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use tidegate_plugins::filters::limits::Limited;
 use tidegate_plugins::keys::KeyMetrics;
 use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
 use tidegate_plugins::usage::Usage;
@@ -123,6 +124,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
     let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, calendar: None, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
+    metrics.also(Box::new(limited())).unwrap();
     metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();
     for collector in crate::storage::StorageMetrics::new("main").collectors() {
         metrics.also(collector).unwrap();
@@ -135,4 +137,11 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let process = help.iter().filter(|line| line.starts_with("process_")).count();
     assert_eq!(help.len(), list::ALL.len() + process);
     assert!(process > 0);
+}
+
+/// A counter of who was limited that has counted somebody.
+fn limited() -> prometheus::IntCounterVec {
+    let counter = Limited::default().counter();
+    counter.with_label_values(&["l", "user", "m", "refused"]).inc();
+    counter
 }

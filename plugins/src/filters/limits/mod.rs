@@ -6,6 +6,7 @@
 
 mod estimate;
 mod held;
+mod limited;
 mod own;
 mod rate;
 mod refusal;
@@ -13,6 +14,8 @@ mod scope;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod views;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
@@ -24,15 +27,18 @@ use async_trait::async_trait;
 use estimate::{Cost, Estimate, Spends};
 use held::Held;
 use http::header;
+use limited::Refused;
 use scope::{Found, ModelNames, Scope, Scopes, any_matches};
 use settings::{Anonymous, CacheHits, Kind, Meant, Reader};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use estimate::Estimates;
+pub use limited::{LIMITED, LIMITED_HELP, LIMITED_LABELS, Limited};
 pub use own::{Own, OwnEntry, OwnLimits};
 pub use rate::{Amount, Rate};
 pub use settings::{Entry, Settings};
+pub use views::{BucketView, LimitView, Views};
 
 /// See the module.
 pub struct Limits(Arc<Inner>);
@@ -40,6 +46,7 @@ pub struct Limits(Arc<Inner>);
 /// The limits as meant, shared with the requests that hold something of them.
 struct Inner {
     store: Arc<dyn Store>,
+    limited: Arc<Limited>,
     limits: Vec<Limit>,
     names: ModelNames,
     /// For each of the names, and last for what is none of them.
@@ -79,6 +86,8 @@ struct Asked {
     never: Option<(usize, u64)>,
     /// Who brought limits of their own.
     tenants: Arc<[Arc<Tenant>]>,
+    /// Limits that could never admit it but do not bind, by their tags.
+    unmet: Vec<usize>,
 }
 
 #[async_trait]
@@ -87,9 +96,18 @@ impl Filter for Limits {
         self.0.needs_body
     }
 
+    fn counts_refused(&self) -> bool {
+        true
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let inner = &self.0;
         let mut asked = inner.ask(exchange);
+        for limit in asked.unmet.iter().map(|tag| inner.at(*tag, &asked.tenants)) {
+            limit.ledger.count_never(false);
+            exchange.note("shadow_limit", &**limit.ledger.label());
+            inner.limited.say(inner, limit, exchange, Refused::InShadow);
+        }
         if asked.demands.is_empty() {
             return Ok(Verdict::Continue);
         }
@@ -99,6 +117,7 @@ impl Filter for Limits {
         let granted = inner.store.try_take(&mut asked.demands).await;
         for demand in asked.demands.iter().filter(|demand| demand.would_refuse()) {
             exchange.note("shadow_limit", &**demand.ledger.label());
+            inner.limited.say(inner, inner.limit(demand, &asked.tenants), exchange, Refused::InShadow);
         }
         exchange.ration(inner.rates(&asked.demands, &asked.tenants));
         if !granted {
@@ -113,11 +132,22 @@ impl Filter for Limits {
 }
 
 impl Inner {
-    /// What a demand asks of: a limit of the file, or one of those that the caller's tenants brought.
+    /// What a demand asks of.
     fn limit<'a>(&'a self, demand: &Demand, tenants: &'a [Arc<Tenant>]) -> &'a Limit {
-        let beyond = demand.tag.checked_sub(self.limits.len());
-        let own = beyond.and_then(|tag| own::of(tenants).nth(tag)).map(|(_, limit)| limit);
-        own.unwrap_or_else(|| &self.limits[demand.tag])
+        self.at(demand.tag, tenants)
+    }
+
+    /// The limit with this tag: one of the filter, or behind those one that the caller's tenants brought.
+    fn at<'a>(&'a self, tag: usize, tenants: &'a [Arc<Tenant>]) -> &'a Limit {
+        let behind = tag.checked_sub(self.limits.len());
+        let own = behind.and_then(|tag| own::of(tenants).nth(tag)).map(|(_, limit)| limit);
+        own.unwrap_or_else(|| &self.limits[tag])
+    }
+
+    /// Those whose own limits it decides over too.
+    fn tenants(&self, exchange: &Exchange) -> Arc<[Arc<Tenant>]> {
+        let caller = exchange.caller().filter(|_| self.decides_own);
+        caller.map(|caller| caller.tenants.clone()).unwrap_or_default()
     }
 
     /// The model of the file that a request asks for: its place among the estimates, and its name; no name if the
@@ -137,8 +167,13 @@ impl Inner {
         if !self.counts_usage {
             return Cost::default();
         }
-        let mut cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
-        if self.counts_money && spends != Spends::Nothing {
+        let cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
+        if spends == Spends::Nothing { cost } else { self.priced(exchange, cost) }
+    }
+
+    /// With what the tokens of the request's model cost, if money is limited.
+    fn priced(&self, exchange: &Exchange, mut cost: Cost) -> Cost {
+        if self.counts_money {
             let price = exchange.model().and_then(|model| self.prices.of(model));
             cost.price = price.copied().unwrap_or_default();
         }
@@ -150,20 +185,22 @@ impl Inner {
         self.limits.iter().enumerate().filter(|(_, limit)| limit.is_for(exchange))
     }
 
-    /// Finds the limits that apply, and how much is asked of each.
-    fn ask(&self, exchange: &mut Exchange) -> Asked {
-        let (index, model) = self.model(exchange);
+    /// What the request asks of all limits.
+    fn ask(&self, exchange: &Exchange) -> Asked {
+        let index = self.model(exchange).0;
         let spends = Spends::of(exchange.endpoint(), !exchange.body().is_empty() || declared(exchange) > 0);
-        let cost = self.cost(exchange, index, spends);
-        let caller = exchange.caller().filter(|_| self.decides_own);
-        let tenants = caller.map(|caller| caller.tenants.clone()).unwrap_or_default();
-        let most = self.limits.len() + own::of(&tenants).count();
-        let mut asked =
-            Asked { demands: Vec::with_capacity(most), cost, spends, never: None, tenants: tenants.clone() };
+        self.ask_for(exchange, self.cost(exchange, index, spends), spends, |_| true)
+    }
+
+    /// Finds those of the limits that apply, and how much is asked of each.
+    fn ask_for(&self, exchange: &Exchange, cost: Cost, spends: Spends, those: impl Fn(&Limit) -> bool) -> Asked {
+        let model = self.model(exchange).1;
+        let tenants = self.tenants(exchange);
+        let demands = Vec::with_capacity(self.limits.len() + own::of(&tenants).count());
+        let mut asked = Asked { demands, cost, spends, never: None, tenants: tenants.clone(), unmet: Vec::new() };
         let mut name = Vec::with_capacity(64);
         let mut last: Option<(&Scopes, Found, Subject)> = None;
-        let mut unmet = Vec::new();
-        for (tag, limit) in self.applying(exchange) {
+        for (tag, limit) in self.applying(exchange).filter(|(_, limit)| those(limit)) {
             // Limits of the same subject mostly stand together.
             let (found, subject) = match last {
                 Some((per, found, subject)) if *per == limit.per => (found, subject),
@@ -178,28 +215,24 @@ impl Inner {
                 Found::Nobody if limit.anonymous == Anonymous::Shared => {}
                 Found::Nobody | Found::NoModel => continue,
             }
-            unmet.extend(asked.add(tag, limit, subject, exchange));
+            asked.add(tag, limit, subject, exchange);
         }
         for (index, (tenant, limit)) in own::of(&tenants).enumerate() {
-            if limit.is_for(exchange) {
+            if limit.is_for(exchange) && those(limit) {
                 let subject = own::subject(tenant, exchange, &mut name);
-                unmet.extend(asked.add(self.limits.len() + index, limit, subject, exchange));
+                asked.add(self.limits.len() + index, limit, subject, exchange);
             }
         }
-        unmet.iter().for_each(|label| exchange.note("shadow_limit", &**label));
         asked
     }
 }
 
 impl Asked {
-    /// Asks a limit; returns its name if it does not bind and could never be met.
-    fn add(&mut self, tag: usize, limit: &Limit, subject: Subject, exchange: &Exchange) -> Option<Arc<str>> {
+    /// Asks a limit.
+    fn add(&mut self, tag: usize, limit: &Limit, subject: Subject, exchange: &Exchange) {
         match limit.demand(tag, subject, &self.cost, exchange) {
             Some(demand) => self.demands.push(demand),
-            None if limit.shadow => {
-                limit.ledger.count_never(false);
-                return Some(limit.ledger.label().clone());
-            }
+            None if limit.shadow => self.unmet.push(tag),
             None => {
                 let needs = limit.amount(&self.cost.certain(), exchange);
                 self.never.get_or_insert((self.demands.len(), needs));
@@ -208,7 +241,6 @@ impl Asked {
                 self.demands.push(demand);
             }
         }
-        None
     }
 }
 
@@ -269,8 +301,9 @@ impl Plugin for Limits {
             let names_model = parts.contains(&Scope::Model) || parts.contains(&Scope::Route);
             limit.kind == Kind::Bytes || !limit.models.is_empty() || names_model
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             store: services.shared.store.clone(),
+            limited: services.shared.limited.clone(),
             needs_body: own || counts_usage || limits.iter().any(reads),
             names: ModelNames::new(&services.models),
             counts_bytes: own || limits.iter().any(|limit| limit.kind == Kind::Bytes),
@@ -280,7 +313,9 @@ impl Plugin for Limits {
             estimates,
             counts_usage,
             decides_own: own,
-        })))
+        });
+        services.views.add(&inner);
+        Ok(Self(inner))
     }
 }
 
