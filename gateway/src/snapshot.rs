@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{Cors, Limits};
 use tidegate_plugins::Filter;
-use tidegate_plugins::filters::limits::Views;
+use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::keys::KeyHasher;
 use tidegate_plugins::prices::Prices;
 use tidegate_plugins::services::Shared;
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub shared: Shared,
     /// Who there is, if the file says so.
     pub tenants: Option<Arc<Tenants>>,
+    /// What opens limits that keys bring along.
+    pub own_limits: Arc<OwnLimits>,
     /// How keys are hashed.
     pub hasher: KeyHasher,
     /// How long a rotated key still works, unless somebody says otherwise.
@@ -72,4 +74,11 @@ pub struct NamedFilter {
     pub name: Arc<str>,
     /// Itself.
     pub filter: Arc<dyn Filter>,
+}
+
+impl Snapshot {
+    /// Whether limits that keys bring along are decided.
+    pub fn decides_limits(&self) -> bool {
+        self.early.iter().chain(&self.late).any(|named| &*named.name == "limits")
+    }
 }

@@ -6,7 +6,7 @@ use crate::filters::prompt_cache::Caches;
 use crate::flight::Counts;
 use crate::keys::ManagedKeys;
 
-use crate::filters::limits::{Estimates, Limited, Views};
+use crate::filters::limits::{Estimates, Limited, OwnLimits, Views};
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::spenders::Spenders;
@@ -111,6 +111,10 @@ pub struct Services {
     pub managed_keys: Option<Arc<ManagedKeys>>,
     /// Who there is, if the file says so; without, names are labels.
     pub tenants: Option<Arc<Tenants>>,
+    /// Opens the limits that tenants and keys have for themselves.
+    pub own_limits: Arc<OwnLimits>,
+    /// Whether this filter is the one that decides over them.
+    pub decides_own: bool,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
@@ -134,6 +138,8 @@ impl Services {
             models: Arc::default(),
             managed_keys: None,
             tenants: None,
+            own_limits: Arc::default(),
+            decides_own: true,
             prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,

@@ -1,9 +1,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate_plugins::filters::limits::Limited;
+
 use tidegate_plugins::keys::KeyMetrics;
-use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
 use tidegate_plugins::usage::Usage;
 use tidegate_plugins::{Registry, Services};
 

@@ -141,7 +141,7 @@ impl Plugin for ApiKey {
         let mut entries = HashMap::new();
         let mut ids = std::collections::HashSet::new();
         for (path, key) in own.chain(filed) {
-            let caller = key.checked(&path, services.tenants.as_deref(), &mut faults);
+            let caller = key.checked(&path, services.tenants.as_deref(), &services.own_limits, &mut faults);
             if !ids.insert(key.id.clone()) {
                 faults.push(SettingsError::at(format!("{path}.id"), format!("the id '{}' is taken", key.id)));
             }
@@ -160,7 +160,8 @@ impl Plugin for ApiKey {
         }
         let known = services.managed_keys.as_ref().filter(|_| settings.managed);
         let managed = known.map(|known| {
-            let managed = Arc::new(Managed::new(services.tenants.clone()));
+            services.own_limits.expect();
+            let managed = Arc::new(Managed::new(services.tenants.clone(), services.own_limits.clone()));
             known.follow(&(managed.clone() as Arc<dyn Follow>));
             managed
         });

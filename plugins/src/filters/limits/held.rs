@@ -9,6 +9,7 @@ use crate::exchange::{Exchange, Outcome, Source};
 use crate::filter::{Head, ResponseFilter, Result};
 use crate::prices::Price;
 use crate::store::Demand;
+use crate::tenants::Tenant;
 use crate::turns::Turns;
 use crate::usage::Usage;
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 /// Reservations, and places among the requests in flight.
 pub(super) struct Held {
     limits: Arc<Inner>,
+    tenants: Arc<[Arc<Tenant>]>,
     estimate: Arc<Estimate>,
     reserved: Vec<Demand>,
     in_flight: Vec<Demand>,
@@ -31,10 +33,10 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(limits: Arc<Inner>, estimate: Arc<Estimate>, asked: Asked) -> Self {
-        let is_flight = |demand: &Demand| limits.limit(demand).kind == Kind::InFlight;
+        let is_flight = |demand: &Demand| limits.limit(demand, &asked.tenants).kind == Kind::InFlight;
         let (in_flight, reserved) = asked.demands.into_iter().partition(is_flight);
-        let (cost, spends) = (asked.cost, asked.spends);
-        Self { limits, estimate, reserved, in_flight, cost, spends, left: None, is_whole: false }
+        let (cost, spends, tenants) = (asked.cost, asked.spends, asked.tenants);
+        Self { limits, tenants, estimate, reserved, in_flight, cost, spends, left: None, is_whole: false }
     }
 
     /// The client is about to know that its answer is complete, and may ask for more before `end` is called: what it
@@ -49,7 +51,7 @@ impl Held {
     fn settle(&mut self, spent: impl Fn(&Limit, &mut Demand) -> u64) {
         let mut reserved = std::mem::take(&mut self.reserved);
         for demand in &mut reserved {
-            demand.spent = spent(self.limits.limit(demand), demand);
+            demand.spent = spent(self.limits.limit(demand, &self.tenants), demand);
         }
         if !reserved.is_empty() {
             self.limits.store.settle(&reserved);

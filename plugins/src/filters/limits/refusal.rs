@@ -7,8 +7,10 @@ use crate::call::Endpoint;
 use crate::exchange::{Exchange, Rates};
 use crate::reply::{Refusal, Reply};
 use crate::store::{Demand, Level, Quota};
+use crate::tenants::Tenant;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use std::sync::Arc;
 use std::time::Duration;
 
 const OPENAI: [[&str; 3]; 2] = [
@@ -95,10 +97,10 @@ impl Inner {
     }
 
     /// The tightest of the limits of requests, and of tokens.
-    pub(super) fn rates(&self, demands: &[Demand]) -> Rates {
+    pub(super) fn rates(&self, demands: &[Demand], tenants: &[Arc<Tenant>]) -> Rates {
         let mut rates = Rates::default();
         for demand in demands.iter().filter(|demand| demand.binding) {
-            let tightest = match self.limit(demand).kind {
+            let tightest = match self.limit(demand, tenants).kind {
                 Kind::Requests => &mut rates.requests,
                 kind if kind.is_tokens() => &mut rates.tokens,
                 _ => continue,
@@ -111,8 +113,8 @@ impl Inner {
     }
 
     /// 429, for as long as the longest of the waits.
-    pub(super) fn too_many(&self, exchange: &mut Exchange, demands: &[Demand]) -> Reply {
-        let (limit, refusal) = self.refused(exchange, demands);
+    pub(super) fn too_many(&self, exchange: &mut Exchange, asked: &Asked) -> Reply {
+        let (limit, refusal) = self.refused(exchange, asked);
         if let Some(limit) = limit {
             exchange.limit_by(limit.ledger.label());
         }
@@ -120,11 +122,11 @@ impl Inner {
     }
 
     /// The limit that refuses for longest, and what it says.
-    pub(super) fn refused(&self, exchange: &Exchange, demands: &[Demand]) -> (Option<&Limit>, Refusal) {
-        let refusing = demands.iter().filter(|demand| demand.binding && demand.wait.is_some());
+    pub(super) fn refused<'a>(&'a self, exchange: &Exchange, asked: &'a Asked) -> (Option<&'a Limit>, Refusal) {
+        let refusing = asked.demands.iter().filter(|demand| demand.binding && demand.wait.is_some());
         match refusing.max_by_key(|demand| demand.wait) {
             Some(demand) => {
-                let limit = self.limit(demand);
+                let limit = self.limit(demand, &asked.tenants);
                 let whose = limit.per.told(exchange, self.model(exchange).1);
                 self.limited.say(self, limit, exchange, Refused::For(wait(demand)));
                 let refusal = match limit.ledger.quota() {
@@ -213,15 +215,15 @@ impl Inner {
         for demand in &mut asked.demands {
             demand.level = self.store.peek(&demand.ledger, demand.subject).await.level;
         }
-        exchange.ration(self.rates(&asked.demands));
+        exchange.ration(self.rates(&asked.demands, &asked.tenants));
         let refusal = self.larger(exchange, asked, at, needs);
-        exchange.limit_by(self.limit(&asked.demands[at]).ledger.label());
+        exchange.limit_by(self.limit(&asked.demands[at], &asked.tenants).ledger.label());
         self.reply(exchange, refusal)
     }
 
     /// What is larger than a full bucket of the limit of this demand is told so.
     pub(super) fn larger(&self, exchange: &Exchange, asked: &Asked, at: usize, needs: u64) -> Refusal {
-        let limit = self.limit(&asked.demands[at]);
+        let limit = self.limit(&asked.demands[at], &asked.tenants);
         limit.ledger.count_never(true);
         let whose = limit.per.told(exchange, self.model(exchange).1);
         let (label, text, most) = (limit.ledger.label(), &limit.text, limit.ledger.quota().burst());

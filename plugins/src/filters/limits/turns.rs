@@ -4,11 +4,12 @@
 use super::estimate::{Cost, Estimate, Spends};
 use super::held::{Again, Used};
 use super::settings::Kind;
-use super::{Inner, Limit};
+use super::{Inner, Limit, own};
 use crate::exchange::Exchange;
 use crate::filter::Result;
 use crate::reply::Refusal;
 use crate::store::Demand;
+use crate::tenants::Tenant;
 use crate::turns::{Turn, Turns};
 use crate::usage::Usage;
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 /// The turns of one connection.
 pub(super) struct Conversation {
     limits: Arc<Inner>,
+    tenants: Arc<[Arc<Tenant>]>,
     estimate: Arc<Estimate>,
     open: VecDeque<(Vec<Demand>, Cost)>,
 }
@@ -32,13 +34,17 @@ impl Kind {
 impl Conversation {
     /// None if no limit has to know about turns.
     pub(super) fn new(limits: &Arc<Inner>, estimate: &Arc<Estimate>, exchange: &Exchange) -> Option<Self> {
-        let any = limits.applying(exchange).any(|(_, limit)| limit.kind.is_per_turn());
-        any.then(|| Self { limits: limits.clone(), estimate: estimate.clone(), open: VecDeque::new() })
+        let tenants = limits.tenants(exchange);
+        let own = own::of(&tenants).map(|(_, limit)| limit).filter(|limit| limit.is_for(exchange));
+        let all = limits.applying(exchange).map(|(_, limit)| limit).chain(own);
+        let any = all.into_iter().any(|limit| limit.kind.is_per_turn());
+        let (limits, estimate, open) = (limits.clone(), estimate.clone(), VecDeque::new());
+        any.then_some(Self { limits, tenants, estimate, open })
     }
 
     fn settle(&self, (mut demands, cost): (Vec<Demand>, Cost), used: &Used) {
         for demand in &mut demands {
-            demand.spent = self.limits.limit(demand).spent(demand, &cost.price, used);
+            demand.spent = self.limits.limit(demand, &self.tenants).spent(demand, &cost.price, used);
         }
         self.limits.store.settle(&demands);
     }
@@ -52,7 +58,7 @@ impl Conversation {
         }
         if self.limits.store.try_take(&mut asked.demands).await {
             for demand in &mut asked.demands {
-                let limit: &Limit = self.limits.limit(demand);
+                let limit: &Limit = self.limits.limit(demand, &self.tenants);
                 demand.spent = if limit.kind == Kind::Requests { 1 } else { limit.spent(demand, &cost.price, used) };
             }
             self.limits.store.settle(&asked.demands);
@@ -70,7 +76,7 @@ impl Turns for Conversation {
             return Ok(Some(limits.larger(exchange, &asked, at, needs)));
         }
         if !limits.store.try_take(&mut asked.demands).await {
-            return Ok(Some(limits.refused(exchange, &asked.demands).1));
+            return Ok(Some(limits.refused(exchange, &asked).1));
         }
         self.open.push_back((asked.demands, asked.cost));
         Ok(None)
