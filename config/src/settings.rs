@@ -3,6 +3,7 @@
 //! Only where the file must be resolved (addresses, pools, models, secrets) are there two types, one in `written`
 //! and one in `meant`.
 
+mod breaker;
 mod limits;
 mod prices;
 mod timeouts;
@@ -10,6 +11,7 @@ mod timeouts;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use breaker::Breaker;
 pub use limits::{CompressedBodies, Limits};
 pub use prices::{Money, Price, Prices};
 use schemars::JsonSchema;
@@ -129,6 +131,19 @@ pub enum OtherPaths {
     Refuse,
     /// To this pool, as it came.
     Pool(String),
+}
+
+/// Whether backends are asked what a stream has cost where the client did not ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AskUsage {
+    /// Where a limit counts tokens or money.
+    #[default]
+    Auto,
+    /// Always.
+    Ask,
+    /// Never.
+    Off,
 }
 
 /// How a backend wants its key.

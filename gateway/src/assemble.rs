@@ -7,18 +7,26 @@ use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
 use crate::upstream::health::{Health, HealthSettings};
-use crate::upstream::{Backend, Pool};
+use crate::upstream::{Backend, Membership, Pool};
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::utils::tls::{WrappedX509, parse_x509};
+use prometheus::core::Collector;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::balancer::{Balancer, Member};
+
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
+use tidegate_plugins::filters::prompt_cache::CacheMetrics;
+use tidegate_plugins::flight::FlightMetrics;
+use tidegate_plugins::keys::KeyHasher;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -41,7 +49,15 @@ pub struct Parts<'a> {
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    build_filters(config, &registry, &Shared::default(), &mut faults);
+    let shared = Shared::default();
+    let services = services(config, &shared, &mut faults);
+    let _filters = build_filters(config, &registry, &services, &mut faults);
+    if config.storage.is_none() && shared.store.has_budgets() {
+        let limits = config.filters.iter().find(|entry| entry.name == "limits");
+        let path = limits.map_or_else(KeyPath::root, |entry| entry.path.clone());
+        let fault = Fault::error(path, "its budgets begin anew with each start of the gateway").as_warning();
+        faults.push(fault.with_help("add `storage: { path: tidegate.db }`, so that what is spent is kept"));
+    }
     for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
@@ -66,9 +82,10 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 ///
 /// # Errors
 /// All faults in their settings.
-pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
+pub fn filters(config: &Config, shared: &Shared) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let filters = build_filters(config, &Registry::built_in(), &Shared::default(), &mut faults);
+    let services = services(config, shared, &mut faults);
+    let filters = build_filters(config, &Registry::built_in(), &services, &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
 
@@ -76,7 +93,8 @@ pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
 pub fn schema() -> serde_json::Value {
     let registry = Registry::built_in();
     let filters: Vec<_> = registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
-    let mut schema = config::schema_with_filters(&filters);
+    let balancers: Vec<_> = registry.balancers().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
+    let mut schema = config::schema_with(&filters, &balancers);
     config::adopt_section(&mut schema, TENANTS, Tenants::schema().to_value());
     schema
 }
@@ -88,7 +106,8 @@ pub fn schema() -> serde_json::Value {
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
     let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
-    let filters = build_filters(config, parts.registry, &shared, &mut faults);
+    let services = services(config, &shared, &mut faults);
+    let filters = build_filters(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
     if !faults.is_empty() {
@@ -110,6 +129,9 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,
+        hasher: KeyHasher::new(services.pepper.as_deref()),
+        tenants: services.tenants,
+        overlap: config.keys.overlap,
         early,
         late: rest,
         kept_headers,
@@ -158,37 +180,50 @@ impl Files for Relative {
 }
 
 /// What filters share from the start of the process to its end.
-fn first_shared(metrics: &Metrics) -> Shared {
+pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
-    if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
-        tracing::error!(%error, "limits are not measured");
-    }
+    measure(metrics, "limits", LimitMetrics::new(store.clone()));
     let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };
-    if let Err(error) = metrics.also(Box::new(shared.issuers.metrics.clone())) {
-        tracing::error!(%error, "tokens are not measured");
-    }
+    measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
+    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
+    measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
     shared
 }
 
-fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: &mut Vec<Fault>) -> Vec<NamedFilter> {
-    let services = Services {
+/// Shows what something shared counts. That it cannot be shown is no reason not to serve.
+fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: prometheus::Result<C>) {
+    if let Err(error) = collector.and_then(|collector| metrics.also(Box::new(collector))) {
+        tracing::error!(%error, "{what} are not measured");
+    }
+}
+
+/// What filters may ask for.
+fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
+    Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants: tenants(config, faults),
         prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
-    };
+    }
+}
+
+fn build_filters(
+    config: &Config,
+    registry: &Registry,
+    services: &Services,
+    faults: &mut Vec<Fault>,
+) -> Vec<NamedFilter> {
     let mut built: Vec<NamedFilter> = Vec::new();
     for entry in &config.filters {
-        match registry.filter(&entry.name, entry.settings.clone(), &services) {
+        match registry.filter(&entry.name, entry.settings.clone(), services) {
             Some(Ok(filter)) => {
                 faults.extend(unreachable_identity(&built, &*filter, entry));
                 built.push(NamedFilter { name: entry.name.as_str().into(), filter });
             }
-            Some(Err(errors)) => {
-                faults.extend(errors.into_iter().map(|error| fault(&entry.path, error)));
-            }
+            Some(Err(errors)) => refuse(errors, &entry.path, faults),
             None => {
                 let known: Vec<_> = registry.filters().iter().map(|entry| entry.name).collect();
                 faults.push(unknown("filter", &entry.name, &known, entry.path.clone()));
@@ -196,16 +231,6 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
         }
     }
     built
-}
-
-/// A filter that says who sends a request, below one that refuses whoever it does not know itself.
-fn unreachable_identity(above: &[NamedFilter], filter: &dyn Filter, entry: &config::FilterEntry) -> Option<Fault> {
-    filter.identifies()?;
-    let refusing = above.iter().find(|named| named.filter.identifies() == Some(Otherwise::Refuse))?;
-    let message = format!("nobody could get in by `{}`: `{}` above it refuses them", entry.name, refusing.name);
-    let help =
-        format!("set `otherwise: next` on `{}`, so that it leaves to others whom it does not know", refusing.name);
-    Some(Fault::error(entry.path.clone(), message).with_help(help))
 }
 
 fn prices(written: &config::Prices) -> Prices {
@@ -218,6 +243,16 @@ fn prices(written: &config::Prices) -> Prices {
     Prices::new(&written.currency, written.models.iter().map(|(name, written)| (name.as_str(), price(written))))
 }
 
+/// A filter that says who sends a request, below one that refuses whoever it does not know itself.
+fn unreachable_identity(above: &[NamedFilter], filter: &dyn Filter, entry: &config::FilterEntry) -> Option<Fault> {
+    filter.identifies()?;
+    let refusing = above.iter().find(|named| named.filter.identifies() == Some(Otherwise::Refuse))?;
+    let message = format!("nobody could get in by `{}`: `{}` above it refuses them", entry.name, refusing.name);
+    let help =
+        format!("set `otherwise: next` on `{}`, so that it leaves to others whom it does not know", refusing.name);
+    Some(Fault::error(entry.path.clone(), message).with_help(help))
+}
+
 fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
     let near = Models::near(name, known.iter().copied());
     let help = match near.first() {
@@ -227,35 +262,52 @@ fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
     Fault::error(path, format!("unknown {what} `{name}`")).with_help(help)
 }
 
-fn balancer(
-    pool: &config::Pool,
-    registry: &Registry,
-    faults: &mut Vec<Fault>,
-) -> Option<Box<dyn tidegate_plugins::Balancer>> {
-    let balancer = registry.balancer(&pool.balance);
-    if balancer.is_none() {
-        let known: Vec<_> = registry.balancers().collect();
-        faults.push(unknown("balancer", &pool.balance, &known, pool.path.key("balance")));
+fn refuse(errors: Vec<SettingsError>, path: &KeyPath, faults: &mut Vec<Fault>) {
+    faults.extend(errors.into_iter().map(|error| fault(path, error)));
+}
+
+fn balancer(pool: &config::Pool, registry: &Registry, faults: &mut Vec<Fault>) -> Option<Arc<dyn Balancer>> {
+    let config::Balance { name, settings, path } = &pool.balance;
+    match registry.balancer(name, settings.clone()) {
+        Some(Ok(balancer)) => Some(balancer),
+        Some(Err(errors)) => {
+            refuse(errors, path, faults);
+            None
+        }
+        None => {
+            let known: Vec<_> = registry.balancers().iter().map(|entry| entry.name).collect();
+            faults.push(unknown("balancer", name, &known, pool.path.key("balance")));
+            None
+        }
     }
-    balancer
 }
 
 fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &mut Vec<Fault>) -> Option<Pool> {
-    let balancer = balancer(pool, parts.registry, faults)?;
+    let mut balancer = balancer(pool, parts.registry, faults)?;
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    if let Some(before) = before.filter(|before| before.balance == pool.balance) {
+        balancer = before.balancer.clone();
+    }
     let authority = authority(pool, faults);
+    let in_flight = before.map(|before| before.in_flight.clone()).unwrap_or_default();
     let backends = pool
         .backends
         .iter()
         .filter(|backend| backend.weight > 0)
-        .map(|backend| build_backend(pool, backend, authority.as_ref(), parts))
+        .map(|backend| build_backend(pool, backend, authority.as_ref(), &in_flight, parts))
         .collect();
     Some(Pool {
         name: pool.name.as_str().into(),
-        backends,
         balancer,
+        balance: pool.balance.clone(),
+        breaker: pool.breaker.clone(),
         timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
+        usage: pool.usage,
         idle_connections: pool.idle_connections,
+        membership: ArcSwap::from_pointee(Membership::new(backends)),
+        in_flight,
+        panicking: AtomicBool::new(false),
     })
 }
 
@@ -284,15 +336,16 @@ fn build_backend(
     pool: &config::Pool,
     written: &config::Backend,
     authority: Option<&Arc<[WrappedX509]>>,
+    in_flight: &Arc<AtomicUsize>,
     parts: &Parts<'_>,
 ) -> Arc<Backend> {
     let origin = backend::Origin::new(pool, written);
     let before = parts
         .previous
         .and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name))
-        .and_then(|known| known.backends.iter().find(|backend| backend.origin == origin));
+        .and_then(|known| known.backends().into_iter().find(|backend| backend.origin == origin));
     if let Some(backend) = before {
-        return backend.clone();
+        return backend;
     }
     let health = match &pool.health {
         Some(health) => HealthSettings {
@@ -314,7 +367,9 @@ fn build_backend(
     };
     let series = parts.metrics.backend(&pool.name, &written.name);
     series.up.set(1);
-    Arc::new(Backend::new(settings(pool, written, authority), origin, Health::new(health), series))
+    let settings = settings(pool, written, authority);
+    let member = Member::new(&pool.name, &settings.name, settings.weight);
+    Arc::new(Backend::new(settings, member, origin, Health::new(health), series, in_flight.clone()))
 }
 
 fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&Arc<[WrappedX509]>>) -> Settings {

@@ -1,7 +1,5 @@
 //! What it costs to find out who sends a request by a token: remembered, and by each kind of signature.
 
-#![expect(missing_docs, reason = "what criterion's macros make has none")]
-
 #[path = "../../../plugins/src/filters/jwt/tests/sign.rs"]
 #[expect(dead_code, reason = "it makes bad tokens too")]
 mod sign;

@@ -41,20 +41,20 @@ macro_rules! laying_down {
         $vis struct $name {
             $($(#[$doc])* pub $field: $type,)*
             /// The models it may ask for, `*` at the end as a wildcard. Absent: all that those above it may.
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
             pub models: Option<Vec<String>>,
             /// Who is served first when not all can be: from 0, the last, to 9, the first. Absent: as those above it; 5
             /// if nobody says.
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
             pub priority: Option<$crate::caller::Priority>,
             /// What it is known by elsewhere (a cost centre, a contract): texts by name, in the log and in admin views.
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
             pub metadata: $crate::tenants::Metadata,
             /// From when on nobody is let in by it: a day (its beginning, UTC) or a moment (RFC 3339).
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
             pub expires: Option<$crate::when::When>,
             /// Nobody is let in by it.
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "std::ops::Not::not")]
             pub disabled: bool,
         }
 

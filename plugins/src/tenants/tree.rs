@@ -143,7 +143,7 @@ pub(crate) fn beyond(path: &str, tenant: &Tenant, above: &[&Arc<Tenant>]) -> Vec
             let message = format!("the {level} `{name}` may not use `{pattern}`, so nobody below it can");
             let help =
                 format!("it may use {}", above.models.iter().flatten().map(|m| &**m).collect::<Vec<_>>().join(", "));
-            faults.push(SettingsError::at(format!("{path}.models[{index}]"), message).help(help));
+            faults.push(SettingsError::at(format!("{}[{index}]", below(path, "models")), message).help(help));
         }
     }
     if let Some(priority) = tenant.priority
@@ -151,7 +151,7 @@ pub(crate) fn beyond(path: &str, tenant: &Tenant, above: &[&Arc<Tenant>]) -> Vec
     {
         let (level, name, most) = (above.level, &above.name, above.priority.unwrap_or_default().get());
         let message = format!("the {level} `{name}` has priority {most}: nobody below it has more");
-        faults.push(SettingsError::at(format!("{path}.priority"), message));
+        faults.push(SettingsError::at(below(path, "priority"), message));
     }
     faults
 }
