@@ -69,7 +69,7 @@ impl Filter for ApiKey {
         let message = match credential::presented(exchange.headers()) {
             Presented::One(key) => match self.find(key) {
                 Ok(entry) => return Ok(admit(exchange, entry)),
-                Err(_) if leave && !keys::looks_ours(key) => return Ok(Verdict::Continue),
+                Err(missing) if leave && missing.may_be_anothers(key) => return Ok(Verdict::Continue),
                 Err(Missing::Unknown) => "This API key is not known here. Check it, or ask for a new one.",
                 Err(Missing::NotRead) => {
                     let message = "The keys that are let in cannot be read yet. Try again soon.";
@@ -82,6 +82,17 @@ impl Filter for ApiKey {
             Presented::Several => "Send one API key, not several.",
         };
         Ok(credential::refuse(exchange, "invalid_api_key", message))
+    }
+}
+
+impl Missing {
+    /// Whether another filter may know who has this.
+    fn may_be_anothers(&self, key: &str) -> bool {
+        match self {
+            Self::Unknown => !keys::looks_ours(key),
+            // Any key may be among those that have not been read, but a token is none.
+            Self::NotRead => credential::looks_like_a_token(key),
+        }
     }
 }
 
