@@ -36,6 +36,16 @@ fn the_corpus_of_multipart() {
     corpus("multipart", properties::multipart);
 }
 
+#[test]
+fn the_corpus_of_canonical_forms() {
+    corpus("canonical", properties::canonical);
+}
+
+#[test]
+fn the_corpus_of_forms() {
+    corpus("forms", properties::forms);
+}
+
 /// Texts of pieces that matter to a reader, so that its corners are met more often than bytes at random meet them.
 fn of(pieces: &'static [&'static str], most: usize) -> impl Strategy<Value = String> {
     proptest::collection::vec(select(pieces), 0..most).prop_map(|pieces| pieces.concat())
@@ -151,6 +161,16 @@ proptest! {
     #[test]
     fn any_text_is_read_as_it_is_or_refused_for_a_reason(body in of(JSON, 24)) {
         properties::call(body.as_bytes());
+    }
+
+    #[test]
+    fn any_object_has_one_form_however_it_is_written(body in object()) {
+        properties::canonical(body.as_bytes());
+    }
+
+    #[test]
+    fn any_stream_is_told_in_its_other_form_or_not_at_all(stream in of(STREAM, 24)) {
+        properties::forms(stream.as_bytes());
     }
 
     #[test]
