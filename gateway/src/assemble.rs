@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::filters::prompt_cache::CacheMetrics;
 use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
@@ -148,6 +149,9 @@ fn first_shared(metrics: &Metrics) -> Shared {
     let shared = Shared::with(store);
     if let Err(error) = FlightMetrics::new(shared.flights.clone()).and_then(|flights| metrics.also(Box::new(flights))) {
         tracing::error!(%error, "shared answers are not measured");
+    }
+    if let Err(error) = CacheMetrics::new(shared.caches.clone()).and_then(|caches| metrics.also(Box::new(caches))) {
+        tracing::error!(%error, "caches are not measured");
     }
     shared
 }

@@ -1,6 +1,7 @@
 //! What all requests share: the current snapshot, connections to backends, counters.
 
 use crate::exchange::budget::Budget;
+use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::telemetry::{Log, Metrics};
@@ -36,6 +37,8 @@ pub struct Core {
     pub connections: Count,
     /// How many lines about heads that cannot be read are worth writing: a flood of them says no more than a few.
     pub nuisances: DefaultDirectRateLimiter,
+    /// Answers to be fetched for no client.
+    pub(crate) renewals: Renewals,
     draining: AtomicBool,
 }
 
@@ -52,6 +55,7 @@ impl Core {
             requests: Open::default(),
             connections: Count::default(),
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
+            renewals: Renewals::default(),
             draining: AtomicBool::new(false),
         }
     }

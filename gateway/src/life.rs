@@ -3,6 +3,7 @@
 use crate::admin::{self, House};
 use crate::assemble::{self, Parts};
 use crate::core::Core;
+use crate::exchange::renew;
 use crate::snapshot::Snapshot;
 use crate::telemetry::LogGuard;
 use crate::upstream::probe;
@@ -168,7 +169,7 @@ impl Life {
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
-        tokio::join!(self.admin(), self.reload(), probe::run(&self.core), self.end(shutdown));
+        tokio::join!(self.admin(), self.reload(), probe::run(&self.core), renew::run(&self.core), self.end(shutdown));
     }
 }
 

@@ -58,7 +58,7 @@ pub struct Answerer {
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RequestHead {
     /// The method.
     pub method: Method,
@@ -175,6 +175,17 @@ impl Exchange {
             needs_usage: false,
             notes: Vec::new(),
         }
+    }
+
+    /// The same request once more, under another id, for nobody: what filters have made of it so far, and what has been
+    /// settled, but none of what they noted.
+    pub fn again(&self, id: Arc<str>) -> Self {
+        let mut again = Self::new(self.head.clone(), self.endpoint, id, self.client);
+        again.caller.clone_from(&self.caller);
+        again.replace_body(self.body.clone(), self.call.clone());
+        again.model.clone_from(&self.model);
+        again.answerer.clone_from(&self.answerer);
+        again
     }
 
     /// What the client sent before the body.

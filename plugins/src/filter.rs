@@ -33,6 +33,12 @@ pub trait Filter: Send + Sync {
         false
     }
 
+    /// What the filter would make of a request, in words, for `tidegate explain`. Nothing if it has nothing to say.
+    fn explain(&self, exchange: &Exchange) -> Option<String> {
+        let _ = exchange;
+        None
+    }
+
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict>;
 }
@@ -73,6 +79,13 @@ pub trait ResponseFilter: Send + Sync {
     /// yet, the refusal then passes [`ResponseFilter::head`] and [`ResponseFilter::chunk`] as an answer of the gateway's.
     fn fault(&mut self, exchange: &Exchange, refusal: &Refusal) {
         let _ = (exchange, refusal);
+    }
+
+    /// Offers an answer in the place of a failure of the backend's, with this status, of which the client has seen nothing
+    /// yet: an older answer, say. The followers are asked, last first; the first offer counts.
+    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode) -> Option<Reply> {
+        let _ = (exchange, status);
+        None
     }
 
     /// Who else wants the answer: as long as anybody does, it is read to its end although the client has left, and a

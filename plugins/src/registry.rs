@@ -3,7 +3,7 @@
 use crate::balancer::Balancer;
 use crate::balancers::{LeastBusy, RoundRobin};
 use crate::filter::{Filter, Plugin, SettingsError};
-use crate::filters::{ApiKey, Idempotency, Limits, SharedFlight};
+use crate::filters::{ApiKey, Idempotency, Limits, PromptCache, SharedFlight};
 use crate::services::Services;
 use schemars::Schema;
 use serde_json::Value;
@@ -49,7 +49,8 @@ impl Registry {
                 ("least_busy", || Box::new(LeastBusy::default())),
             ],
         };
-        empty.with::<ApiKey>().with::<Limits>().with::<Idempotency>().with::<SharedFlight>()
+        let empty = empty.with::<ApiKey>().with::<Limits>();
+        empty.with::<Idempotency>().with::<PromptCache>().with::<SharedFlight>()
     }
 
     /// Adds a filter; a later one of the same name takes the place of an earlier.

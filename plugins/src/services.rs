@@ -2,6 +2,7 @@
 
 use crate::filters::idempotency::Kept;
 use crate::filters::limits::Estimates;
+use crate::filters::prompt_cache::Caches;
 use crate::flight::Counts;
 use crate::prices::Prices;
 use crate::store::{Local, Store};
@@ -31,6 +32,8 @@ pub struct Shared {
     pub flights: Arc<Counts>,
     /// What requests with an idempotency key were answered.
     pub kept: Arc<Kept>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
 }
 
 impl Default for Shared {
@@ -42,7 +45,8 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default(), flights: Arc::default(), kept: Arc::default() }
+        let (estimates, flights, kept, caches) = Default::default();
+        Self { store, estimates, flights, kept, caches }
     }
 }
 

@@ -107,6 +107,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         query: None,
         head_sent: false,
         receiving: Duration::ZERO,
+        instead: std::sync::Mutex::default(),
         trailers: None,
     }
 }

@@ -13,6 +13,7 @@ mod finish;
 mod headers;
 mod query;
 mod relay;
+pub(crate) mod renew;
 mod request;
 mod socket;
 mod stream;
@@ -35,7 +36,7 @@ use futures_util::FutureExt;
 use http::HeaderMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::Endpoint;
@@ -86,6 +87,9 @@ pub(crate) struct Trip<'a> {
     head_sent: bool,
     /// Time spent waiting for the client to send.
     receiving: Duration,
+    /// What the client is told in the place of a failure. Never locked: the mutex makes it a thing that may be looked at
+    /// by several, which a body in pieces is not.
+    instead: Mutex<Option<Reply>>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
 }
@@ -183,9 +187,12 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
 }
 
 /// A filter has the answer. What stands for a backend's answer is for those only who may ask the backend.
-async fn answered(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
+async fn answered(session: &mut Session, trip: &mut Trip<'_>, mut reply: Reply) -> Result<Answered> {
     if reply.source != Source::Gateway {
         admit::route(trip)?;
+    }
+    if let Some(follower) = reply.renewal.take() {
+        renew::later(trip, follower);
     }
     answer::reply(session, trip, reply).await
 }

@@ -31,6 +31,7 @@ mod models;
 mod multipart;
 mod observe;
 mod pools;
+mod prompt_cache;
 mod proxy_protocol;
 mod rig;
 mod timeouts;

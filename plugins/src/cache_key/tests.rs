@@ -71,6 +71,16 @@ fn what_means_something_else_has_another_form() {
 }
 
 #[test]
+fn a_value_within_a_document_has_the_form_it_has_alone() {
+    let json = r#"{"a":["x",[1,{"b":[]}],2.50,{}]}"#;
+    for (start, value) in [(6, "\"x\""), (10, r#"[1,{"b":[]}]"#), (23, "2.5"), (28, "{}")] {
+        let mut within = Vec::new();
+        assert!(write_canonical(json.as_bytes(), start, &|_| false, &mut within), "{value}");
+        assert_eq!(within, form(value));
+    }
+}
+
+#[test]
 fn a_half_document_has_no_form() {
     for json in
         ["{", "[1", "{\"a\"}", "{\"a\":}", "[1 2]", "{\"a\":1 \"b\":2}", "-", "1.e", "\"\\x\"", "\"\\u12\"", "", "x"]

@@ -3,6 +3,7 @@
 
 use crate::storage;
 use std::fmt::Write;
+use tidegate_plugins::filters::prompt_cache::metrics as cache;
 use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
@@ -122,6 +123,14 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    CACHE_REQUESTS: Counter, cache::REQUESTS.0, cache::REQUESTS.1, cache::REQUESTS.2;
+    CACHE_BYPASSES: Counter, cache::BYPASSES.0, cache::BYPASSES.1, cache::BYPASSES.2;
+    CACHE_STORES: Counter, cache::STORES.0, cache::STORES.1, cache::STORES.2;
+    CACHE_UNSTORED: Counter, cache::UNSTORED.0, cache::UNSTORED.1, cache::UNSTORED.2;
+    CACHE_EVICTIONS: Counter, cache::EVICTIONS.0, cache::EVICTIONS.1, cache::EVICTIONS.2;
+    CACHE_SAVED: Counter, cache::SAVED.0, cache::SAVED.1, cache::SAVED.2;
+    CACHE_BYTES: Gauge, cache::BYTES.0, cache::BYTES.1, cache::BYTES.2;
+    CACHE_ENTRIES: Gauge, cache::ENTRIES.0, cache::ENTRIES.1, cache::ENTRIES.2;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }
