@@ -3,12 +3,13 @@
 use crate::filters::idempotency::Kept;
 use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
+use crate::filters::prompt_cache::tier::{NoTiers, Tiers};
 use crate::flight::Counts;
 use crate::prices::Prices;
 use crate::store::{Local, Store};
 use serde_json::Value;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Reads a file that settings name. A leaf does not touch the file system by itself, so that `check`, tests and
@@ -19,6 +20,11 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// What the file system says, or where the file is malformed.
     fn read(&self, path: &Path) -> io::Result<Value>;
+
+    /// Where a path of the settings leads.
+    fn locate(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
 }
 
 /// What outlives a reload: the same for every version of the configuration.
@@ -34,6 +40,8 @@ pub struct Shared {
     pub kept: Arc<Kept>,
     /// Answers that are kept.
     pub caches: Arc<Caches>,
+    /// Files that they are kept in.
+    pub tiers: Arc<dyn Tiers>,
 }
 
 impl Default for Shared {
@@ -46,7 +54,7 @@ impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
         let (estimates, flights, kept, caches) = Default::default();
-        Self { store, estimates, flights, kept, caches }
+        Self { store, estimates, flights, kept, caches, tiers: Arc::new(NoTiers) }
     }
 }
 

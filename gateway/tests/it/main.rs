@@ -11,6 +11,7 @@ mod backend;
 mod bodies;
 mod borders;
 mod broken_streams;
+mod cache_file;
 mod cancel;
 mod certs;
 mod checks;
