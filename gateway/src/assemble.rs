@@ -1,5 +1,6 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
+use crate::cache_file::CacheFiles;
 use crate::models::{Model, Models, Target};
 use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
@@ -145,6 +146,10 @@ impl Files for Relative {
         let text = std::fs::read_to_string(self.0.join(path))?;
         config::parse_value(&text).map_err(io::Error::other)
     }
+
+    fn locate(&self, path: &Path) -> PathBuf {
+        self.0.join(path)
+    }
 }
 
 /// What filters share from the start of the process to its end.
@@ -153,12 +158,12 @@ fn first_shared(metrics: &Metrics) -> Shared {
     if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
         tracing::error!(%error, "limits are not measured");
     }
-    let shared = Shared::with(store);
-    if let Err(error) = CacheMetrics::new(shared.caches.clone()).and_then(|caches| metrics.also(Box::new(caches))) {
-        tracing::error!(%error, "caches are not measured");
-    }
+    let shared = Shared { tiers: Arc::new(CacheFiles::default()), ..Shared::with(store) };
     if let Err(error) = FlightMetrics::new(shared.flights.clone()).and_then(|flights| metrics.also(Box::new(flights))) {
         tracing::error!(%error, "shared answers are not measured");
+    }
+    if let Err(error) = CacheMetrics::new(shared.caches.clone()).and_then(|caches| metrics.also(Box::new(caches))) {
+        tracing::error!(%error, "caches are not measured");
     }
     shared
 }

@@ -3,12 +3,13 @@
 use crate::filters::idempotency::Kept;
 use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
+use crate::filters::prompt_cache::tier::{NoTiers, Tiers};
 use crate::flight::Counts;
 use crate::prices::Prices;
 use crate::store::{Local, Store};
 use serde_json::Value;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Reads a file that settings name. A leaf does not touch the file system by itself, so that `check`, tests and
@@ -19,6 +20,11 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// What the file system says, or where the file is malformed.
     fn read(&self, path: &Path) -> io::Result<Value>;
+
+    /// Where a path of the settings leads.
+    fn locate(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
 }
 
 /// What was spent of a budget by one subject in one window.
@@ -50,12 +56,14 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
-    /// Answers that are kept.
-    pub caches: Arc<Caches>,
     /// What requests that share answers had to do with each other.
     pub flights: Arc<Counts>,
     /// What requests with an idempotency key were answered.
     pub kept: Arc<Kept>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
+    /// Files that they are kept in.
+    pub tiers: Arc<dyn Tiers>,
 }
 
 impl Default for Shared {
@@ -67,7 +75,8 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default(), caches: Arc::default(), flights: Arc::default(), kept: Arc::default() }
+        let (estimates, flights, kept, caches) = Default::default();
+        Self { store, estimates, flights, kept, caches, tiers: Arc::new(NoTiers) }
     }
 }
 

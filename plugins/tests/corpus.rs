@@ -46,6 +46,11 @@ fn the_corpus_of_forms() {
     corpus("forms", properties::forms);
 }
 
+#[test]
+fn the_corpus_of_kept_answers() {
+    corpus("stored", properties::stored);
+}
+
 /// Texts of pieces that matter to a reader, so that its corners are met more often than bytes at random meet them.
 fn of(pieces: &'static [&'static str], most: usize) -> impl Strategy<Value = String> {
     proptest::collection::vec(select(pieces), 0..most).prop_map(|pieces| pieces.concat())
@@ -191,5 +196,19 @@ proptest! {
     #[test]
     fn any_form_is_the_same_however_it_is_cut(form in of(FORM, 12)) {
         properties::multipart(form.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_a_kept_answer_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        properties::stored(&bytes);
+    }
+
+    #[test]
+    fn a_kept_answer_that_was_tampered_with_is_read_as_it_is_or_not(at in any::<usize>(), byte in any::<u8>(), end in any::<usize>()) {
+        const WHOLE: &[u8] = include_bytes!("../fuzz/corpus/stored/whole");
+        let mut bytes = WHOLE[..1 + end % WHOLE.len()].to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        properties::stored(&bytes);
     }
 }

@@ -10,6 +10,7 @@ mod forms;
 mod multipart;
 mod reference;
 mod splice;
+mod stored;
 
 pub(crate) use call::call;
 pub(crate) use canonical::canonical;
@@ -17,3 +18,4 @@ pub(crate) use events::events;
 pub(crate) use forms::forms;
 pub(crate) use multipart::multipart;
 pub(crate) use splice::splice;
+pub(crate) use stored::stored;

@@ -2,6 +2,7 @@
 //! `application/problem+json`.
 
 mod backends;
+mod cache;
 
 use super::routes::{JSON, answer};
 use crate::core::Core;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 /// All of it.
 pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new().merge(backends::routes()).with_state(core)
+    Router::new().merge(backends::routes()).merge(cache::routes()).with_state(core)
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {
