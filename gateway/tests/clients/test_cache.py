@@ -49,7 +49,11 @@ def accumulated(client, **ask):
     with client.chat.completions.stream(**ask) as stream:
         for _ in stream:
             pass
-        return stream.get_final_completion()
+        try:
+            return stream.get_final_completion()
+        except openai.LengthFinishReasonError as cut:
+            # All of it, as far as `max_tokens` went.
+            return cut.completion
 
 
 def said(answer):
@@ -63,8 +67,13 @@ def said(answer):
     return sorted(choices), (answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else None
 
 
-@pytest.mark.parametrize("more", [{}, {"n": 2}, {"logprobs": True, "top_logprobs": 2}, {"tools": [TOOL]}], ids=str)
-@pytest.mark.parametrize("first", ["whole", "stream"])
+# The SDK itself cannot add up a live stream whose second choice begins first, as llama.cpp's may.
+LOGPROBS = {"logprobs": True, "top_logprobs": 2}
+FIRST = [("whole", {}), ("whole", {"n": 2}), ("whole", LOGPROBS), ("whole", {"tools": [TOOL]}),
+         ("stream", {}), ("stream", LOGPROBS), ("stream", {"tools": [TOOL]})]
+
+
+@pytest.mark.parametrize("first, more", FIRST, ids=str)
 def test_openai_python_cannot_tell_a_kept_answer_from_the_first(cached, key, first, more):
     url, admin = cached
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
