@@ -1,5 +1,6 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
+use crate::cache_file::CacheFiles;
 use crate::models::{Model, Models, Target};
 use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
@@ -184,13 +185,21 @@ impl Files for Relative {
         let text = std::fs::read_to_string(self.0.join(path))?;
         config::parse_value(&text).map_err(io::Error::other)
     }
+
+    fn locate(&self, path: &Path) -> PathBuf {
+        self.0.join(path)
+    }
 }
 
 /// What filters share from the start of the process to its end.
 pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
     measure(metrics, "limits", LimitMetrics::new(store.clone()));
-    let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };
+    let shared = Shared {
+        outbound: Arc::new(Fetcher::default()),
+        tiers: Arc::new(CacheFiles::default()),
+        ..Shared::with(store)
+    };
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
     measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));

@@ -3,6 +3,7 @@
 use crate::filters::idempotency::Kept;
 use crate::filters::jwt::Issuers;
 use crate::filters::prompt_cache::Caches;
+use crate::filters::prompt_cache::tier::{NoTiers, Tiers};
 use crate::flight::Counts;
 use crate::keys::ManagedKeys;
 
@@ -14,7 +15,7 @@ use crate::store::{Local, Store};
 use crate::tenants::Tenants;
 use serde_json::Value;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Reads a file that settings name. A leaf does not touch the file system by itself, so that `check`, tests and
@@ -25,6 +26,11 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// What the file system says, or where the file is malformed.
     fn read(&self, path: &Path) -> io::Result<Value>;
+
+    /// Where a path of the settings leads.
+    fn locate(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
 }
 
 /// What was spent of a budget by one subject in one window.
@@ -66,6 +72,8 @@ pub struct Shared {
     pub flights: Arc<Counts>,
     /// What requests with an idempotency key were answered.
     pub kept: Arc<Kept>,
+    /// Files that they are kept in.
+    pub tiers: Arc<dyn Tiers>,
     /// The keys that are made and revoked while the gateway runs.
     pub managed_keys: Arc<ManagedKeys>,
     /// Who was limited, for metrics and log.
@@ -89,6 +97,7 @@ impl Shared {
             issuers: Arc::default(),
             outbound: Arc::new(Nowhere),
             caches: Arc::default(),
+            tiers: Arc::new(NoTiers),
             flights: Arc::default(),
             kept: Arc::default(),
             managed_keys: Arc::default(),

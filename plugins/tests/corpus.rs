@@ -37,6 +37,21 @@ fn the_corpus_of_multipart() {
 }
 
 #[test]
+fn the_corpus_of_canonical_forms() {
+    corpus("canonical", properties::canonical);
+}
+
+#[test]
+fn the_corpus_of_forms() {
+    corpus("forms", properties::forms);
+}
+
+#[test]
+fn the_corpus_of_kept_answers() {
+    corpus("stored", properties::stored);
+}
+
+#[test]
 fn the_corpus_of_tokens() {
     corpus("token", properties::token);
 }
@@ -184,6 +199,16 @@ proptest! {
     }
 
     #[test]
+    fn any_object_has_one_form_however_it_is_written(body in object()) {
+        properties::canonical(body.as_bytes());
+    }
+
+    #[test]
+    fn any_stream_is_told_in_its_other_form_or_not_at_all(stream in of(STREAM, 24)) {
+        properties::forms(stream.as_bytes());
+    }
+
+    #[test]
     fn any_edit_leaves_every_other_byte_alone(body in object()) {
         properties::splice(body.as_bytes());
     }
@@ -201,6 +226,20 @@ proptest! {
     #[test]
     fn any_form_is_the_same_however_it_is_cut(form in of(FORM, 12)) {
         properties::multipart(form.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_a_kept_answer_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        properties::stored(&bytes);
+    }
+
+    #[test]
+    fn a_kept_answer_that_was_tampered_with_is_read_as_it_is_or_not(at in any::<usize>(), byte in any::<u8>(), end in any::<usize>()) {
+        const WHOLE: &[u8] = include_bytes!("../fuzz/corpus/stored/whole");
+        let mut bytes = WHOLE[..1 + end % WHOLE.len()].to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        properties::stored(&bytes);
     }
 }
 

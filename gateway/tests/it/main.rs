@@ -12,6 +12,7 @@ mod bodies;
 mod borders;
 mod broken_streams;
 mod budgets;
+mod cache_file;
 mod cancel;
 mod certs;
 mod checks;

@@ -2,6 +2,7 @@
 //! `application/problem+json`.
 
 mod backends;
+mod cache;
 mod keys;
 mod limits;
 mod spenders;
@@ -19,6 +20,7 @@ pub use keys::shown as shown_key;
 pub(crate) fn router(core: Arc<Core>, has_token: bool) -> Router {
     Router::new()
         .merge(backends::routes())
+        .merge(cache::routes())
         .merge(keys::routes(has_token))
         .merge(limits::routes())
         .merge(spenders::routes())
