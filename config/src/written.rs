@@ -232,6 +232,10 @@ pub(crate) struct Pool {
     pub(crate) idle_connections: Duration,
     /// How many other backends are tried after a refused or failed connection.
     pub(crate) retries: u32,
+    /// For backends that take `cache_salt` (vLLM): a secret, from which each tenant's salt is made, so that none can find
+    /// out by timing what another has asked. Gateways before the same backends have the same. Absent: requests pass as
+    /// they came.
+    pub(crate) cache_salt: Option<Secret>,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
@@ -247,6 +251,7 @@ impl Default for Pool {
             http2: false,
             idle_connections: Duration::from_secs(4),
             retries: 2,
+            cache_salt: None,
             backends: Vec::new(),
         }
     }

@@ -239,6 +239,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
         idle_connections: pool.idle_connections,
+        salts: pool.cache_salt.as_ref().map(|secret| crate::exchange::salt_key(secret.expose())),
     })
 }
 

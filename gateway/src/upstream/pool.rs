@@ -21,6 +21,8 @@ pub struct Pool {
     pub retries: u32,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
+    /// What tenants' salts are made with, where the backends take salts.
+    pub salts: Option<[u8; 32]>,
 }
 
 /// Why nobody takes a request.
