@@ -51,7 +51,7 @@ pub use positions::Positions;
 pub use schema::{schema, schema_with_filters};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price, Prices, Storage,
-    TimeoutOverrides, Timeouts,
+    AskUsage, Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price,
+    Prices, Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

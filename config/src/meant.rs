@@ -13,7 +13,9 @@ use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    AskUsage, Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+};
 use crate::show;
 use crate::units;
 
@@ -251,6 +253,8 @@ pub struct Pool {
     /// What tenants' salts are made from; none: requests are not salted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<Secret>,
+    /// Whether its backends are asked what a stream has cost where the client did not ask.
+    pub usage: AskUsage,
     /// At least one.
     pub backends: Vec<Backend>,
     /// Where it stands in the file.

@@ -111,6 +111,19 @@ pub enum OtherPaths {
     Pool(String),
 }
 
+/// Whether backends are asked what a stream has cost where the client did not ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AskUsage {
+    /// Where a limit counts tokens or money.
+    #[default]
+    Auto,
+    /// Always.
+    Ask,
+    /// Never.
+    Off,
+}
+
 /// How a backend wants its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Auth {

@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, Config, Pool, Target};
+use crate::meant::{Backend, Config, FilterEntry, Pool, Target};
 use crate::positions::Positions;
 use crate::secret::is_secret_name;
 use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
@@ -14,6 +14,7 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     let root = KeyPath::root();
     found.open_to_everyone(config);
     found.trusted_by_all(config);
+    found.cache_out_of_order(config);
     found.in_plain_text(&root.key("admin").key("token"));
     found.timeouts(&root.key("timeouts"), &config.timeouts);
     for pool in &config.pools {
@@ -31,6 +32,11 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     found.faults
 }
 
+/// Whether a filter finds out who asks.
+fn identifies(filter: &FilterEntry) -> bool {
+    matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers")
+}
+
 struct Warnings<'a> {
     tree: &'a Node,
     positions: &'a Positions,
@@ -43,12 +49,30 @@ impl Warnings<'_> {
     }
 
     fn open_to_everyone(&mut self, config: &Config) {
-        if config.filters.iter().any(|filter| matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers")) {
+        if config.filters.iter().any(identifies) {
             return;
         }
         for listen in config.listen.iter().filter(|listen| !listen.address.is_loopback()) {
             let message = "anyone who can reach this address can use the backends and their keys";
             self.warn(&listen.path, message, "add the filter `api_key`, or listen on 127.0.0.1");
+        }
+    }
+
+    fn cache_out_of_order(&mut self, config: &Config) {
+        let Some(at) = config.filters.iter().position(|filter| filter.name == "prompt_cache") else { return };
+        let cache = &config.filters[at];
+        let shared = cache.settings.get("scope").is_some_and(|scope| scope == "global");
+        if !shared && !config.filters[..at].iter().any(identifies) {
+            let message = "nothing is cached: no filter before it says who asks, so answers could be another tenant's";
+            self.warn(&cache.path, message, "put `api_key` before it, or say `scope: global` if all callers are one");
+        }
+        if config.filters[at..].iter().any(|filter| filter.name == "limits") {
+            let message = "kept answers are given without asking the limits, which come later";
+            self.warn(
+                &cache.path,
+                message,
+                "put `limits` before it: by itself a kept answer spends requests and no tokens",
+            );
         }
     }
 

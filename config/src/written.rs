@@ -17,7 +17,9 @@ use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    AskUsage, Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -236,6 +238,9 @@ pub(crate) struct Pool {
     /// out by timing what another has asked. Gateways before the same backends have the same. Absent: requests pass as
     /// they came.
     pub(crate) cache_salt: Option<Secret>,
+    /// Whether the backends are asked what a stream has cost where the client did not ask: `auto` (where a limit counts
+    /// tokens or money), `ask`, or `off`, for backends that refuse `stream_options`. The client sees nothing of it.
+    pub(crate) usage: AskUsage,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
@@ -252,6 +257,7 @@ impl Default for Pool {
             idle_connections: Duration::from_secs(4),
             retries: 2,
             cache_salt: None,
+            usage: AskUsage::Auto,
             backends: Vec::new(),
         }
     }

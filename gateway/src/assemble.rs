@@ -37,7 +37,14 @@ pub struct Parts<'a> {
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    build_filters(config, &registry, &Shared::default(), &mut faults);
+    let shared = Shared::default();
+    let _filters = build_filters(config, &registry, &shared, &mut faults);
+    if config.storage.is_none() && shared.store.has_budgets() {
+        let limits = config.filters.iter().find(|entry| entry.name == "limits");
+        let path = limits.map_or_else(KeyPath::root, |entry| entry.path.clone());
+        let fault = Fault::error(path, "its budgets begin anew with each start of the gateway").as_warning();
+        faults.push(fault.with_help("add `storage: { path: tidegate.db }`, so that what is spent is kept"));
+    }
     for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
@@ -238,6 +245,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         balancer,
         timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
+        usage: pool.usage,
         idle_connections: pool.idle_connections,
         salts: pool.cache_salt.as_ref().map(|secret| crate::exchange::salt_key(secret.expose())),
     })

@@ -4,6 +4,7 @@ use crate::exchange::budget::Budget;
 use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
+use crate::storage::spent::Spending;
 use crate::telemetry::{Log, Metrics};
 use crate::upstream::Connector;
 use arc_swap::ArcSwap;
@@ -31,6 +32,8 @@ pub struct Core {
     pub log: Log,
     /// What outlives the process, if the file has a place for it.
     pub storage: Option<Storage>,
+    /// Keeps in it what budgets spend.
+    pub(crate) spending: Option<Arc<Spending>>,
     /// Requests that are being answered.
     pub requests: Open,
     /// Client connections that are open.
@@ -52,6 +55,7 @@ impl Core {
             metrics,
             log,
             storage: None,
+            spending: None,
             requests: Open::default(),
             connections: Count::default(),
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
@@ -64,6 +68,12 @@ impl Core {
     #[must_use]
     pub fn with_storage(self, storage: Option<Storage>) -> Self {
         Self { storage, ..self }
+    }
+
+    /// With what keeps the spending of budgets.
+    #[must_use]
+    pub(crate) fn with_spending(self, spending: Option<Arc<Spending>>) -> Self {
+        Self { spending, ..self }
     }
 
     /// From now on `/readyz` says no and connections are closed after the request they carry.

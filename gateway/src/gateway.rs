@@ -6,6 +6,7 @@ use crate::downstream::proxy_protocol::BeforeTls;
 use crate::life::{self, Signals};
 use crate::networks::Lists;
 use crate::server::{Listener, Server};
+use crate::storage::spent::Spending;
 use crate::storage::{self, Storage};
 use crate::telemetry::{Format, Log, Metrics};
 use pingora::listeners::tls::TlsSettings;
@@ -108,7 +109,13 @@ impl Gateway {
         let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped);
         metrics.config_loaded(&snapshot.hash);
         let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics)).transpose()?;
-        let core = Arc::new(Core::new(Arc::new(snapshot), metrics, log).with_storage(storage));
+        let begin = |storage: &Storage| Arc::new(Spending::begin(storage.clone(), snapshot.shared.store.clone()));
+        let spending = storage.as_ref().map(begin);
+        if spending.is_none() && snapshot.shared.store.has_budgets() {
+            tracing::warn!("budgets begin anew with each start: there is no `storage` to keep what is spent");
+        }
+        let core = Core::new(Arc::new(snapshot), metrics, log).with_storage(storage).with_spending(spending);
+        let core = Arc::new(core);
         let services = services(&core, &self.config.listen)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;

@@ -69,6 +69,13 @@ impl Life {
         }
     }
 
+    /// What budgets spend is handed to the store all along.
+    async fn spend(&self) {
+        if let Some(spending) = self.core.spending.clone() {
+            spending.run().await;
+        }
+    }
+
     /// On SIGHUP the file is read again: swapped whole, or not at all.
     async fn reload(&self) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
@@ -155,6 +162,10 @@ impl Life {
             }
         };
         let _ = tokio::time::timeout(LAST_BYTES, closed).await;
+        // Nothing is reserved any more: what is spent is exact.
+        if let Some(spending) = &self.core.spending {
+            spending.write_down();
+        }
         if let Some(storage) = &self.core.storage
             && !storage.flush(LAST_WRITES)
         {
@@ -169,7 +180,14 @@ impl Life {
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
-        tokio::join!(self.admin(), self.reload(), probe::run(&self.core), renew::run(&self.core), self.end(shutdown));
+        tokio::join!(
+            self.admin(),
+            self.reload(),
+            probe::run(&self.core),
+            renew::run(&self.core),
+            self.spend(),
+            self.end(shutdown)
+        );
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Caller {
     pub key: Option<Arc<str>>,
     /// The user.
     pub user: Option<Arc<str>>,
+    /// The service, where the credential belongs to one instead of a user.
+    pub service: Option<Arc<str>>,
     /// The team.
     pub team: Option<Arc<str>>,
     /// The organisation: the tenant that caches and limits are scoped by.
@@ -55,6 +57,8 @@ pub struct Answerer {
     pub model: Arc<str>,
     /// A hash of what the pool's backends say the model is; 0 if they say nothing.
     pub revision: u64,
+    /// Whether its streams may be asked for their usage.
+    pub tells_usage: bool,
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).

@@ -49,8 +49,7 @@ impl Registry {
                 ("least_busy", || Box::new(LeastBusy::default())),
             ],
         };
-        let empty = empty.with::<ApiKey>().with::<Limits>();
-        empty.with::<Idempotency>().with::<PromptCache>().with::<SharedFlight>()
+        empty.with::<ApiKey>().with::<Limits>().with::<PromptCache>().with::<Idempotency>().with::<SharedFlight>()
     }
 
     /// Adds a filter; a later one of the same name takes the place of an earlier.

@@ -30,8 +30,11 @@ pub struct Reply {
     /// Whether the caller has asked for exactly this: then it is no failure of the gateway's, whatever its status.
     pub asked_for: bool,
     /// Follows another answer to this request, which is fetched from a backend behind this one, for no client.
-    pub renewal: Option<Box<dyn ResponseFilter>>,
+    pub renewal: Option<Box<Renewal>>,
 }
+
+/// Another answer that is wanted behind the one that is given, and who follows it.
+pub struct Renewal(pub Box<dyn ResponseFilter>);
 
 /// The body of an answer.
 pub enum Body {

@@ -27,6 +27,28 @@ pub trait Files: Send + Sync {
     }
 }
 
+/// What was spent of a budget by one subject in one window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spent {
+    /// Names the limit.
+    pub limit: Arc<str>,
+    /// Whose: a hash that says nothing about who that is.
+    pub subject: [u8; 16],
+    /// The half days from 1970 to the window's beginning.
+    pub window: u32,
+    /// How much, in what the limit counts.
+    pub amount: u64,
+}
+
+/// Keeps what budgets have spent beyond the end of the process. No request waits for it.
+pub trait Journal: Send + Sync {
+    /// Adds these amounts to those it has, soon and all of them.
+    ///
+    /// # Errors
+    /// If it cannot take them now: then it has taken none.
+    fn add(&self, spent: &[Spent]) -> io::Result<()>;
+}
+
 /// What outlives a reload: the same for every version of the configuration.
 #[derive(Clone)]
 pub struct Shared {

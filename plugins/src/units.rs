@@ -1,7 +1,7 @@
 //! Times and sizes as people write them in settings: `250ms`, `30s`, `10m`, `1h`, `7d`; `4096`, `64KiB`, `512MiB`.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub struct Time(pub Duration);
 pub struct Size(pub u64);
 
 const TIMES: [(&str, u64); 6] =
-    [("ms", 1), ("s", 1_000), ("m", 60_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    [("ms", 1), ("s", 1_000), ("min", 60_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: [(&str, u64); 8] = [
     ("", 1),
     ("B", 1),
@@ -87,6 +87,25 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&written(self.0.as_millis() as u64, &TIMES, "0"))
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&written(self.0, &SIZES, "0"))
+    }
+}
+
+/// In the largest unit that it is a whole number of.
+fn written(number: u64, units: &[(&str, u64)], zero: &str) -> String {
+    let fits = units.iter().filter(|(_, factor)| number > 0 && number.is_multiple_of(*factor));
+    fits.max_by_key(|(_, factor)| *factor)
+        .map_or(zero.to_owned(), |(unit, factor)| format!("{}{unit}", number / factor))
+}
+
 impl JsonSchema for Time {
     fn schema_name() -> Cow<'static, str> {
         "Time".into()
@@ -116,7 +135,10 @@ mod tests {
         for (text, millis) in
             [("250ms", 250), ("30s", 30_000), ("1.5m", 90_000), ("2h", 7_200_000), ("7d", 604_800_000), ("0", 0)]
         {
-            assert_eq!(Time::parse(text), Some(Time(Duration::from_millis(millis))), "{text}");
+            let time = Time(Duration::from_millis(millis));
+            assert_eq!(Time::parse(text), Some(time), "{text}");
+            let written = serde_json::to_value(time).unwrap();
+            assert_eq!(Time::parse(written.as_str().unwrap()), Some(time), "{written}");
         }
         for (text, bytes) in [("4096", 4096), ("64KiB", 65_536), ("1.5 MiB", 1_572_864), ("2GB", 2_000_000_000)] {
             assert_eq!(Size::parse(text), Some(Size(bytes)), "{text}");

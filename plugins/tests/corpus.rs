@@ -37,6 +37,16 @@ fn the_corpus_of_multipart() {
 }
 
 #[test]
+fn the_corpus_of_canonical_forms() {
+    corpus("canonical", properties::canonical);
+}
+
+#[test]
+fn the_corpus_of_forms() {
+    corpus("forms", properties::forms);
+}
+
+#[test]
 fn the_corpus_of_kept_answers() {
     corpus("stored", properties::stored);
 }
@@ -156,6 +166,16 @@ proptest! {
     #[test]
     fn any_text_is_read_as_it_is_or_refused_for_a_reason(body in of(JSON, 24)) {
         properties::call(body.as_bytes());
+    }
+
+    #[test]
+    fn any_object_has_one_form_however_it_is_written(body in object()) {
+        properties::canonical(body.as_bytes());
+    }
+
+    #[test]
+    fn any_stream_is_told_in_its_other_form_or_not_at_all(stream in of(STREAM, 24)) {
+        properties::forms(stream.as_bytes());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is measured: requests and events as they come, in sizes that matter.
 
+pub mod cache;
 pub mod limits;
 
 use bytes::Bytes;

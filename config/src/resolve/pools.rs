@@ -62,6 +62,7 @@ impl Resolver<'_> {
             idle_connections: pool.idle_connections,
             retries: pool.retries,
             cache_salt: pool.cache_salt,
+            usage: pool.usage,
             backends,
             path,
         }

@@ -11,7 +11,8 @@ use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_plugins::call::{Call, CallFault, Key};
+use tidegate_config::AskUsage;
+use tidegate_plugins::call::{Call, CallFault, Endpoint, Key};
 use tidegate_plugins::{Refusal, Reply, Verdict};
 use tidegate_plugins::{filter, splice};
 
@@ -204,6 +205,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
     let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
     rename(trip, &route);
+    ask_usage(trip, &route);
     if let Some(served) = &route.send_as {
         super::body::rename_in_form(trip, served);
     }
@@ -235,6 +237,22 @@ fn name(trip: &mut Trip<'_>, route: &Route) {
     }
     let (renamed, call) = splice::set_model(call, body, served);
     trip.exchange.replace_body(renamed, Some(call));
+}
+
+/// Asks what the stream will have cost, where somebody here wants to know and the client did not ask.
+fn ask_usage(trip: &mut Trip<'_>, route: &Route) {
+    let asks = match route.pool.usage {
+        AskUsage::Auto => trip.exchange.needs_usage(),
+        AskUsage::Ask => true,
+        AskUsage::Off => false,
+    };
+    let Some(call) = trip.exchange.call().filter(|_| asks) else { return };
+    if matches!(call.endpoint, Endpoint::Chat | Endpoint::Completions)
+        && let Some((body, call)) = splice::ask_usage(call, trip.exchange.body())
+    {
+        trip.exchange.replace_body(body, Some(call));
+        trip.hides_usage = true;
+    }
 }
 
 /// The query with the name the backend knows.

@@ -101,6 +101,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         streaming: false,
         form: None,
         model_in_form: None,
+        hides_usage: false,
         grown: 0,
         voice: if anthropic { Endpoint::Messages } else { endpoint.unwrap_or(Endpoint::Other) },
         backend: None,

@@ -40,7 +40,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tidegate_config::Timeouts;
+use tidegate_config::{AskUsage, Timeouts};
 use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
@@ -78,6 +78,8 @@ pub(crate) struct Trip<'a> {
     under_way: Option<InFlight>,
     /// Where in a form the model's name stands.
     model_in_form: Option<Range<usize>>,
+    /// Whether the backend was asked for the usage of its stream, and the client did not ask.
+    hides_usage: bool,
     /// Bytes by which the gateway has made the body longer than it came.
     grown: i64,
     /// Reads a form as it is sent on, so that a second model in it does not get past.
@@ -126,7 +128,8 @@ impl Route {
         let model = self.send_as.as_ref().unwrap_or(name).clone();
         let revision = crate::upstream::revision::of_pool(&self.pool, &model);
         let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
-        Answerer { route, pool: self.pool.name.clone(), model, revision }
+        let tells_usage = self.pool.usage != AskUsage::Off;
+        Answerer { route, pool: self.pool.name.clone(), model, revision, tells_usage }
     }
 
     /// Its name in metrics and logs.
@@ -196,8 +199,8 @@ async fn answered(session: &mut Session, trip: &mut Trip<'_>, mut reply: Reply) 
     if reply.source != Source::Gateway {
         admit::route(trip)?;
     }
-    if let Some(follower) = reply.renewal.take() {
-        renew::later(trip, follower);
+    if let Some(renewal) = reply.renewal.take() {
+        renew::later(trip, renewal.0);
     }
     answer::reply(session, trip, reply).await
 }

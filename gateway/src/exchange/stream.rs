@@ -13,7 +13,7 @@ use std::pin::{Pin, pin};
 use std::time::Instant;
 use tidegate_plugins::Head;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
-use tidegate_plugins::splice::ModelRenamer;
+use tidegate_plugins::splice::{self, ModelRenamer};
 use tokio::time::Sleep;
 
 /// What a stream is on its way through: the cutter, the watcher, and how far it has come.
@@ -208,6 +208,11 @@ fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Resul
         && let Some(renamed) = renamer.rename_in_events(block)
     {
         *block = renamed;
+    }
+    if trip.hides_usage
+        && let Some(left) = splice::without_usage(block)
+    {
+        *block = left;
     }
     relay::follow(trip, block, false)
 }

@@ -86,6 +86,7 @@ fn settle(explanation: &Explanation, exchange: &mut Exchange, body: Option<Bytes
         pool: target.pool.as_str().into(),
         model: target.model.as_ref().unwrap_or(asked).as_str().into(),
         revision: 0,
+        tells_usage: true,
     }));
 }
 

@@ -4,7 +4,7 @@ use super::backend::Backend;
 use super::lease::Lease;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::Timeouts;
+use tidegate_config::{AskUsage, Timeouts};
 use tidegate_plugins::{Balancer, Candidate, Exchange};
 
 /// Backends that answer for each other.
@@ -19,6 +19,8 @@ pub struct Pool {
     pub timeouts: Timeouts,
     /// Other backends tried when a connection fails.
     pub retries: u32,
+    /// Whether its backends are asked what a stream has cost where the client did not ask.
+    pub usage: AskUsage,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
     /// What tenants' salts are made with, where the backends take salts.

@@ -184,6 +184,7 @@ impl Key {
             team: self.team.map(Into::into),
             org: self.org.map(Into::into),
             models: self.models.map(|models| models.into_iter().map(Into::into).collect()),
+            ..Caller::default()
         }
     }
 }

@@ -8,12 +8,11 @@ use std::borrow::Cow;
 /// The response that a stream ends with.
 pub(super) fn whole(events: &[u8]) -> Option<Vec<u8>> {
     let payloads = payloads(events);
-    let last = payloads.iter().rev().find_map(|payload| {
+    payloads.iter().rev().find_map(|payload| {
         let kind = json::member(payload, "type")?;
         let is_last = matches!(inside(&payload[kind])?, b"response.completed" | b"response.incomplete");
         json::member(payload, "response").filter(|_| is_last).map(|at| payload[at].to_vec())
-    });
-    last
+    })
 }
 
 /// The events that a whole response would have come as.

@@ -63,7 +63,7 @@ fn a_chat_stream_adds_up_to_what_clients_make_of_it() {
         "choices": [
             {"index": 0, "finish_reason": "stop", "stop_reason": 7,
              "message": {"role": "assistant", "content": "ab\n", "reasoning_content": "hm"},
-             "logprobs": {"content": [{"token": "a", "logprob": -0.123_456_789_012_345_678}, {"token": "b", "logprob": -1e-7}]}},
+             "logprobs": {"content": [{"token": "a", "logprob": -0.123_456_789_012_345_68}, {"token": "b", "logprob": -1e-7}]}},
             {"index": 1, "finish_reason": "tool_calls", "message": {"role": "assistant", "content": null,
              "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}},
         ],
@@ -129,6 +129,15 @@ fn who_did_not_ask_for_the_usage_gets_none() {
     assert_eq!(taken, "data: {\"choices\":[],\"usage\":{\"a\":1}}\n\n");
     // A usage that comes with a choice is nobody's addition.
     assert_eq!(without_usage(b"data: {\"choices\":[{\"index\":0}],\"usage\":{\"a\":1}}\n\n"), None);
+}
+
+#[test]
+fn an_answer_printed_over_several_lines_is_told_in_events_of_one() {
+    let answer = json!({"id": "r", "status": "completed", "output": [{"type": "message", "content": [{"type": "x", "y": [1]}]}]});
+    let pretty = serde_json::to_string_pretty(&answer).unwrap() + "\r\n";
+    let stream = joined(&events(Endpoint::Responses, pretty.as_bytes(), Shape { usage: false, piece: 8 }).unwrap());
+    adds_up(Endpoint::Responses, std::str::from_utf8(&stream).unwrap(), &answer);
+    read_all(&stream);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::storage;
 use std::fmt::Write;
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
 use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
-use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
+use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
 pub(super) struct Spec {
@@ -107,6 +107,8 @@ metrics! {
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
         DECISIONS_HELP;
+    LIMIT_ESTIMATED: Counter, ESTIMATED, &["limit"],
+        ESTIMATED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
     FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use tidegate_plugins::filters::prompt_cache::{CacheMetrics, Caches};
 use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
 use tidegate_plugins::usage::Usage;
@@ -121,9 +122,14 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.bad_request(BadHead::Framing);
     metrics.observe(&metrics.series("llama", "gpu"), &record());
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
-    let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, shared: true });
+    let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, calendar: None, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
-    crate::storage::StorageMetrics::new("state").collectors().into_iter().for_each(|one| metrics.also(one).unwrap());
+    for collector in crate::storage::StorageMetrics::new("state").collectors() {
+        metrics.also(collector).unwrap();
+    }
+    let caches: Arc<Caches> = Arc::default();
+    caches.counts().begin("other");
+    metrics.also(Box::new(CacheMetrics::new(caches).unwrap())).unwrap();
     metrics.also(Box::new(FlightMetrics::new(Arc::default()).unwrap())).unwrap();
     let text = metrics.render();
     let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();

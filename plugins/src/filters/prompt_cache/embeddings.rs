@@ -410,12 +410,9 @@ impl ResponseFilter for Batch {
         } else if last {
             self.state = State::Whole;
         }
-        if is_over || last {
-            if self.is_partial() {
-                let merged = self.merged(&self.recorded);
-                let none = || FilterError("the backend did not answer what was asked of a batch".to_owned());
-                *data = merged.ok_or_else(none)?.into();
-            }
+        if (is_over || last) && self.is_partial() {
+            let none = || FilterError("the backend did not answer what was asked of a batch".to_owned());
+            *data = self.merged(&self.recorded).ok_or_else(none)?.into();
         }
         Ok(())
     }

@@ -42,6 +42,13 @@ pub const SAVED: (&str, &[&str], &str) = (
     "Tokens of answers that were given again, and so were not computed.",
 );
 
+/// Why requests are not for the cache.
+const BYPASS_REASONS: &[&str] =
+    &["anonymous", "model", "no-route", "no-store", "not-deterministic", "stateful", "unreadable"];
+
+/// Why answers are not kept.
+const UNSTORED_REASONS: &[&str] = &["elsewhere", "error", "flight", "incomplete", "large", "no-store"];
+
 /// Counts of all caches of a process.
 pub struct Counts {
     requests: IntCounterVec,
@@ -80,11 +87,19 @@ impl Default for Counts {
         let (expired, crowded, purged) = (cause("expired"), cause("size"), cause("purged"));
         let (requests, bypasses, stores) = (vec(REQUESTS), vec(BYPASSES), vec(STORES));
         let (unstored, saved) = (vec(UNSTORED), vec(SAVED));
+        // A counter that is there from the beginning shows its first step.
+        BYPASS_REASONS.iter().for_each(|reason| drop(bypasses.with_label_values(&[*reason])));
+        UNSTORED_REASONS.iter().for_each(|reason| drop(unstored.with_label_values(&[*reason])));
         Self { requests, bypasses, stores, unstored, saved, expired, crowded, purged, evictions }
     }
 }
 
 impl Counts {
+    /// Shows a route's counters, before anything is counted.
+    pub fn begin(&self, route: &str) {
+        self.route(route);
+    }
+
     /// Those of one route, found once.
     pub(super) fn route(&self, route: &str) -> RouteCounts {
         let request = |outcome| self.requests.with_label_values(&[route, outcome]);
@@ -175,8 +190,6 @@ mod tests {
         let metrics = CacheMetrics::new(Arc::default()).expect("good names");
         let counts = metrics.caches.counts();
         counts.route("m").hit.inc();
-        counts.bypassed("no-store");
-        counts.not_stored("large");
         let mut names: Vec<_> = metrics.collect().iter().map(|family| family.name().to_owned()).collect();
         names.sort();
         let mut known: Vec<_> = [REQUESTS, BYPASSES, STORES, UNSTORED, EVICTIONS, BYTES, ENTRIES, SAVED]

@@ -24,7 +24,7 @@ use crate::exchange::{Answerer, Exchange, Source};
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::forms;
 use crate::json;
-use crate::reply::{Refusal, Reply};
+use crate::reply::{Refusal, Renewal, Reply};
 use crate::services::Services;
 use crate::splice::Edits;
 use async_trait::async_trait;
@@ -267,19 +267,21 @@ impl Inner {
         asked: &Asked,
         key: CacheKey,
         entry: &Entry,
-    ) -> Option<Box<dyn crate::ResponseFilter>> {
+    ) -> Option<Box<Renewal>> {
         if !entry.begin_renewal() {
             return None;
         }
         let asks_usage = self.ask_usage(exchange, asked.wanted);
-        Some(Box::new(Fill::new(self.clone(), asked.clone(), key, "stale", asks_usage, None)))
+        let fill = Fill::new(self.clone(), asked.clone(), key, "stale", asks_usage, None);
+        Some(Box::new(Renewal(Box::new(fill))))
     }
 
     /// Asks a stream of chat or completions for its usage on the cache's own account; says whether it did.
     fn ask_usage(&self, exchange: &mut Exchange, wanted: Wanted) -> bool {
         let (endpoint, body) = (exchange.endpoint(), exchange.body().clone());
+        let may = self.settings.ask_usage && exchange.answerer().is_some_and(|answerer| answerer.tells_usage);
         let Some(call) = exchange.call() else { return false };
-        if !self.settings.ask_usage || !wanted.stream || wanted.usage || !forms::asks_for_usage(endpoint) {
+        if !may || !wanted.stream || wanted.usage || !forms::asks_for_usage(endpoint) {
             return false;
         }
         let mut edits = Edits::default();

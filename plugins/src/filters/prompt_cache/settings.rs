@@ -5,14 +5,14 @@ use crate::filter::SettingsError;
 use crate::units::{Size, Time};
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Answers that have been given are kept, and given again to whoever asks for the same. See
 /// [guide-cache.md](guide-cache.md).
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How long an answer is good for.
@@ -56,7 +56,7 @@ pub struct Settings {
 }
 
 /// A file that answers are kept in beside memory.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Where, relative to the directory of the configuration; made if it is not there. SQLite's, with two more beside it
@@ -72,7 +72,7 @@ fn file_size() -> Size {
 }
 
 /// What is cached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// Everything.
@@ -82,7 +82,7 @@ pub enum What {
 }
 
 /// How answers that are given again are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdsAre {
     /// As new ones.

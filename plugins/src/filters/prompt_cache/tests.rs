@@ -110,6 +110,7 @@ fn resident() -> u64 {
 
 /// A day's worth of answers that nobody asks for again: the memory they take stays what the file allows.
 #[test]
+#[expect(clippy::print_stdout, reason = "a measurement, for who runs it by itself")]
 fn churn_stays_within_the_budget() {
     // Ten million in the measurement of docs/guide-cache.md; the tenth part of it shows the same.
     let keys: u64 = std::env::var("CHURN").ok().and_then(|keys| keys.parse().ok()).unwrap_or(80_000);
