@@ -14,8 +14,10 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     let root = KeyPath::root();
     found.open_to_everyone(config);
     found.trusted_by_all(config);
+    found.believes_nobody(config);
     found.cache_out_of_order(config);
     found.in_plain_text(&root.key("admin").key("token"));
+    found.in_plain_text(&root.key("keys").key("pepper"));
     found.timeouts(&root.key("timeouts"), &config.timeouts);
     for pool in &config.pools {
         found.unused(config, pool);
@@ -49,7 +51,9 @@ impl Warnings<'_> {
     }
 
     fn open_to_everyone(&mut self, config: &Config) {
-        if config.filters.iter().any(identifies) {
+        // One that leaves to others whom it does not know keeps nobody out.
+        let refuses = |filter: &FilterEntry| identifies(filter) && filter.settings["otherwise"] != "next";
+        if config.filters.iter().any(refuses) {
             return;
         }
         for listen in config.listen.iter().filter(|listen| !listen.address.is_loopback()) {
@@ -81,6 +85,14 @@ impl Warnings<'_> {
         for (index, net) in config.trusted_proxies.iter().enumerate().filter(|(_, net)| net.is_everything()) {
             let message = format!("{net} is everybody: whoever connects may claim any address");
             self.warn(&path.item(index), message, "name the networks of the proxies alone");
+        }
+    }
+
+    fn believes_nobody(&mut self, config: &Config) {
+        let filter = config.filters.iter().find(|filter| filter.name == "trusted_headers");
+        if let Some(filter) = filter.filter(|_| config.trusted_proxies.is_empty()) {
+            let message = "no proxy is trusted, so these headers never count";
+            self.warn(&filter.path, message, "name the proxy in `trusted_proxies`");
         }
     }
 

@@ -10,41 +10,13 @@
 //! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
+pub use crate::caller::Caller;
 use crate::store::Level;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::net::IpAddr;
 use std::sync::Arc;
-
-/// Who sends a request, as an identity filter found out.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The name of the credential, never the credential.
-    pub key: Option<Arc<str>>,
-    /// The user.
-    pub user: Option<Arc<str>>,
-    /// The service, where the credential belongs to one instead of a user.
-    pub service: Option<Arc<str>>,
-    /// The team.
-    pub team: Option<Arc<str>>,
-    /// The organisation: the tenant that caches and limits are scoped by.
-    pub org: Option<Arc<str>>,
-    /// The models it may ask for, `*` as a wildcard at the end; none: all.
-    pub models: Option<Vec<Arc<str>>>,
-}
-
-impl Caller {
-    /// Whether this caller may ask for `model`.
-    pub fn may_use(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|allowed| {
-            allowed.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => model.starts_with(prefix),
-                None => model == &**pattern,
-            })
-        })
-    }
-}
 
 /// Who answers a request: not which of a pool's backends, but all that can make a difference to what is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]

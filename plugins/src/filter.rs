@@ -1,11 +1,12 @@
 //! The contract between the gateway and a filter.
 
+use crate::credential::Otherwise;
 use crate::exchange::Exchange;
 use crate::reply::{Refusal, Reply};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -31,6 +32,17 @@ pub trait Filter: Send + Sync {
     /// far as it can be, and stays unless a later filter sends the request elsewhere.
     fn needs_route(&self) -> bool {
         false
+    }
+
+    /// What becomes of requests that carry nothing this filter could tell their sender by; none for a filter that
+    /// says nothing about who sends them.
+    fn identifies(&self) -> Option<Otherwise> {
+        None
+    }
+
+    /// Headers of requests that are for this filter alone: no backend sees them, whoever sent them.
+    fn keeps(&self) -> &[HeaderName] {
+        &[]
     }
 
     /// What the filter would make of a request, in words, for `tidegate explain`. Nothing if it has nothing to say.

@@ -18,6 +18,11 @@ pub mod balancer;
 pub mod balancers;
 pub mod cache_key;
 pub mod call;
+pub mod caller;
+pub mod condition;
+
+pub mod credential;
+pub mod duration;
 pub mod events;
 pub mod exchange;
 pub mod filter;
@@ -27,19 +32,24 @@ pub mod forms;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod outbound;
 pub mod prices;
 pub mod recording;
+
 pub mod registry;
 pub mod reply;
 pub mod services;
 pub mod splice;
 pub mod store;
+pub mod tenants;
 pub mod testing;
 pub mod units;
 pub mod usage;
+pub mod when;
 
-pub use balancer::{Balancer, Candidate};
-pub use exchange::{Answerer, Caller, Exchange, Source};
+pub use balancer::{Balancer, BalancerPlugin, Candidate, Field};
+pub use caller::{Caller, Priority};
+pub use exchange::{Answerer, Exchange, Source};
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
 pub use registry::Registry;
 pub use reply::{Body, Pieces, Refusal, Reply};

@@ -1,12 +1,17 @@
 //! What a filter may ask for when it is built.
 
 use crate::filters::idempotency::Kept;
+use crate::filters::jwt::Issuers;
 use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
 use crate::filters::prompt_cache::tier::{NoTiers, Tiers};
 use crate::flight::Counts;
+use crate::keys::ManagedKeys;
+
+use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};
+use crate::tenants::Tenants;
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,14 +61,20 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// The public keys of those who issue tokens.
+    pub issuers: Arc<Issuers>,
+    /// Other servers, and work beside the requests.
+    pub outbound: Arc<dyn Outbound>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
     /// What requests that share answers had to do with each other.
     pub flights: Arc<Counts>,
     /// What requests with an idempotency key were answered.
     pub kept: Arc<Kept>,
-    /// Answers that are kept.
-    pub caches: Arc<Caches>,
-    /// Files that they are kept in.
+    /// Files that answers are kept in.
     pub tiers: Arc<dyn Tiers>,
+    /// The keys that are made and revoked while the gateway runs.
+    pub managed_keys: Arc<ManagedKeys>,
 }
 
 impl Default for Shared {
@@ -75,8 +86,17 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        let (estimates, flights, kept, caches) = Default::default();
-        Self { store, estimates, flights, kept, caches, tiers: Arc::new(NoTiers) }
+        Self {
+            store,
+            estimates: Arc::default(),
+            issuers: Arc::default(),
+            outbound: Arc::new(Nowhere),
+            caches: Arc::default(),
+            tiers: Arc::new(NoTiers),
+            flights: Arc::default(),
+            kept: Arc::default(),
+            managed_keys: Arc::default(),
+        }
     }
 }
 
@@ -87,6 +107,10 @@ pub struct Services {
     pub shared: Shared,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// The managed keys, if the file has a place to keep them.
+    pub managed_keys: Option<Arc<ManagedKeys>>,
+    /// Who there is, if the file says so; without, names are labels.
+    pub tenants: Option<Arc<Tenants>>,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
@@ -107,6 +131,8 @@ impl Services {
         Self {
             shared: Shared::default(),
             models: Arc::default(),
+            managed_keys: None,
+            tenants: None,
             prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,

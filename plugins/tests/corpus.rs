@@ -51,6 +51,11 @@ fn the_corpus_of_kept_answers() {
     corpus("stored", properties::stored);
 }
 
+#[test]
+fn the_corpus_of_tokens() {
+    corpus("token", properties::token);
+}
+
 /// Texts of pieces that matter to a reader, so that its corners are met more often than bytes at random meet them.
 fn of(pieces: &'static [&'static str], most: usize) -> impl Strategy<Value = String> {
     proptest::collection::vec(select(pieces), 0..most).prop_map(|pieces| pieces.concat())

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tidegate::explain::{Destination, Explanation, Identity, Question, Sent, identify};
-use tidegate_config::write_duration;
+use tidegate::storage;
+use tidegate_config::{Config, write_duration};
+use tidegate_plugins::services::Shared;
 
 use super::say::{Paint, say};
 use super::{Failure, Format, file};
@@ -47,7 +49,7 @@ impl Explain {
         };
         let sent = Sent { key: self.key, body: self.body.as_ref().map(read).transpose()? };
         // The file was checked when it was loaded: the filters can be built.
-        let filters = tidegate::assemble::filters(&config).unwrap_or_default();
+        let filters = tidegate::assemble::filters(&config, &shared(&config)).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
         runtime.block_on(identify(&mut explanation, &filters, &sent));
@@ -105,8 +107,21 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
     rows.text.trim_end().to_owned()
 }
 
+/// What filters share in a gateway that runs, as far as it makes a difference here: the managed keys there are.
+fn shared(config: &Config) -> Shared {
+    let shared = Shared::default();
+    let path = config.storage.as_ref().map(|storage| &storage.path).filter(|path| path.exists());
+    let records = path.and_then(|path| {
+        let connection = storage::direct(path, storage::TABLES).ok()?;
+        storage::keys::all(&connection).ok()
+    });
+    shared.managed_keys.replace(records.unwrap_or_default());
+    shared
+}
+
 fn whose(caller: &Identity) -> String {
-    let told = [("key", &caller.key), ("user", &caller.user), ("team", &caller.team), ("org", &caller.org)];
+    let (user, service) = (("user", &caller.user), ("service", &caller.service));
+    let told = [("key", &caller.key), user, service, ("team", &caller.team), ("org", &caller.org)];
     let told = told.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
     let models = caller.models.as_ref().map(|models| format!("may use {}", models.join(", ")));
     told.chain(models).collect::<Vec<_>>().join(", ")

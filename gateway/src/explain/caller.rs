@@ -21,12 +21,16 @@ pub struct Identity {
     pub key: Option<String>,
     /// The user.
     pub user: Option<String>,
+    /// The service, where no user is behind it.
+    pub service: Option<String>,
     /// The team.
     pub team: Option<String>,
     /// The organisation.
     pub org: Option<String>,
     /// The models it may ask for; absent: all.
     pub models: Option<Vec<String>>,
+    /// Who is served first when not all can be: from 0, the last, to 9, the first.
+    pub priority: u8,
 }
 
 impl From<&Caller> for Identity {
@@ -36,9 +40,11 @@ impl From<&Caller> for Identity {
         Self {
             key: text(&caller.key),
             user: text(&caller.user),
+            service: text(&caller.service),
             team: text(&caller.team),
             org: text(&caller.org),
             models,
+            priority: caller.priority.get(),
         }
     }
 }

@@ -245,7 +245,7 @@ fn destination(
         pool: pool.name.clone(),
         share,
         model,
-        balance: pool.balance.clone(),
+        balance: pool.balance.name.clone(),
         retries: pool.retries,
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),

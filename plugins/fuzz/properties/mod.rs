@@ -11,6 +11,7 @@ mod multipart;
 mod reference;
 mod splice;
 mod stored;
+mod token;
 
 pub(crate) use call::call;
 pub(crate) use canonical::canonical;
@@ -19,3 +20,4 @@ pub(crate) use forms::forms;
 pub(crate) use multipart::multipart;
 pub(crate) use splice::splice;
 pub(crate) use stored::stored;
+pub(crate) use token::token;
