@@ -269,6 +269,9 @@ pub struct Pool {
     pub idle_connections: Duration,
     /// How many other backends are tried after a failed connection.
     pub retries: u32,
+    /// What tenants' salts are made from; none: requests are not salted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_salt: Option<Secret>,
     /// Whether its backends are asked what a stream has cost where the client did not ask.
     pub usage: AskUsage,
     /// At least one.

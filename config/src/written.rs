@@ -243,6 +243,10 @@ pub(crate) struct Pool {
     pub(crate) idle_connections: Duration,
     /// How many other backends are tried after a refused or failed connection.
     pub(crate) retries: u32,
+    /// For backends that take `cache_salt` (vLLM): a secret, from which each tenant's salt is made, so that none can find
+    /// out by timing what another has asked. Gateways before the same backends have the same. Absent: requests pass as
+    /// they came.
+    pub(crate) cache_salt: Option<Secret>,
     /// Whether the backends are asked what a stream has cost where the client did not ask: `auto` (where a limit counts
     /// tokens or money), `ask`, or `off`, for backends that refuse `stream_options`. The client sees nothing of it.
     pub(crate) usage: AskUsage,
@@ -262,6 +266,7 @@ impl Default for Pool {
             http2: false,
             idle_connections: Duration::from_secs(4),
             retries: 2,
+            cache_salt: None,
             usage: AskUsage::Auto,
             backends: Vec::new(),
         }

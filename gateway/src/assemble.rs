@@ -195,11 +195,8 @@ impl Files for Relative {
 pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
     measure(metrics, "limits", LimitMetrics::new(store.clone()));
-    let shared = Shared {
-        outbound: Arc::new(Fetcher::default()),
-        tiers: Arc::new(CacheFiles::default()),
-        ..Shared::with(store)
-    };
+    let (outbound, tiers) = (Arc::new(Fetcher::default()), Arc::new(CacheFiles::default()));
+    let shared = Shared { outbound, tiers, ..Shared::with(store) };
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
     measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
@@ -360,6 +357,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         retries: pool.retries,
         usage: pool.usage,
         idle_connections: pool.idle_connections,
+        salts: pool.cache_salt.as_ref().map(|secret| crate::exchange::salt_key(secret.expose())),
         membership: ArcSwap::from_pointee(Membership::new(backends)),
         in_flight,
         panicking: AtomicBool::new(false),

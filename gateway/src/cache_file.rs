@@ -20,7 +20,7 @@ use tidegate_plugins::filters::prompt_cache::tier::{Stored, Tier, Tiers};
 use tokio::sync::oneshot;
 
 /// How long a request waits for the file. What comes later is as good as not there.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Requests that wait for the file at most, and answers that wait to be written.
 const WAITING: usize = 128;

@@ -11,6 +11,9 @@ use crate::secret::is_secret_name;
 use crate::settings::{Auth, Breaker, Health};
 use crate::written::{self, OneFilter, Switch, TextOr};
 
+/// The shortest secret that cannot be guessed, in bytes.
+const SHORTEST_SALT: usize = 16;
+
 /// Headers that the relay itself must write.
 const OURS: [HeaderName; 8] = [
     header::HOST,
@@ -43,6 +46,10 @@ impl Resolver<'_> {
         let health = self.health(&path.key("health"), pool.health);
         let breaker = self.breaker(&path.key("breaker"), pool.breaker);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
+        if pool.cache_salt.as_ref().is_some_and(|salt| salt.expose().len() < SHORTEST_SALT) {
+            let message = format!("less than {SHORTEST_SALT} bytes can be guessed");
+            self.fault(&path.key("cache_salt"), message, None);
+        }
         let backends = self.backends(&path.key("backends"), pool.backends);
         for backend in &backends {
             self.reachable(backend, &tls, pool.http2, &path);
@@ -57,6 +64,7 @@ impl Resolver<'_> {
             http2: pool.http2,
             idle_connections: pool.idle_connections,
             retries: pool.retries,
+            cache_salt: pool.cache_salt,
             usage: pool.usage,
             backends,
             path,

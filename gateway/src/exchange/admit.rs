@@ -3,7 +3,7 @@
 use super::arrive::{client_patience, short};
 use super::body::{self, Body};
 use super::fail::{Fault, Result, Wait};
-use super::{Route, Session, Trip, fetch, query};
+use super::{Route, Session, Trip, fetch, query, salt};
 use crate::models::Models;
 use crate::snapshot::NamedFilter;
 use crate::telemetry::{Cause, InFlight};
@@ -247,6 +247,12 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.
 fn rename(trip: &mut Trip<'_>, route: &Route) {
+    salt::take_out(trip);
+    name(trip, route);
+    salt::put_in(trip, route);
+}
+
+fn name(trip: &mut Trip<'_>, route: &Route) {
     let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
     let served = route.send_as.as_ref().unwrap_or(model);
     let body = trip.exchange.body();

@@ -101,6 +101,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         settled: None,
         under_way: None,
         replayable: true,
+        unsalted: None,
         streaming: false,
         form: None,
         model_in_form: None,

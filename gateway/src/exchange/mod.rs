@@ -15,6 +15,7 @@ mod query;
 mod relay;
 pub(crate) mod renew;
 mod request;
+mod salt;
 mod socket;
 mod stream;
 mod trailers;
@@ -31,6 +32,7 @@ use answer::Answered;
 use arrive::{Address, Plan};
 use body::Body;
 use budget::Share;
+use bytes::Bytes;
 use fail::{Fault, Result};
 use futures_util::FutureExt;
 use http::HeaderMap;
@@ -39,12 +41,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_config::{AskUsage, Timeouts};
-use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
 
 pub(crate) use answer::unreadable_head;
+pub(crate) use salt::key as salt_key;
 
 /// One request and everything it holds on its way.
 pub(crate) struct Trip<'a> {
@@ -88,6 +91,8 @@ pub(crate) struct Trip<'a> {
     form: Option<ModelFinder>,
     /// Whether the body could be sent once more.
     replayable: bool,
+    /// The body as it was before it got a salt that is for one pool's backends only.
+    unsalted: Option<(Bytes, Option<Call>)>,
     /// Whether the answer is an event stream, so that a fault can be told in it.
     streaming: bool,
     /// Whether the client has the head of an answer.

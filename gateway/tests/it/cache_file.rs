@@ -1,6 +1,6 @@
 //! The cache's file: what is in it survives, what is half in it is not there, and it is forgotten when told to.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Script};
@@ -8,7 +8,7 @@ use crate::client::{Answer, Connection, Request};
 use crate::gateway::{Folder, Gateway, pool_of};
 use serde_json::Value;
 
-fn config(backend: &Backend, file: &PathBuf, more: &str) -> String {
+fn config(backend: &Backend, file: &Path, more: &str) -> String {
     let filter = format!("  - prompt_cache: {{ scope: global, file: {{ path: {}{more} }} }}\n", file.display());
     format!("filters:\n{filter}{}", pool_of(&[backend]))
 }
@@ -97,8 +97,7 @@ async fn killed_in_the_middle_of_filling_nothing_half_is_ever_served() {
         gateway.signal("KILL");
         drop(filling);
     }
-    println!("{hits} of {checked} answers came from the file after a kill");
-    assert!(hits > 0, "the file was never written");
+    assert!(hits > 0, "none of {checked} answers came from the file");
 }
 
 #[tokio::test]
