@@ -14,7 +14,8 @@ use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    Auth, Breaker, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Signals, Storage, TimeoutOverrides,
+    Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -264,11 +265,39 @@ pub struct Pool {
     pub idle_connections: Duration,
     /// How many other backends are tried after a failed connection.
     pub retries: u32,
-    /// At least one.
+    /// `None`: the backends' own metrics are not read.
+    #[serde(serialize_with = "show::or_off")]
+    pub signals: Option<Signals>,
+    /// At least one, unless they are discovered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
+    /// Where to find them instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discover>,
     /// Where it stands in the file.
     #[serde(skip)]
     pub path: KeyPath,
+}
+
+/// Where the backends of a pool are found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Discover {
+    /// Where.
+    #[serde(flatten)]
+    pub from: Discovered,
+    /// How often it is looked.
+    #[serde(with = "units::duration")]
+    pub every: Duration,
+}
+
+/// Where backends come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Discovered {
+    /// Every address of its host name is such a backend.
+    Dns(Box<Backend>),
+    /// This file has a list of them.
+    File(PathBuf),
 }
 
 /// How TLS to a pool's backends is verified.
@@ -300,7 +329,7 @@ pub struct Backend {
     /// Its share of the requests, relative to the others' in the pool; 0 for none.
     pub weight: u32,
     /// The most requests at once; `None`: no bound.
-    pub max_in_flight: Option<u32>,
+    pub max_in_flight: Option<MaxInFlight>,
     /// Where it stands in the file.
     #[serde(skip)]
     pub path: KeyPath,

@@ -3,6 +3,7 @@
 //! Each step reports what is wrong and goes on with what is left, so that all faults come out at once. A fault that
 //! only follows from one already reported (an empty pool whose backend was misspelt) is not reported again.
 
+mod care;
 mod listen;
 mod models;
 mod pools;

@@ -18,7 +18,8 @@ use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    Auth, Breaker, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Signals, Storage, TimeoutOverrides,
+    Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -216,7 +217,6 @@ fn one() -> u32 {
 /// Backends that can stand in for each other.
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["backends"]))]
 pub(crate) struct Pool {
     /// How a backend is picked: the name of a balancer, or a table with the name as its one key and the settings as its
     /// value.
@@ -237,9 +237,32 @@ pub(crate) struct Pool {
     pub(crate) idle_connections: Duration,
     /// How many other backends are tried after a refused or failed connection.
     pub(crate) retries: u32,
+    /// What is read of the backends' own metrics, so that the load that others put on them counts; or `off`.
+    pub(crate) signals: Switch<Signals>,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
+    /// Where to find the servers, instead of `backends`: they may come and go.
+    pub(crate) discover: Option<Discover>,
+}
+
+/// Where to find the servers of a pool: `dns`, or `file`. One that is gone is sent no more requests; those it has end by
+/// themselves.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Discover {
+    /// Every address (A, AAAA) of this host name is a server: a URL, or a table with `url` and what belongs to it.
+    pub(crate) dns: Option<TextOr<Backend>>,
+    /// A YAML or JSON file with a list of servers, written as under `backends`; relative to the directory of this file.
+    pub(crate) file: Option<PathBuf>,
+    /// How often the name is asked for, or the file is looked at.
+    #[serde(default = "five_seconds", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub(crate) every: Duration,
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
 }
 
 impl Default for Pool {
@@ -253,7 +276,9 @@ impl Default for Pool {
             http2: false,
             idle_connections: Duration::from_secs(4),
             retries: 2,
+            signals: Switch::Off,
             backends: Vec::new(),
+            discover: None,
         }
     }
 }
@@ -293,9 +318,8 @@ pub(crate) struct Backend {
     /// Its share of the requests, relative to the others' in the pool; 0 for none.
     #[serde(default = "one")]
     pub(crate) weight: u32,
-    /// The most requests at once. Absent: no bound.
-    #[schemars(range(min = 1))]
-    pub(crate) max_in_flight: Option<u32>,
+    /// The most requests at once, or `auto`: as many as it answers without getting slower. Absent: no bound.
+    pub(crate) max_in_flight: Option<MaxInFlight>,
     /// Its name in logs, metrics and answer headers. Absent: host and port of its URL.
     pub(crate) name: Option<String>,
 }

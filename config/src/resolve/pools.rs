@@ -6,10 +6,11 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::Resolver;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, BackendTls, BackendUrl, Balance, Pool};
+use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::{Auth, Breaker, Health};
-use crate::written::{self, OneFilter, Switch, TextOr};
+use crate::settings::Auth;
+use crate::settings::MaxInFlight;
+use crate::written::{self, TextOr};
 
 /// Headers that the relay itself must write.
 const OURS: [HeaderName; 8] = [
@@ -43,7 +44,16 @@ impl Resolver<'_> {
         let health = self.health(&path.key("health"), pool.health);
         let breaker = self.breaker(&path.key("breaker"), pool.breaker);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
-        let backends = self.backends(&path.key("backends"), pool.backends);
+        let signals = self.signals(&path.key("signals"), pool.signals);
+        let discover = pool.discover.and_then(|discover| self.discover(&path.key("discover"), discover));
+        let listed = !self.items(&path.key("backends")).is_empty();
+        if listed && discover.is_some() {
+            self.fault(&path.key("discover"), "a pool has `backends` or `discover`, not both", None);
+        }
+        let backends = match discover.is_some() && !listed {
+            true => Vec::new(),
+            false => self.backends(&path.key("backends"), pool.backends),
+        };
         for backend in &backends {
             self.reachable(backend, &tls, pool.http2, &path);
         }
@@ -57,61 +67,11 @@ impl Resolver<'_> {
             http2: pool.http2,
             idle_connections: pool.idle_connections,
             retries: pool.retries,
+            signals,
             backends,
+            discover,
             path,
         }
-    }
-
-    fn balance(&mut self, path: &KeyPath, balance: TextOr<OneFilter>) -> Balance {
-        let help = "write the name alone, or `balance: { NAME: { setting: value } }`";
-        let named = self.named("balancer", path, balance, help);
-        let (name, settings, path) = named.unwrap_or_else(|| (String::new(), super::empty(), path.clone()));
-        Balance { name, settings, path }
-    }
-
-    fn breaker(&mut self, path: &KeyPath, breaker: Switch<Breaker>) -> Option<Breaker> {
-        let breaker = breaker.on()?;
-        let help = || Some("write `breaker: off` for none".to_owned());
-        for (name, part) in [("ratio", breaker.ratio), ("panic_below", breaker.panic_below)] {
-            if !(0.0..=1.0).contains(&part) {
-                self.fault(&path.key(name), format!("`{name}` is a part of 1, such as 0.5"), None);
-            }
-        }
-        for (name, zero) in [
-            ("window", breaker.window.is_zero()),
-            ("pause", breaker.pause.is_zero()),
-            ("requests", breaker.requests == 0),
-        ] {
-            if zero {
-                self.fault(&path.key(name), format!("`{name}` cannot be 0"), help());
-            }
-        }
-        if breaker.consecutive == 0 && breaker.ratio == 0.0 {
-            self.fault(path, "with `consecutive: 0` and `ratio: 0` no backend would ever be left alone", help());
-        }
-        Some(breaker)
-    }
-
-    fn health(&mut self, path: &KeyPath, health: Switch<Health>) -> Option<Health> {
-        let health = health.on()?;
-        for (name, zero) in [
-            ("every", health.every.is_zero()),
-            ("timeout", health.timeout.is_zero()),
-            ("down_after", health.down_after == 0),
-            ("up_after", health.up_after == 0),
-        ] {
-            if zero {
-                self.fault(
-                    &path.key(name),
-                    format!("`{name}` cannot be 0"),
-                    Some("write `health: off` for no probes".into()),
-                );
-            }
-        }
-        if !health.path.starts_with('/') || health.path.parse::<http::uri::PathAndQuery>().is_err() {
-            self.fault(&path.key("path"), "this is not a path", Some("a path begins with `/`".to_owned()));
-        }
-        Some(health)
     }
 
     fn backend_tls(&mut self, path: &KeyPath, tls: written::BackendTls) -> BackendTls {
@@ -160,14 +120,14 @@ impl Resolver<'_> {
         all
     }
 
-    fn backend(&mut self, path: KeyPath, backend: written::Backend) -> Backend {
+    pub(super) fn backend(&mut self, path: KeyPath, backend: written::Backend) -> Backend {
         let name = backend.name.unwrap_or_else(|| match &backend.url.address {
             crate::Address::Unix(_) => backend.url.to_string(),
             _ => backend.url.address.to_string(),
         });
         self.label(&path.key("name"), &name, "backend");
         self.weight(&path.key("weight"), backend.weight);
-        if backend.max_in_flight == Some(0) {
+        if backend.max_in_flight == Some(MaxInFlight::Fixed(0)) {
             let help = "leave it out for no bound, or set `weight: 0`".to_owned();
             self.fault(&path.key("max_in_flight"), "a backend that takes no request at all", Some(help));
         }
@@ -253,7 +213,7 @@ impl Resolver<'_> {
     }
 }
 
-fn bare(url: BackendUrl) -> written::Backend {
+pub(super) fn bare(url: BackendUrl) -> written::Backend {
     let headers = BTreeMap::new();
     written::Backend { url, key: None, auth: Auth::Bearer, headers, weight: 1, max_in_flight: None, name: None }
 }

@@ -6,7 +6,9 @@ mod caller;
 mod tests;
 
 use serde::Serialize;
-use tidegate_config::{Backend, Config, FilterEntry, Model, OtherPaths, Pattern, Target, Timeouts};
+use tidegate_config::{
+    Backend, Config, Discovered, FilterEntry, MaxInFlight, Model, OtherPaths, Pattern, Target, Timeouts,
+};
 use tidegate_plugins::call::Endpoint;
 
 use crate::models::Models;
@@ -104,6 +106,8 @@ pub struct Destination {
     pub timeouts: Timeouts,
     /// The backends, in the order of the file.
     pub candidates: Vec<Candidate>,
+    /// Where its backends come from, if they come and go.
+    pub discovered: Option<String>,
 }
 
 /// A backend that could be picked.
@@ -116,7 +120,7 @@ pub struct Candidate {
     /// Its part of the pool's weights, of 1; 0: never picked.
     pub share: f64,
     /// The most requests it gets at once.
-    pub max_in_flight: Option<u32>,
+    pub max_in_flight: Option<MaxInFlight>,
 }
 
 /// The error it would be answered with.
@@ -246,6 +250,10 @@ fn destination(
         retries: pool.retries,
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),
+        discovered: pool.discover.as_ref().map(|discover| match &discover.from {
+            Discovered::Dns(backend) => format!("the addresses of {}", backend.url),
+            Discovered::File(file) => format!("the list in {}", file.display()),
+        }),
     })
 }
 

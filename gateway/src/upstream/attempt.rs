@@ -40,6 +40,7 @@ impl Attempt {
     pub fn first_token(&self, now: Instant) {
         if !self.answered.swap(true, Ordering::Relaxed) {
             let time = now.saturating_duration_since(self.began);
+            self.backend.answered(time);
             self.pool.balancer.observe(self.backend.member.id, Observed::FirstToken(time));
         }
     }

@@ -2,7 +2,9 @@
 
 use super::breaker::{Breakers, Change, Opened, Verdict};
 use super::health::Health;
+use super::limiter::Limiter;
 use super::pool::model_id;
+use super::signals::Signals;
 use crate::telemetry::BackendSeries;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderValue};
@@ -49,7 +51,7 @@ pub struct Settings {
     /// Its share relative to the others of its pool.
     pub weight: u32,
     /// Requests it takes at once.
-    pub max_in_flight: Option<usize>,
+    pub max_in_flight: Option<config::MaxInFlight>,
 }
 
 /// How TLS towards a backend is checked.
@@ -92,6 +94,10 @@ pub struct Backend {
     pub health: Health,
     /// Whether it is left alone for what it did to requests.
     pub breakers: Breakers,
+    /// What its own metrics say.
+    pub signals: Signals,
+    /// How many requests it takes at once, if that is found out.
+    pub limiter: Limiter,
     /// Its metrics.
     pub series: Arc<BackendSeries>,
     /// The models it says it serves.
@@ -163,6 +169,8 @@ impl Backend {
             origin,
             health,
             breakers: Breakers::default(),
+            signals: Signals::default(),
+            limiter: Limiter::default(),
             series,
             serves: ArcSwap::default(),
             revisions: ArcSwap::default(),
@@ -184,13 +192,25 @@ impl Backend {
     }
 
     /// How it stands, for a balancer.
-    pub(super) fn candidate(&self, _now: Instant) -> Candidate {
-        Candidate {
-            weight: self.member.weight,
-            in_flight: self.in_flight(),
-            capacity: self.settings.max_in_flight,
-            elsewhere: 0.0,
-            cache_used: 0.0,
+    pub(super) fn candidate(&self, now: Instant) -> Candidate {
+        let (elsewhere, cache_used) = self.signals.now(now);
+        let (in_flight, capacity) = (self.in_flight(), self.capacity());
+        Candidate { weight: self.member.weight, in_flight, capacity, elsewhere, cache_used }
+    }
+
+    /// Requests it takes at once now; none: however many.
+    pub fn capacity(&self) -> Option<usize> {
+        match self.settings.max_in_flight {
+            None => None,
+            Some(config::MaxInFlight::Fixed(most)) => Some(most as usize),
+            Some(config::MaxInFlight::Auto) => Some(self.limiter.limit()),
+        }
+    }
+
+    /// A first token came after so long.
+    pub(super) fn answered(&self, time: Duration) {
+        if self.settings.max_in_flight == Some(config::MaxInFlight::Auto) {
+            self.limiter.answered(time, self.in_flight());
         }
     }
 
@@ -237,6 +257,9 @@ impl Backend {
 
     /// Takes in what an attempt says about it.
     pub(super) fn judge(&self, model: u64, verdict: Verdict, probing: bool, settings: &config::Breaker) {
+        if matches!(verdict, Verdict::Full | Verdict::Silent) {
+            self.limiter.refused();
+        }
         match self.breakers.judge(model, verdict, probing, settings) {
             None => {}
             Some(Change::Opened(why)) => {
@@ -254,7 +277,7 @@ impl Backend {
 
     /// Takes a place if there is one.
     pub(super) fn enter(&self) -> bool {
-        let max = self.settings.max_in_flight.unwrap_or(usize::MAX);
+        let max = self.capacity().unwrap_or(usize::MAX);
         let entered = self
             .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < max).then_some(now + 1))
@@ -282,12 +305,15 @@ impl Backend {
             () => "down",
         };
         let (breaker, open) = self.breakers.worst();
+        let (elsewhere, cache_used) = self.signals.now(Instant::now());
         serde_json::json!({
             "state": state,
             "in_flight": self.in_flight(),
-            "max_in_flight": self.settings.max_in_flight,
+            "max_in_flight": self.capacity(),
             "breaker": breaker.label(),
             "breakers_open": open,
+            "elsewhere": elsewhere,
+            "cache_used": cache_used,
         })
     }
 

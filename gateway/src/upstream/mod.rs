@@ -4,15 +4,18 @@ pub mod attempt;
 pub mod backend;
 pub mod breaker;
 pub mod connect;
+pub mod discovery;
 pub mod error;
 pub mod health;
 pub mod http1;
 mod idle;
 pub mod lease;
+pub mod limiter;
 pub mod membership;
 pub mod pool;
 pub mod probe;
 pub(crate) mod revision;
+pub mod signals;
 
 pub use attempt::Attempt;
 pub use backend::Backend;

@@ -2,13 +2,14 @@
 
 use super::attempt::Attempt;
 use super::backend::Backend;
+use super::discovery::Discovery;
 use super::lease::Lease;
 use super::membership::{Leniency, Membership, View};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidegate_config::{Balance, Breaker, Timeouts};
+use tidegate_config::{Balance, Breaker, Signals, Timeouts};
 use tidegate_plugins::{Balancer, Exchange};
 
 /// Backends that answer for each other.
@@ -33,6 +34,10 @@ pub struct Pool {
     pub in_flight: Arc<AtomicUsize>,
     /// Whether so many are out that all are used.
     pub panicking: AtomicBool,
+    /// What is read of its backends' own metrics.
+    pub signals: Option<Signals>,
+    /// Where its backends come from, if they come and go.
+    pub discovery: Option<Discovery>,
 }
 
 /// Why nobody takes a request.
@@ -150,7 +155,8 @@ impl Pool {
 
     /// Whether every backend has been probed at least once.
     pub fn is_known(&self) -> bool {
-        self.membership.load().backends.iter().all(|backend| backend.health.is_known())
+        let membership = self.membership.load();
+        !membership.backends.is_empty() && membership.backends.iter().all(|backend| backend.health.is_known())
     }
 
     fn why_none(&self, view: &View<'_>) -> NoBackend {

@@ -75,6 +75,8 @@ struct Families {
     backend_breaker: IntGaugeVec,
     backend_breaker_opened: IntCounterVec,
     backend_picks: IntCounterVec,
+    backend_capacity: IntGaugeVec,
+    backend_readings: IntCounterVec,
 }
 
 impl Metrics {
@@ -180,6 +182,8 @@ impl Families {
             backend_breaker: build.gauges(&list::BACKEND_BREAKER),
             backend_breaker_opened: build.counters(&list::BACKEND_BREAKER_OPENED),
             backend_picks: build.counters(&list::BACKEND_PICKS),
+            backend_capacity: build.gauges(&list::BACKEND_CAPACITY),
+            backend_readings: build.counters(&list::BACKEND_READINGS),
         }
     }
 
@@ -200,7 +204,13 @@ impl Families {
         build::retain(&self.route_in_flight, route);
 
         let backend = |labels: &build::Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
-        for family in [&self.backend_up, &self.backend_in_flight, &self.backend_draining, &self.backend_breaker] {
+        for family in [
+            &self.backend_up,
+            &self.backend_in_flight,
+            &self.backend_draining,
+            &self.backend_breaker,
+            &self.backend_capacity,
+        ] {
             build::retain(family, backend);
         }
         for family in [
@@ -210,6 +220,7 @@ impl Families {
             &self.backend_connections,
             &self.backend_breaker_opened,
             &self.backend_picks,
+            &self.backend_readings,
         ] {
             build::retain(family, backend);
         }

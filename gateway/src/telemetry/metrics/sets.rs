@@ -155,6 +155,10 @@ pub struct BackendSeries {
     pub draining: IntGauge,
     /// 0 while it is trusted, 1 while one request is let through to see, 2 while it is left alone.
     pub breaker: IntGauge,
+    /// Requests it takes at once now; -1: however many.
+    pub capacity: IntGauge,
+    /// Readings of its own metrics: those that said something, and the others.
+    pub readings: [IntCounter; 2],
     breaker_opened: [IntCounter; Opened::ALL.len()],
     picks: [IntCounter; PICKS.len()],
     connections_new: IntCounter,
@@ -177,6 +181,8 @@ impl BackendSeries {
             requests: families.backend_requests.with_label_values(&labels),
             draining: families.backend_draining.with_label_values(&labels),
             breaker: families.backend_breaker.with_label_values(&labels),
+            capacity: families.backend_capacity.with_label_values(&labels),
+            readings: ["read", "failed"].map(|how| families.backend_readings.with_label_values(&[pool, backend, how])),
             breaker_opened: Opened::ALL
                 .map(|why| families.backend_breaker_opened.with_label_values(&[pool, backend, why.label()])),
             picks: PICKS.map(|how| families.backend_picks.with_label_values(&[pool, backend, how])),
