@@ -130,6 +130,30 @@ async fn a_model_goes_to_the_backends_that_have_it() {
 }
 
 #[tokio::test]
+async fn what_a_backend_takes_at_once_is_found_out() {
+    let backend = Backend::start().await;
+    let config = format!(
+        "pools:\n  main:\n    health: off\n    retries: 0\n    backends: [{{ url: {}, max_in_flight: auto }}]\n",
+        backend.url()
+    );
+    let gateway = Gateway::start(&config).await;
+    gateway.metric_is("tidegate_backend_max_in_flight", &[("pool", "main")], 16.0).await;
+    backend.handle(|_| Script::status("429 Too Many Requests", "{}"));
+    for _ in 0..40 {
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 429);
+    }
+    gateway.metric_is("tidegate_backend_max_in_flight", &[("pool", "main")], 1.0).await;
+    backend.handle(|_| Script::new().pause(Duration::from_millis(20)).send(answer()));
+    let request = Request::chat("m");
+    for _ in 0..20 {
+        futures_util::future::join_all((0..8).map(|_| gateway.send(&request))).await;
+    }
+    let found = gateway.metrics().await.sum("tidegate_backend_max_in_flight", &[]);
+    assert!((6.0..=40.0).contains(&found), "{found}");
+    assert!(backend.most_in_flight() as f64 <= found.max(8.0));
+}
+
+#[tokio::test]
 async fn picks_are_counted_and_explained() {
     let backends = three().await;
     let gateway = Gateway::start(&balanced(&backends, "{ session: { imbalance: 2 } }")).await;
