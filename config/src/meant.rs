@@ -12,7 +12,7 @@ use serde_yaml::with::singleton_map_recursive;
 use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Retries, TimeoutOverrides, Timeouts};
 use crate::show;
 use crate::units;
 
@@ -231,8 +231,8 @@ pub struct Pool {
     /// How long an idle connection to a backend is kept.
     #[serde(with = "units::duration")]
     pub idle_connections: Duration,
-    /// How many other backends are tried after a failed connection.
-    pub retries: u32,
+    /// What is tried again, and how often.
+    pub retries: Retries,
     /// At least one.
     pub backends: Vec<Backend>,
     /// Where it stands in the file.

@@ -4,13 +4,18 @@
 //! and one in `meant`.
 
 mod limits;
+mod retries;
+mod share;
 mod timeouts;
 
 use std::time::Duration;
 
 pub use limits::{CompressedBodies, Limits};
+pub(crate) use retries::RetriesForm;
+pub use retries::{Retries, RetryOn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use share::Share;
 pub use timeouts::{TimeoutOverrides, Timeouts};
 
 use crate::units::{self, DurationText};

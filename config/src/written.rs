@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Retries, RetriesForm, TimeoutOverrides, Timeouts};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -202,8 +202,8 @@ pub(crate) struct Pool {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) idle_connections: Duration,
-    /// How many other backends are tried after a refused or failed connection.
-    pub(crate) retries: u32,
+    /// What is tried again, and how often: a number, or a table.
+    pub(crate) retries: RetriesForm,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
@@ -218,7 +218,7 @@ impl Default for Pool {
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
-            retries: 2,
+            retries: RetriesForm(Retries::default()),
             backends: Vec::new(),
         }
     }

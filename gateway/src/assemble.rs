@@ -4,6 +4,7 @@ use crate::models::{Model, Models, Target};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
+use crate::upstream::budget::Budget;
 use crate::upstream::health::{Health, HealthSettings};
 use crate::upstream::{Backend, Pool};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -208,9 +209,19 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         backends,
         balancer,
         timeouts: pool.timeouts.resolve(&config.timeouts),
-        retries: pool.retries,
+        budget: retry_budget(pool, parts),
+        retries: pool.retries.clone(),
         idle_connections: pool.idle_connections,
     })
+}
+
+/// How much the pool may try again: what is left of it outlives a reload that does not change it.
+fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    match before.filter(|before| before.retries == pool.retries) {
+        Some(before) => before.budget.clone(),
+        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always)),
+    }
 }
 
 /// The pool's own certificate authority.

@@ -8,7 +8,7 @@ use super::Resolver;
 use crate::key_path::KeyPath;
 use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::{Auth, Health};
+use crate::settings::{Auth, Health, Retries};
 use crate::written::{self, Probes, TextOr};
 
 /// Headers that the relay itself must write.
@@ -22,6 +22,9 @@ const OURS: [HeaderName; 8] = [
     header::TRAILER,
     header::EXPECT,
 ];
+
+/// More than that only makes an outage worse.
+const MOST_RETRIES: u32 = 10;
 
 impl Resolver<'_> {
     pub(super) fn pools(&mut self, mut pools: BTreeMap<String, written::Pool>) -> Vec<Pool> {
@@ -39,6 +42,7 @@ impl Resolver<'_> {
         let path = pools.key(&name);
         self.label(&path, &name, "pool");
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
+        self.retries(&path.key("retries"), &pool.retries.0);
         let health = self.health(&path.key("health"), pool.health);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
         let backends = self.backends(&path.key("backends"), pool.backends);
@@ -53,9 +57,20 @@ impl Resolver<'_> {
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
-            retries: pool.retries,
+            retries: pool.retries.0,
             backends,
             path,
+        }
+    }
+
+    fn retries(&mut self, path: &KeyPath, retries: &Retries) {
+        if retries.most > MOST_RETRIES {
+            let path = if self.tree.find(&path.key("most")).is_some() { path.key("most") } else { path.clone() };
+            self.fault(&path, format!("a request cannot be tried more than {MOST_RETRIES} times again"), None);
+        }
+        if retries.most > 0 && retries.on.is_empty() && !self.tree.has_gone(&path.key("on")) {
+            let help = "write `retries: 0` for none".to_owned();
+            self.fault(&path.key("on"), "nothing is named after which to try again", Some(help));
         }
     }
 

@@ -116,13 +116,21 @@ impl Fault {
             NoBackend::Down(wait) => {
                 ("no_healthy_backend", format!("No backend that answers for '{model}' is up. Try again later."), wait)
             }
+            NoBackend::Resting(wait) => (
+                "overloaded",
+                format!("Every backend that answers for '{model}' has asked not to be called for a while."),
+                wait,
+            ),
             NoBackend::Busy | NoBackend::Tried => (
                 "overloaded",
                 format!("Every backend that answers for '{model}' is busy. Try again shortly."),
                 Duration::from_secs(1),
             ),
         };
-        let cause = if why == NoBackend::Busy { Cause::UpstreamOverload } else { Cause::UpstreamError };
+        let cause = match why {
+            NoBackend::Busy | NoBackend::Resting(_) => Cause::UpstreamOverload,
+            NoBackend::Down(_) | NoBackend::Tried => Cause::UpstreamError,
+        };
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         Self::told(refusal.retry_after(wait), cause, None)
     }

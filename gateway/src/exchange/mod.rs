@@ -4,6 +4,7 @@
 mod admit;
 mod answer;
 mod arrive;
+mod attempt;
 pub(crate) mod body;
 pub(crate) mod budget;
 mod cors;
@@ -14,6 +15,7 @@ mod headers;
 mod query;
 mod relay;
 mod request;
+mod retry;
 mod socket;
 mod stream;
 mod trailers;

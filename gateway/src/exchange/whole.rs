@@ -123,13 +123,7 @@ pub(super) async fn error(
         500.. => Cause::UpstreamError,
         _ => Cause::Client,
     };
-    let counted = match status.as_u16() {
-        401 | 403 => Some(BackendFault::Auth),
-        429 | 503 | 529 => Some(BackendFault::Overload),
-        500.. => Some(BackendFault::Status),
-        _ => None,
-    };
-    if let Some(fault) = counted {
+    if let Some(fault) = counted(status) {
         backend.series.failed(fault);
     }
     let secret = backend.settings.secret.clone();
@@ -166,6 +160,16 @@ pub(super) async fn error(
     let said = if secret.is_some_and(|secret| said.contains(&*secret)) { "(its own key)".into() } else { said };
     let said = format!("the backend answered {status}: {}", said.trim());
     Ok((Answered::failed(status, cause, said.trim_end_matches(": ")), unfinished))
+}
+
+/// What a refusal counts as, on the side of the backend.
+pub(super) fn counted(status: StatusCode) -> Option<BackendFault> {
+    match status.as_u16() {
+        401 | 403 => Some(BackendFault::Auth),
+        429 | 503 | 529 => Some(BackendFault::Overload),
+        500.. => Some(BackendFault::Status),
+        _ => None,
+    }
 }
 
 enum Collected {

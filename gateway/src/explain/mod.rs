@@ -6,7 +6,7 @@ mod caller;
 mod tests;
 
 use serde::Serialize;
-use tidegate_config::{Backend, Config, FilterEntry, Model, OtherPaths, Pattern, Target, Timeouts};
+use tidegate_config::{Backend, Config, FilterEntry, Model, OtherPaths, Pattern, Retries, Target, Timeouts};
 use tidegate_plugins::call::Endpoint;
 
 use crate::models::Models;
@@ -98,8 +98,8 @@ pub struct Destination {
     pub model: Option<String>,
     /// The balancer that picks a backend.
     pub balance: String,
-    /// How many other backends are tried after a connection that failed.
-    pub retries: u32,
+    /// What is tried again, and how often.
+    pub retries: Retries,
     /// The timeouts of this model in this pool.
     pub timeouts: Timeouts,
     /// The backends, in the order of the file.
@@ -243,7 +243,7 @@ fn destination(
         share,
         model,
         balance: pool.balance.clone(),
-        retries: pool.retries,
+        retries: pool.retries.clone(),
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),
     })

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
+use super::metrics::RetryCause;
 
 /// Longest path that is kept for the log, in bytes.
 const PATH_LIMIT: usize = 256;
@@ -48,6 +49,8 @@ pub struct Record {
     pub backend: Option<Arc<str>>,
     /// How many backends were tried; 0 when the gateway answered by itself.
     pub attempts: u32,
+    /// Why others were tried after the first.
+    pub retried: Vec<RetryCause>,
     /// The status the client got; 499 when it left before the end.
     pub status: u16,
     /// The status the backend gave.
@@ -108,6 +111,7 @@ impl Record {
             model_served: None,
             backend: None,
             attempts: 0,
+            retried: Vec::new(),
             status: 0,
             upstream_status: None,
             cause: Cause::None,

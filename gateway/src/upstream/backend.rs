@@ -1,6 +1,7 @@
 //! One backend: where it is, what it is told, how it fares.
 
 use super::health::Health;
+use super::holdoff::Holdoff;
 use crate::telemetry::BackendSeries;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderValue};
@@ -84,6 +85,8 @@ pub struct Backend {
     pub origin: Origin,
     /// Whether it is up.
     pub health: Health,
+    /// Until when it wants no requests, as it said itself.
+    pub holdoff: Holdoff,
     /// Its metrics.
     pub series: Arc<BackendSeries>,
     /// The models it says it serves, as it describes them.
@@ -108,7 +111,7 @@ impl Backend {
     pub fn new(settings: Settings, origin: Origin, health: Health, series: Arc<BackendSeries>) -> Self {
         let (serves, in_flight, resolved) = (ArcSwap::default(), AtomicUsize::new(0), ArcSwapOption::empty());
         let asked = tokio::sync::Mutex::default();
-        Self { settings, origin, health, series, serves, asked, in_flight, resolved }
+        Self { settings, origin, health, holdoff: Holdoff::default(), series, serves, asked, in_flight, resolved }
     }
 
     /// Requests it is answering now.

@@ -1,9 +1,11 @@
 //! Who can take a request, and holding it while they do: pools of backends, their health, leases and connections.
 
 pub mod backend;
+pub mod budget;
 pub mod connect;
 pub mod error;
 pub mod health;
+pub mod holdoff;
 pub mod http1;
 mod idle;
 pub mod lease;

@@ -1,10 +1,11 @@
 //! A pool: backends that answer for the same models, and who among them takes a request.
 
 use super::backend::Backend;
+use super::budget::Budget;
 use super::lease::Lease;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::Timeouts;
+use tidegate_config::{Retries, Timeouts};
 use tidegate_plugins::{Balancer, Candidate, Exchange};
 
 /// Backends that answer for each other.
@@ -17,8 +18,10 @@ pub struct Pool {
     pub balancer: Box<dyn Balancer>,
     /// How long its backends may take.
     pub timeouts: Timeouts,
-    /// Other backends tried when a connection fails.
-    pub retries: u32,
+    /// What is tried again, and how often.
+    pub retries: Retries,
+    /// How much more is tried again. Kept over a reload that does not change it.
+    pub budget: Arc<Budget>,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
 }
@@ -32,6 +35,8 @@ pub enum NoBackend {
     Busy,
     /// All have been tried for this request.
     Tried,
+    /// All that are up have said that they want no requests for this long.
+    Resting(Duration),
 }
 
 /// Backends of a pool by position, as many as are asked about at once.
@@ -43,8 +48,9 @@ impl Pool {
     /// # Errors
     /// [`NoBackend`] says why there is none.
     pub fn lease(&self, exchange: &Exchange, tried: &[Arc<Backend>]) -> Result<Lease, NoBackend> {
-        let open =
-            |backend: &Arc<Backend>| backend.health.is_up() && !tried.iter().any(|other| Arc::ptr_eq(other, backend));
+        let open = |backend: &Arc<Backend>| {
+            backend.health.is_up() && !is_in(tried, backend) && backend.holdoff.left().is_none()
+        };
         if let [only] = &self.backends[..] {
             return match open(only) {
                 true => Lease::take(only).ok_or(NoBackend::Busy),
@@ -86,11 +92,18 @@ impl Pool {
     fn why_none(&self, tried: &[Arc<Backend>]) -> NoBackend {
         if !self.is_up() {
             let next = self.backends.iter().map(|backend| backend.health.settings().every).min();
-            NoBackend::Down(next.unwrap_or(Duration::from_secs(1)))
-        } else if tried.is_empty() {
-            NoBackend::Busy
-        } else {
-            NoBackend::Tried
+            return NoBackend::Down(next.unwrap_or(Duration::from_secs(1)));
+        }
+        let up = || self.backends.iter().filter(|backend| backend.health.is_up());
+        let rest = || up().map(|backend| backend.holdoff.left());
+        match rest().collect::<Option<Vec<_>>>() {
+            Some(rest) => NoBackend::Resting(rest.into_iter().min().unwrap_or_default()),
+            None if up().all(|backend| is_in(tried, backend)) => NoBackend::Tried,
+            None => NoBackend::Busy,
         }
     }
+}
+
+fn is_in(tried: &[Arc<Backend>], backend: &Arc<Backend>) -> bool {
+    tried.iter().any(|other| Arc::ptr_eq(other, backend))
 }

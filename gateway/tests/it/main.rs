@@ -28,6 +28,7 @@ mod models;
 mod multipart;
 mod observe;
 mod pools;
+mod retries;
 mod rig;
 mod timeouts;
 mod transport;

@@ -52,6 +52,10 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
     line.text("pool", pool);
     line.maybe_text("backend", record.backend.as_deref());
     line.number("attempts", record.attempts.into());
+    if !record.retried.is_empty() {
+        let causes: Vec<_> = record.retried.iter().map(|cause| cause.label()).collect();
+        line.text("retried", &causes.join(","));
+    }
     line.number("status", record.status.into());
     line.maybe_number("upstream_status", record.upstream_status.map(u64::from));
     line.maybe_text("upstream_request_id", record.upstream_request_id.as_deref());

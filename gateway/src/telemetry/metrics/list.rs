@@ -56,8 +56,10 @@ metrics! {
         "Requests that are over, by status class and by who is to blame.";
     FAILURES: Counter, "tidegate_failures_total", &["route", "pool", "cause"],
         "Requests that did not go well, by who is to blame: the error budget.";
-    RETRIES: Counter, "tidegate_retries_total", &["route", "pool"],
-        "Attempts after the first, all requests together.";
+    RETRIES: Counter, "tidegate_retries_total", &["route", "pool", "cause"],
+        "Attempts after the first at the same pool, by what went wrong before.";
+    RETRIES_REFUSED: Counter, "tidegate_retries_refused_total", &["route", "pool"],
+        "Retries that were not made because the pool's budget for them was spent.";
     OVERHEAD_SECONDS: Histogram(OVERHEAD), "tidegate_overhead_seconds", &["route", "pool", "status"],
         "Time the gateway itself added to a request.";
     REQUEST_BYTES: Counter, "tidegate_request_bytes_total", &["route", "pool"],

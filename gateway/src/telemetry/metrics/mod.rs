@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use list::documentation;
-pub use sets::{BackendFault, BackendSeries, BadHead, InFlight, Series};
+pub use sets::{BackendFault, BackendSeries, BadHead, InFlight, RetryCause, Series};
 
 use super::record::Record;
 use build::Builder;
@@ -61,6 +61,7 @@ struct Families {
     requests: IntCounterVec,
     failures: IntCounterVec,
     retries: IntCounterVec,
+    retries_refused: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
@@ -162,6 +163,7 @@ impl Families {
             requests: build.counters(&list::REQUESTS),
             failures: build.counters(&list::FAILURES),
             retries: build.counters(&list::RETRIES),
+            retries_refused: build.counters(&list::RETRIES_REFUSED),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -186,7 +188,8 @@ impl Families {
         {
             build::retain(family, route);
         }
-        for family in [&self.requests, &self.failures, &self.retries, &self.request_bytes, &self.response_bytes] {
+        let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
+        for family in counters.into_iter().chain([&self.request_bytes, &self.response_bytes]) {
             build::retain(family, route);
         }
         build::retain(&self.route_in_flight, route);

@@ -42,7 +42,9 @@ pub struct Series {
     requests: [[OnceLock<IntCounter>; CAUSES]; CLASSES.len()],
     failures: [OnceLock<IntCounter>; CAUSES],
     overhead: [OnceLock<Histogram>; CLASSES.len()],
-    retries: IntCounter,
+    /// Retries that the pool's budget did not have.
+    pub retries_refused: IntCounter,
+    retries: [IntCounter; RetryCause::ALL.len()],
     request_bytes: IntCounter,
     response_bytes: IntCounter,
     operations: [OnceLock<Box<Operation>>; OPERATIONS.len()],
@@ -67,7 +69,8 @@ impl Series {
             requests: Default::default(),
             failures: Default::default(),
             overhead: Default::default(),
-            retries: families.retries.with_label_values(&labels),
+            retries_refused: families.retries_refused.with_label_values(&labels),
+            retries: RetryCause::ALL.map(|cause| families.retries.with_label_values(&[route, pool, cause.label()])),
             request_bytes: families.request_bytes.with_label_values(&labels),
             response_bytes: families.response_bytes.with_label_values(&labels),
             operations: Default::default(),
@@ -87,7 +90,7 @@ impl Series {
         if record.cause != Cause::None {
             self.failures(families, record.cause).inc();
         }
-        self.retries.inc_by(u64::from(record.attempts.saturating_sub(1)));
+        record.retried.iter().for_each(|cause| self.retries[*cause as usize].inc());
         self.request_bytes.inc_by(record.request_bytes);
         self.response_bytes.inc_by(record.response_bytes);
         let overhead = self.overhead[class]
@@ -264,5 +267,25 @@ closed_set! {
         Tls = "tls",
         /// A fault in the HTTP/2 framing.
         Http2 = "http2",
+    }
+}
+
+closed_set! {
+    /// After what a request was tried again.
+    RetryCause {
+        /// No connection, or the request could not be sent whole.
+        Connect = "connect",
+        /// The connection broke before the answer.
+        Lost = "lost",
+        /// It took too long to begin.
+        Timeout = "timeout",
+        /// What came was no answer.
+        Malformed = "malformed",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// 503 or 529.
+        Overloaded = "overloaded",
+        /// Any other status.
+        Status = "status",
     }
 }
