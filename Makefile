@@ -55,6 +55,8 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	.ci/dependencies
 	$(say) 'Generated files'
 	.ci/generated
+	$(say) 'Alerts'
+	.ci/alerts
 
 .PHONY: generate
 generate: ## Write the generated files anew

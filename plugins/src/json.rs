@@ -3,13 +3,17 @@
 //! Bodies and answers are mostly looked at in two or three places: the model's name, the usage, an error member. These
 //! functions step over values by their brackets and quotes alone, so they cost about a byte a cycle, allocate
 //! nothing and never recurse. They do not validate: on bytes that are not JSON they stop early or find nothing, and
-//! where validity matters (a request) `call` has had the document parsed by `serde_json` beforehand.
+//! where validity matters, [`is_document`] or `call` has read the document strictly beforehand.
+
+pub(crate) mod strict;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr2};
+
+pub use strict::is_document;
 
 /// One member of an object: where its key and its value lie.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -108,13 +108,19 @@ def gateway_log(folder):
 
 
 @pytest.fixture(scope="session")
-def through(direct, direct_embed, key_and_hash, folder, gateway_log):
+def admin():
+    """Where the gateway's admin listener is."""
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="session")
+def through(direct, direct_embed, key_and_hash, folder, gateway_log, admin):
     """The gateway in front of both servers."""
-    port, admin = free_port(), free_port()
+    port = free_port()
     config = folder / "gateway.yaml"
     config.write_text(f"""\
 listen: 127.0.0.1:{port}
-admin: {{ listen: 127.0.0.1:{admin} }}
+admin: {{ listen: {admin} }}
 log: {{ format: json }}
 filters:
   - api_key: {{ keys: [ {{ id: clients, hash: "{key_and_hash[1]}", user: clients }} ] }}
@@ -127,7 +133,7 @@ pools:
   embed: {{ backends: [{direct_embed}] }}
 """)
     with process([BINARY, "run", "--config", str(config)], gateway_log) as child:
-        wait_for(f"http://127.0.0.1:{admin}/readyz", child, gateway_log)
+        wait_for(f"http://{admin}/readyz", child, gateway_log)
         yield f"http://127.0.0.1:{port}"
         assert child.poll() is None, "the gateway died:\n" + gateway_log.read_text()
 

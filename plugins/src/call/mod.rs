@@ -10,6 +10,7 @@ mod fault;
 mod keys;
 mod object;
 mod read;
+mod scan;
 
 use std::borrow::Cow;
 use std::ops::Range;

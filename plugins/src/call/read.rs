@@ -1,19 +1,13 @@
 //! The one reading of a body.
 
 use super::object::Object;
+use super::scan;
 use super::{Call, CallFault, Endpoint, FaultKind, Key, MAX_DEPTH, MAX_MODEL, Span};
 use crate::json;
 
 pub(super) fn read(body: &[u8], endpoint: Endpoint) -> Result<Call, CallFault> {
     let text = text_of(body)?;
-    if let Some(offset) = json::deeper_than(body, MAX_DEPTH) {
-        let message = format!("The body nests deeper than {MAX_DEPTH} levels");
-        return Err(CallFault::at(FaultKind::TooDeep, None, body, offset, message));
-    }
-    let top = Object::read(text, &Key::NAMES).map_err(|refusal| refusal.into_fault())?;
-    if let Some(offset) = json::key_with_nul(body) {
-        return Err(CallFault::at(FaultKind::NulInKey, None, body, offset, "A key contains a NUL character"));
-    }
+    let top = scan::object(text, &Key::NAMES).map_or_else(|| slowly(text), Ok)?;
     let values = Values { body, top };
     values.check_model()?;
     Ok(Call {
@@ -29,6 +23,20 @@ pub(super) fn read(body: &[u8], endpoint: Endpoint) -> Result<Call, CallFault> {
         end: body.trim_ascii_end().len() as u32 - 1,
         is_empty: values.top.is_empty,
     })
+}
+
+/// Reads an object that has something odd in it, and says what is wrong if it is more than odd.
+fn slowly(text: &str) -> Result<Object<'_, { Key::COUNT }>, CallFault> {
+    let body = text.as_bytes();
+    if let Some(offset) = json::deeper_than(body, MAX_DEPTH) {
+        let message = format!("The body nests deeper than {MAX_DEPTH} levels");
+        return Err(CallFault::at(FaultKind::TooDeep, None, body, offset, message));
+    }
+    let top = Object::read(text, &Key::NAMES).map_err(|refusal| refusal.into_fault())?;
+    if let Some(offset) = json::key_with_nul(body) {
+        return Err(CallFault::at(FaultKind::NulInKey, None, body, offset, "A key contains a NUL character"));
+    }
+    Ok(top)
 }
 
 fn text_of(body: &[u8]) -> Result<&str, CallFault> {
@@ -93,8 +101,12 @@ impl<'a> Values<'a> {
         if !raw.starts_with('{') {
             return Err(self.wrong_type(key, raw, "an object"));
         }
-        let options = Object::read(raw, &["include_usage"])
-            .map_err(|refusal| refusal.into_fault().within(key, self.body, self.offset(raw)))?;
+        let names = ["include_usage"];
+        let options = match scan::object(raw, &names) {
+            Some(options) => options,
+            None => Object::read(raw, &names)
+                .map_err(|refusal| refusal.into_fault().within(key, self.body, self.offset(raw)))?,
+        };
         self.flag(key, options.values[0])
     }
 
