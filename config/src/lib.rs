@@ -49,7 +49,7 @@ pub use positions::Positions;
 pub use schema::{schema, schema_with_filters};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, OtherPaths, Retries, RetryOn, Share,
-    TimeoutOverrides, Timeouts,
+    Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, OtherPaths, Queue, RefuseWith, Retries,
+    RetryOn, Share, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -12,7 +12,7 @@ use serde_yaml::with::singleton_map_recursive;
 use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Retries, TimeoutOverrides, Timeouts};
+use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Queue, Retries, TimeoutOverrides, Timeouts};
 use crate::show;
 use crate::units;
 
@@ -231,6 +231,9 @@ pub struct Pool {
     /// How long an idle connection to a backend is kept.
     #[serde(with = "units::duration")]
     pub idle_connections: Duration,
+    /// Where requests wait while all backends are full; `None`: they are refused at once.
+    #[serde(serialize_with = "show::queue")]
+    pub queue: Option<Queue>,
     /// What is tried again, and how often.
     pub retries: Retries,
     /// At least one.

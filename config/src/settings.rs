@@ -4,6 +4,7 @@
 //! and one in `meant`.
 
 mod limits;
+mod queue;
 mod retries;
 mod share;
 mod timeouts;
@@ -11,6 +12,8 @@ mod timeouts;
 use std::time::Duration;
 
 pub use limits::{CompressedBodies, Limits};
+pub(crate) use queue::QueueForm;
+pub use queue::{Queue, RefuseWith};
 pub(crate) use retries::RetriesForm;
 pub use retries::{Retries, RetryOn};
 use schemars::JsonSchema;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::meant::{AllowedHeaders, FilterEntry, Model, Origins, Pool, Target};
 use crate::secret::{MASK, is_secret_name};
-use crate::settings::Health;
+use crate::settings::{Health, Queue};
 
 pub(crate) fn models<S: Serializer>(models: &[Model], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(models.iter().map(|model| (model.pattern.to_string(), model)))
@@ -36,6 +36,13 @@ impl Serialize for Model {
 pub(crate) fn health<S: Serializer>(health: &Option<Health>, serializer: S) -> Result<S::Ok, S::Error> {
     match health {
         Some(health) => health.serialize(serializer),
+        None => serializer.serialize_str("off"),
+    }
+}
+
+pub(crate) fn queue<S: Serializer>(queue: &Option<Queue>, serializer: S) -> Result<S::Ok, S::Error> {
+    match queue {
+        Some(queue) => queue.serialize(serializer),
         None => serializer.serialize_str("off"),
     }
 }

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Retries, RetriesForm, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    Auth, Drain, Health, Limits, Log, OtherPaths, Queue, QueueForm, Retries, RetriesForm, TimeoutOverrides, Timeouts,
+};
 use crate::units::{self, DurationText};
 
 /// A Tidegate configuration: what clients may ask for, and which servers answer.
@@ -202,6 +204,8 @@ pub(crate) struct Pool {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) idle_connections: Duration,
+    /// Where requests wait while all backends are at their `max_in_flight`, or `off`: then they are refused at once.
+    pub(crate) queue: QueueForm,
     /// What is tried again, and how often: a number, or a table.
     pub(crate) retries: RetriesForm,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
@@ -218,6 +222,7 @@ impl Default for Pool {
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
+            queue: QueueForm::On(Queue::default()),
             retries: RetriesForm(Retries::default()),
             backends: Vec::new(),
         }

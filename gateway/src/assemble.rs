@@ -6,6 +6,7 @@ use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
 use crate::upstream::budget::Budget;
 use crate::upstream::health::{Health, HealthSettings};
+use crate::upstream::queue::Queue;
 use crate::upstream::{Backend, Pool};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::utils::tls::{WrappedX509, parse_x509};
@@ -210,9 +211,20 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         balancer,
         timeouts: pool.timeouts.resolve(&config.timeouts),
         budget: retry_budget(pool, parts),
+        queue: queue(pool, parts),
         retries: pool.retries.clone(),
         idle_connections: pool.idle_connections,
     })
+}
+
+/// Where the pool's requests wait: those who do go on waiting over a reload that does not change it.
+fn queue(pool: &config::Pool, parts: &Parts<'_>) -> Option<Arc<Queue>> {
+    let settings = pool.queue.as_ref()?;
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    match before.and_then(|before| before.queue.as_ref()).filter(|before| before.settings == *settings) {
+        Some(before) => Some(before.clone()),
+        None => Some(Arc::new(Queue::new(settings.clone(), parts.metrics.queue(&pool.name)))),
+    }
 }
 
 /// How much the pool may try again: what is left of it outlives a reload that does not change it.

@@ -8,7 +8,7 @@ use super::Resolver;
 use crate::key_path::KeyPath;
 use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::{Auth, Health, Retries};
+use crate::settings::{Auth, Health, Queue, QueueForm, Retries};
 use crate::written::{self, Probes, TextOr};
 
 /// Headers that the relay itself must write.
@@ -43,6 +43,7 @@ impl Resolver<'_> {
         self.label(&path, &name, "pool");
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
         self.retries(&path.key("retries"), &pool.retries.0);
+        let queue = self.queue(&path.key("queue"), pool.queue);
         let health = self.health(&path.key("health"), pool.health);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
         let backends = self.backends(&path.key("backends"), pool.backends);
@@ -57,10 +58,33 @@ impl Resolver<'_> {
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
+            queue,
             retries: pool.retries.0,
             backends,
             path,
         }
+    }
+
+    fn queue(&mut self, path: &KeyPath, queue: QueueForm) -> Option<Queue> {
+        let QueueForm::On(queue) = queue else { return None };
+        for (name, zero) in [
+            ("most", queue.most == 0),
+            ("max_wait", queue.max_wait.is_zero()),
+            ("tell", queue.tell.is_some_and(|every| every.is_zero())),
+        ] {
+            if zero {
+                let help = "write `queue: off` for no queue".to_owned();
+                self.fault(&path.key(name), format!("`{name}` cannot be 0"), Some(help).filter(|_| name != "tell"));
+            }
+        }
+        for (name, weight) in &queue.weights {
+            let path = path.key("weights").key(name);
+            match weight {
+                0 => self.fault(&path, "a share of nothing: it would never be served", None),
+                weight => self.weight(&path, *weight),
+            }
+        }
+        Some(queue)
     }
 
     fn retries(&mut self, path: &KeyPath, retries: &Retries) {

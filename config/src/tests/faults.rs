@@ -241,3 +241,14 @@ fn retries_that_cannot_be_meant_are_refused_at_their_place() {
     refused(&pool("retries: { budget: 20 }"), "such as 5%", (4, 24));
     refused(&pool("retries: often"), "a number, or a table", (4, 14));
 }
+
+#[test]
+fn a_queue_that_cannot_be_meant_is_refused_at_its_place() {
+    let pool = |line: &str| format!("pools:\n  a:\n    backends: [http://localhost:1]\n    {line}\n");
+    refused(&pool("queue: { most: 0 }"), "write `queue: off`", (4, 20));
+    refused(&pool("queue: { max_wait: 0s }"), "cannot be 0", (4, 24));
+    refused(&pool("queue: { tell: 0s }"), "cannot be 0", (4, 20));
+    refused(&pool("queue: { refuse_with: 500 }"), "503 or 429", (4, 27));
+    refused(&pool("queue: { weights: { acme: 0 } }"), "never be served", (4, 31));
+    refused(&pool("queue: of"), "`off`, or a table", (4, 12));
+}

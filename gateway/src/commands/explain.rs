@@ -110,6 +110,10 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     rows.add("pool", &format!("{share}{}{renamed}", paint.bold(&target.pool)));
     let (balance, backends) = (&target.balance, file::count(target.candidates.len(), "backend"));
     rows.add("", &format!("{balance} over {backends}; {}", retries(&target.retries)));
+    if let Some(queue) = target.queue.as_ref().filter(|_| target.candidates.iter().all(|c| c.max_in_flight.is_some())) {
+        let wait = write_duration(queue.max_wait);
+        rows.add("", &format!("when all are full, up to {} requests wait, each up to {wait}", queue.most));
+    }
     for candidate in &target.candidates {
         let bound = candidate.max_in_flight.map_or(String::new(), |most| format!(", at most {most} at once"));
         let share = if candidate.share > 0.0 { percent(candidate.share) } else { "never".to_owned() };
@@ -181,6 +185,7 @@ pools:
                 "          the answer names gpt",
                 "pool      a, as llama",
                 "          round_robin over 1 backend; up to 2 retries, of at most 20% of requests, after connect, 429, 503, 529",
+                "          when all are full, up to 1000 requests wait, each up to 30s",
                 "          - http://a1:1  a1:1, 100 %, at most 4 at once",
                 "          timeouts: connect 2s, first event 5m, between pieces 2m, in all 1h",
             ]

@@ -4,10 +4,12 @@
 use super::arrive::client_patience;
 use super::attempt::{Failed, Got, Miss, attempt};
 use super::fail::{Fault, Result, Wait};
+use super::place::{self, NoPlace};
 use super::retry::Retrying;
 use super::{Route, Session, Trip};
 use crate::core::Core;
-use crate::upstream::{Lease, NoBackend, Upstream};
+use crate::upstream::queue::Place;
+use crate::upstream::{NoBackend, Upstream};
 use std::future::Future;
 use std::time::{Duration, Instant};
 use tidegate_plugins::Head;
@@ -19,7 +21,7 @@ pub(super) struct Fetched {
     /// That head.
     pub head: Head,
     /// The place at the backend.
-    pub lease: Lease,
+    pub lease: Place,
     /// When this has to be over.
     pub deadline: Deadline,
 }
@@ -36,6 +38,11 @@ impl Deadline {
         let started = trip.record.started;
         let client = client_patience(trip).map(|patience| started + patience);
         Self { total: started + route.timeouts.total, client }
+    }
+
+    /// How long a client that has got nothing yet may still wait.
+    pub(super) fn left(&self) -> Duration {
+        self.client.map_or(self.total, |client| client.min(self.total)).saturating_duration_since(Instant::now())
     }
 
     /// When everything has to be over.
@@ -127,16 +134,18 @@ pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<
     let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
     let mut retrying = Retrying::new(trip, &route);
-    let mut lease = match route.pool.lease(&trip.exchange, &retrying.tried) {
-        Ok(lease) => lease,
-        Err(why) => {
+    let mut place = match place::take(session, trip, &route, deadline).await {
+        Ok(place) => place,
+        Err(NoPlace::Fault(fault)) => return Err(fault),
+        Err(NoPlace::Queue(why, wait)) => return Err(place::refusal(trip, &route, why, wait)),
+        Err(NoPlace::Backend(why)) => {
             let model = trip.exchange.model().map_or("this path", |model| &**model);
             return Err(Fault::no_backend(why, model));
         }
     };
     loop {
-        let backend = lease.backend().clone();
-        let (miss, missed) = match ask(session, trip, &route, deadline, lease).await? {
+        let backend = place.backend().clone();
+        let (miss, missed) = match ask(session, trip, &route, deadline, place).await? {
             Asked::Answered(fetched) => return Ok(*fetched),
             Asked::Missed(miss, missed) => (miss, missed),
         };
@@ -147,7 +156,7 @@ pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<
         match next(session, trip, &route, &mut retrying).await? {
             Some(next) if retrying.spend(trip, &route, miss) => {
                 missed.count(trip);
-                lease = next;
+                place = next;
             }
             _ => return missed.told(),
         }
@@ -160,9 +169,9 @@ async fn next(
     trip: &mut Trip<'_>,
     route: &Route,
     retrying: &mut Retrying,
-) -> Result<Option<Lease>> {
-    match route.pool.lease(&trip.exchange, &retrying.tried) {
-        Ok(lease) => return Ok(Some(lease)),
+) -> Result<Option<Place>> {
+    match place::now(&route.pool, trip, Some(retrying)) {
+        Ok(place) => return Ok(Some(place)),
         Err(NoBackend::Tried) => {}
         Err(_) => return Ok(None),
     }
@@ -170,7 +179,7 @@ async fn next(
     let began = Instant::now();
     alongside(trip.core, session, tokio::time::sleep(pause)).await?;
     trip.record.upstream_time += began.elapsed();
-    Ok(route.pool.lease(&trip.exchange, &retrying.tried).ok())
+    Ok(place::now(&route.pool, trip, Some(retrying)).ok())
 }
 
 /// What became of an attempt.
@@ -185,7 +194,7 @@ async fn ask(
     trip: &mut Trip<'_>,
     route: &Route,
     deadline: Deadline,
-    lease: Lease,
+    lease: Place,
 ) -> Result<Asked> {
     let backend = lease.backend().clone();
     trip.record.attempts += 1;

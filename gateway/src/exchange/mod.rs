@@ -12,6 +12,7 @@ mod fail;
 mod fetch;
 mod finish;
 mod headers;
+mod place;
 mod query;
 mod relay;
 mod request;

@@ -36,7 +36,7 @@ impl Retrying {
             Miss::Status(status) => rules.on.contains(&RetryOn::Status(status)),
             Miss::Malformed => false,
         };
-        listed && self.left > 0 && trip.replayable && !trip.head_sent
+        listed && self.left > 0 && trip.replayable
     }
 
     /// Takes one more attempt out of what this request and the pool have left. False if that is nothing.

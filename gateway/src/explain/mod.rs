@@ -6,7 +6,7 @@ mod caller;
 mod tests;
 
 use serde::Serialize;
-use tidegate_config::{Backend, Config, FilterEntry, Model, OtherPaths, Pattern, Retries, Target, Timeouts};
+use tidegate_config::{Backend, Config, FilterEntry, Model, OtherPaths, Pattern, Queue, Retries, Target, Timeouts};
 use tidegate_plugins::call::Endpoint;
 
 use crate::models::Models;
@@ -98,6 +98,8 @@ pub struct Destination {
     pub model: Option<String>,
     /// The balancer that picks a backend.
     pub balance: String,
+    /// Where requests wait while all are full; absent: nowhere.
+    pub queue: Option<Queue>,
     /// What is tried again, and how often.
     pub retries: Retries,
     /// The timeouts of this model in this pool.
@@ -243,6 +245,7 @@ fn destination(
         share,
         model,
         balance: pool.balance.clone(),
+        queue: pool.queue.clone(),
         retries: pool.retries.clone(),
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),

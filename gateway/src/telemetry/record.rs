@@ -49,6 +49,8 @@ pub struct Record {
     pub backend: Option<Arc<str>>,
     /// How many backends were tried; 0 when the gateway answered by itself.
     pub attempts: u32,
+    /// How long it waited for a backend to have a place.
+    pub queued: Duration,
     /// Why others were tried after the first.
     pub retried: Vec<RetryCause>,
     /// The status the client got; 499 when it left before the end.
@@ -111,6 +113,7 @@ impl Record {
             model_served: None,
             backend: None,
             attempts: 0,
+            queued: Duration::ZERO,
             retried: Vec::new(),
             status: 0,
             upstream_status: None,

@@ -11,6 +11,7 @@ mod idle;
 pub mod lease;
 pub mod pool;
 pub mod probe;
+pub mod queue;
 
 pub use backend::Backend;
 pub use connect::{Connector, Upstream};

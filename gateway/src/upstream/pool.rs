@@ -3,6 +3,7 @@
 use super::backend::Backend;
 use super::budget::Budget;
 use super::lease::Lease;
+use super::queue::Queue;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{Retries, Timeouts};
@@ -22,6 +23,8 @@ pub struct Pool {
     pub retries: Retries,
     /// How much more is tried again. Kept over a reload that does not change it.
     pub budget: Arc<Budget>,
+    /// Where requests wait while all are full. Kept over a reload that does not change it.
+    pub queue: Option<Arc<Queue>>,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
 }
@@ -89,18 +92,23 @@ impl Pool {
         self.backends.iter().all(|backend| backend.health.is_known())
     }
 
+    /// How long all that are up want no requests, if they do.
+    pub fn rest(&self) -> Option<Duration> {
+        let up = self.backends.iter().filter(|backend| backend.health.is_up());
+        let rest = up.map(|backend| backend.holdoff.left()).collect::<Option<Vec<_>>>()?;
+        rest.into_iter().min()
+    }
+
     fn why_none(&self, tried: &[Arc<Backend>]) -> NoBackend {
         if !self.is_up() {
             let next = self.backends.iter().map(|backend| backend.health.settings().every).min();
             return NoBackend::Down(next.unwrap_or(Duration::from_secs(1)));
         }
-        let up = || self.backends.iter().filter(|backend| backend.health.is_up());
-        let rest = || up().map(|backend| backend.holdoff.left());
-        match rest().collect::<Option<Vec<_>>>() {
-            Some(rest) => NoBackend::Resting(rest.into_iter().min().unwrap_or_default()),
-            None if up().all(|backend| is_in(tried, backend)) => NoBackend::Tried,
-            None => NoBackend::Busy,
+        if let Some(rest) = self.rest() {
+            return NoBackend::Resting(rest);
         }
+        let mut up = self.backends.iter().filter(|backend| backend.health.is_up());
+        if up.all(|backend| is_in(tried, backend)) { NoBackend::Tried } else { NoBackend::Busy }
     }
 }
 

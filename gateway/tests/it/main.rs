@@ -28,6 +28,7 @@ mod models;
 mod multipart;
 mod observe;
 mod pools;
+mod queue;
 mod retries;
 mod rig;
 mod timeouts;

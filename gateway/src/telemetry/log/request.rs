@@ -77,6 +77,9 @@ fn json_measures(line: &mut Fields<'_>, record: &Record) {
         line.millis("ttft_ms", time);
     }
     line.millis("overhead_ms", record.overhead);
+    if !record.queued.is_zero() {
+        line.millis("queue_ms", record.queued);
+    }
     if let Some(usage) = record.usage {
         line.maybe_number("prompt_tokens", usage.prompt);
         line.maybe_number("completion_tokens", usage.completion);

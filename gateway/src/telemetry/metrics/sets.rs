@@ -186,6 +186,39 @@ impl BackendSeries {
     }
 }
 
+/// The metrics of a pool's queue.
+pub struct QueueSeries {
+    /// How many wait.
+    pub waiting: IntGauge,
+    /// How long those waited that got a place.
+    pub wait: Histogram,
+    /// Got a place.
+    pub served: IntCounter,
+    /// Not let in: too many wait.
+    pub full: IntCounter,
+    /// Not let in: it would have waited for longer than it can.
+    pub hopeless: IntCounter,
+    /// Waited for as long as it could.
+    pub expired: IntCounter,
+    /// Its client left.
+    pub left: IntCounter,
+}
+
+impl QueueSeries {
+    pub(super) fn new(families: &Families, pool: &str) -> Self {
+        let outcome = |outcome| families.queue_outcomes.with_label_values(&[pool, outcome]);
+        Self {
+            waiting: families.queue_waiting.with_label_values(&[pool]),
+            wait: families.queue_wait.with_label_values(&[pool]),
+            served: outcome("served"),
+            full: outcome("full"),
+            hopeless: outcome("hopeless"),
+            expired: outcome("expired"),
+            left: outcome("left"),
+        }
+    }
+}
+
 /// One more while it lives.
 #[must_use = "what is under way ends when this is dropped"]
 pub struct InFlight(IntGauge);

@@ -118,6 +118,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let metrics = Metrics::new();
     metrics.config_loaded("aaaa");
     metrics.backend("gpu", "a");
+    metrics.queue("gpu");
     metrics.bad_request(BadHead::Framing);
     metrics.observe(&metrics.series("llama", "gpu"), &record());
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
