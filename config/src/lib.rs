@@ -52,6 +52,6 @@ pub use schema::{schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
     Auth, Breaker, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, MaxInFlight, Money, OtherPaths,
-    Price, Prices, ProbeBy, Signals, Storage, TimeoutOverrides, Timeouts,
+    Price, Prices, ProbeBy, Queue, RefuseWith, Retries, RetryOn, Share, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

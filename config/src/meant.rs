@@ -14,8 +14,8 @@ use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Signals, Storage, TimeoutOverrides,
-    Timeouts,
+    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue, Retries, Signals, Storage,
+    TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -263,8 +263,11 @@ pub struct Pool {
     /// How long an idle connection to a backend is kept.
     #[serde(with = "units::duration")]
     pub idle_connections: Duration,
-    /// How many other backends are tried after a failed connection.
-    pub retries: u32,
+    /// Where requests wait while all backends are full; `None`: they are refused at once.
+    #[serde(serialize_with = "show::or_off")]
+    pub queue: Option<Queue>,
+    /// What is tried again, and how often.
+    pub retries: Retries,
     /// `None`: the backends' own metrics are not read.
     #[serde(serialize_with = "show::or_off")]
     pub signals: Option<Signals>,

@@ -7,6 +7,9 @@ mod backends;
 mod breaker;
 mod limits;
 mod prices;
+mod queue;
+mod retries;
+mod share;
 mod timeouts;
 
 use std::path::PathBuf;
@@ -16,8 +19,13 @@ pub use backends::{MaxInFlight, Signals};
 pub use breaker::Breaker;
 pub use limits::{CompressedBodies, Limits};
 pub use prices::{Money, Price, Prices};
+pub(crate) use queue::QueueForm;
+pub use queue::{Queue, RefuseWith};
+pub(crate) use retries::RetriesForm;
+pub use retries::{Retries, RetryOn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use share::Share;
 pub use timeouts::{TimeoutOverrides, Timeouts};
 
 use crate::units::{self, DurationText};

@@ -18,8 +18,8 @@ use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Signals, Storage, TimeoutOverrides,
-    Timeouts,
+    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue, QueueForm, Retries, RetriesForm,
+    Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -235,8 +235,10 @@ pub(crate) struct Pool {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) idle_connections: Duration,
-    /// How many other backends are tried after a refused or failed connection.
-    pub(crate) retries: u32,
+    /// Where requests wait while all backends are at their `max_in_flight`, or `off`: then they are refused at once.
+    pub(crate) queue: QueueForm,
+    /// What is tried again, and how often: a number, or a table.
+    pub(crate) retries: RetriesForm,
     /// What is read of the backends' own metrics, so that the load that others put on them counts; or `off`.
     pub(crate) signals: Switch<Signals>,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
@@ -275,7 +277,8 @@ impl Default for Pool {
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
-            retries: 2,
+            queue: QueueForm::On(Queue::default()),
+            retries: RetriesForm(Retries::default()),
             signals: Switch::Off,
             backends: Vec::new(),
             discover: None,

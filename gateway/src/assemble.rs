@@ -9,7 +9,9 @@ use crate::models::{Model, Models, Target};
 use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
+use crate::upstream::budget::Budget;
 use crate::upstream::discovery::{self, Discovery};
+use crate::upstream::queue::Queue;
 use crate::upstream::{Membership, Pool};
 use arc_swap::ArcSwap;
 use std::io;
@@ -246,7 +248,9 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         balance: pool.balance.clone(),
         breaker: pool.breaker.clone(),
         timeouts: pool.timeouts.resolve(&config.timeouts),
-        retries: pool.retries,
+        budget: retry_budget(pool, parts),
+        queue: queue(pool, parts),
+        retries: pool.retries.clone(),
         idle_connections: pool.idle_connections,
         membership: ArcSwap::from_pointee(Membership::new(backends)),
         in_flight,
@@ -254,6 +258,25 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         signals: pool.signals.clone(),
         discovery: pool.discover.clone().map(|discover| Discovery::new(discover, recipe)),
     })
+}
+
+/// Where the pool's requests wait: those who do go on waiting over a reload that does not change it.
+fn queue(pool: &config::Pool, parts: &Parts<'_>) -> Option<Arc<Queue>> {
+    let settings = pool.queue.as_ref()?;
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    match before.and_then(|before| before.queue.as_ref()).filter(|before| before.settings == *settings) {
+        Some(before) => Some(before.clone()),
+        None => Some(Arc::new(Queue::new(settings.clone(), parts.metrics.queue(&pool.name)))),
+    }
+}
+
+/// How much the pool may try again: what is left of it outlives a reload that does not change it.
+fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    match before.filter(|before| before.retries == pool.retries) {
+        Some(before) => before.budget.clone(),
+        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always)),
+    }
 }
 
 /// Backends that are known before anybody was asked: those in a file.

@@ -8,8 +8,7 @@ use super::Resolver;
 use crate::key_path::KeyPath;
 use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::Auth;
-use crate::settings::MaxInFlight;
+use crate::settings::{Auth, MaxInFlight, Queue, QueueForm, Retries};
 use crate::written::{self, TextOr};
 
 /// Headers that the relay itself must write.
@@ -23,6 +22,9 @@ const OURS: [HeaderName; 8] = [
     header::TRAILER,
     header::EXPECT,
 ];
+
+/// More than that only makes an outage worse.
+const MOST_RETRIES: u32 = 10;
 
 impl Resolver<'_> {
     pub(super) fn pools(&mut self, mut pools: BTreeMap<String, written::Pool>) -> Vec<Pool> {
@@ -41,6 +43,8 @@ impl Resolver<'_> {
         self.label(&path, &name, "pool");
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
         let balance = self.balance(&path.key("balance"), pool.balance);
+        self.retries(&path.key("retries"), &pool.retries.0);
+        let queue = self.queue(&path.key("queue"), pool.queue);
         let health = self.health(&path.key("health"), pool.health);
         let breaker = self.breaker(&path.key("breaker"), pool.breaker);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
@@ -66,11 +70,45 @@ impl Resolver<'_> {
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
-            retries: pool.retries,
+            queue,
+            retries: pool.retries.0,
             signals,
             backends,
             discover,
             path,
+        }
+    }
+
+    fn queue(&mut self, path: &KeyPath, queue: QueueForm) -> Option<Queue> {
+        let QueueForm::On(queue) = queue else { return None };
+        for (name, zero) in [
+            ("most", queue.most == 0),
+            ("max_wait", queue.max_wait.is_zero()),
+            ("tell", queue.tell.is_some_and(|every| every.is_zero())),
+        ] {
+            if zero {
+                let help = "write `queue: off` for no queue".to_owned();
+                self.fault(&path.key(name), format!("`{name}` cannot be 0"), Some(help).filter(|_| name != "tell"));
+            }
+        }
+        for (name, weight) in &queue.weights {
+            let path = path.key("weights").key(name);
+            match weight {
+                0 => self.fault(&path, "a share of nothing: it would never be served", None),
+                weight => self.weight(&path, *weight),
+            }
+        }
+        Some(queue)
+    }
+
+    fn retries(&mut self, path: &KeyPath, retries: &Retries) {
+        if retries.most > MOST_RETRIES {
+            let path = if self.tree.find(&path.key("most")).is_some() { path.key("most") } else { path.clone() };
+            self.fault(&path, format!("a request cannot be tried more than {MOST_RETRIES} times again"), None);
+        }
+        if retries.most > 0 && retries.on.is_empty() && !self.tree.has_gone(&path.key("on")) {
+            let help = "write `retries: 0` for none".to_owned();
+            self.fault(&path.key("on"), "nothing is named after which to try again", Some(help));
         }
     }
 

@@ -250,3 +250,26 @@ fn a_fault_is_drawn_with_its_line_and_a_caret() {
     assert_eq!(json["path"], "limit");
     assert_eq!((&json["line"], &json["column"]), (&2.into(), &1.into()));
 }
+
+#[test]
+fn retries_that_cannot_be_meant_are_refused_at_their_place() {
+    let pool = |line: &str| format!("pools:\n  a:\n    backends: [http://localhost:1]\n    {line}\n");
+    refused(&pool("retries: 11"), "more than 10 times", (4, 14));
+    refused(&pool("retries: { most: 99 }"), "more than 10 times", (4, 22));
+    refused(&pool("retries: { on: [] }"), "nothing is named", (4, 20));
+    refused(&pool("retries: { on: [connect, 200] }"), "a status from 400 to 599", (4, 30));
+    refused(&pool("retries: { on: [conect] }"), "timeout, error_event", (4, 21));
+    refused(&pool("retries: { budget: 20 }"), "such as 5%", (4, 24));
+    refused(&pool("retries: often"), "a number, or a table", (4, 14));
+}
+
+#[test]
+fn a_queue_that_cannot_be_meant_is_refused_at_its_place() {
+    let pool = |line: &str| format!("pools:\n  a:\n    backends: [http://localhost:1]\n    {line}\n");
+    refused(&pool("queue: { most: 0 }"), "write `queue: off`", (4, 20));
+    refused(&pool("queue: { max_wait: 0s }"), "cannot be 0", (4, 24));
+    refused(&pool("queue: { tell: 0s }"), "cannot be 0", (4, 20));
+    refused(&pool("queue: { refuse_with: 500 }"), "503 or 429", (4, 27));
+    refused(&pool("queue: { weights: { acme: 0 } }"), "never be served", (4, 31));
+    refused(&pool("queue: of"), "`off`, or a table", (4, 12));
+}

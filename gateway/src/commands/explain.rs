@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
-use tidegate_config::MaxInFlight;
-use tidegate_config::write_duration;
+use tidegate_config::{MaxInFlight, Retries, RetryOn, write_duration};
 
 use super::say::{Paint, say};
 use super::{Failure, Format, file};
@@ -111,7 +110,11 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     rows.add("pool", &format!("{share}{}{renamed}", paint.bold(&target.pool)));
     let listed = file::count(target.candidates.len(), "backend");
     let (balance, backends) = (&target.balance, target.discovered.as_ref().unwrap_or(&listed));
-    rows.add("", &format!("{balance} over {backends}; after a failed connection up to {} more", target.retries));
+    rows.add("", &format!("{balance} over {backends}; {}", retries(&target.retries)));
+    if let Some(queue) = target.queue.as_ref().filter(|_| target.candidates.iter().all(|c| c.max_in_flight.is_some())) {
+        let wait = write_duration(queue.max_wait);
+        rows.add("", &format!("when all are full, up to {} requests wait, each up to {wait}", queue.most));
+    }
     for candidate in &target.candidates {
         let bound = match candidate.max_in_flight {
             None => String::new(),
@@ -127,6 +130,15 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     let told = [("connect", limits.connect), first, ("between pieces", limits.idle), ("in all", limits.total)];
     let told: Vec<String> = told.iter().map(|(name, time)| format!("{name} {}", write_duration(*time))).collect();
     rows.add("", &paint.dim(format!("timeouts: {}", told.join(", "))));
+}
+
+fn retries(rules: &Retries) -> String {
+    if rules.most == 0 {
+        return "no retries".to_owned();
+    }
+    let name = |on: &RetryOn| serde_json::to_value(on).map_or_else(|_| String::new(), |name| name.to_string());
+    let on: Vec<_> = rules.on.iter().map(|on| name(on).trim_matches('"').to_owned()).collect();
+    format!("up to {} retries, of at most {} of requests, after {}", rules.most, rules.budget, on.join(", "))
 }
 
 fn percent(share: f64) -> String {
@@ -177,7 +189,8 @@ pools:
                 "model     gpt: it is named exactly",
                 "          the answer names gpt",
                 "pool      a, as llama",
-                "          round_robin over 1 backend; after a failed connection up to 2 more",
+                "          round_robin over 1 backend; up to 2 retries, of at most 20% of requests, after connect, 429, 503, 529",
+                "          when all are full, up to 1000 requests wait, each up to 30s",
                 "          - http://a1:1  a1:1, 100 %, at most 4 at once",
                 "          timeouts: connect 2s, first event 5m, between pieces 2m, in all 1h",
             ]

@@ -26,7 +26,11 @@ pub(super) async fn relay(session: &mut Session, trip: &mut Trip<'_>, mut fetche
     let mut head = head(&mut fetched);
     let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
     trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
-    let (answered, unfinished) = match kind(trip, &head)? {
+    let kind = kind(trip, &head)?;
+    if trip.head_sent && !matches!(kind, Kind::Stream) {
+        return Err(whole::too_late(session, trip, fetched, head).await?);
+    }
+    let (answered, unfinished) = match kind {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
         Kind::Stream => {
             let answered = stream::relay(session, trip, &mut fetched, head).await?;

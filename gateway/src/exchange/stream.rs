@@ -58,7 +58,8 @@ pub(super) async fn relay(
         cutter: EventCutter::new(trip.snapshot.limits.event),
         watch: StreamWatch::new(trip.exchange.endpoint()).with_choices(choices),
         renamer: relay::renamer(trip),
-        head: Some(head),
+        // Where the client was told how it stands in the queue, it has one already.
+        head: Some(head).filter(|_| !trip.head_sent),
         last_event: Instant::now(),
         events: 0,
     };

@@ -121,18 +121,8 @@ pub(super) async fn error(
     relay::release_body(trip);
     let status = head.status;
     bound_retry_after(&mut head);
-    let cause = match status.as_u16() {
-        429 | 503 | 529 => Cause::UpstreamOverload,
-        500.. => Cause::UpstreamError,
-        _ => Cause::Client,
-    };
-    let counted = match status.as_u16() {
-        401 | 403 => Some(BackendFault::Auth),
-        429 | 503 | 529 => Some(BackendFault::Overload),
-        500.. => Some(BackendFault::Status),
-        _ => None,
-    };
-    if let Some(fault) = counted {
+    let cause = cause(status);
+    if let Some(fault) = counted(status) {
         backend.series.failed(fault);
     }
     let secret = backend.settings.secret.clone();
@@ -148,16 +138,8 @@ pub(super) async fn error(
     let (body, log) = match told {
         Some(Told { in_protocol: true, .. }) => (body, Bytes::new()),
         told => {
-            let (code, message) = match (cause, told) {
-                (_, Some(told)) => ("upstream_rejected", bounded(&told.message, LONGEST_MESSAGE).into()),
-                (Cause::UpstreamOverload, None) => {
-                    ("upstream_overloaded", "The backend is overloaded. Try again shortly.".to_owned())
-                }
-                (Cause::UpstreamError, None) => {
-                    ("upstream_error", "The backend failed to answer this request.".to_owned())
-                }
-                _ => ("upstream_rejected", "The backend rejected this request without saying why.".to_owned()),
-            };
+            let message = told.map(|told| bounded(&told.message, LONGEST_MESSAGE));
+            let (code, message) = in_our_words(cause, message.as_deref());
             let reply = Refusal::new(status, code, message).reply(trip.voice, trip.exchange.id());
             head.headers.extend(reply.headers);
             (reply.body.whole().cloned().unwrap_or_default(), body)
@@ -169,6 +151,58 @@ pub(super) async fn error(
     let said = if secret.is_some_and(|secret| said.contains(&*secret)) { "(its own key)".into() } else { said };
     let said = format!("the backend answered {status}: {}", said.trim());
     Ok((Answered::failed(status, cause, said.trim_end_matches(": ")), unfinished))
+}
+
+/// An answer to a stream whose head has gone out while it waited in the queue: the fault that says the same.
+///
+/// # Errors
+/// That the connection broke, or the client has left.
+pub(super) async fn too_late(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    mut fetched: Fetched,
+    head: Head,
+) -> Result<Fault> {
+    let collected = collect(session, trip, &mut fetched, MAX_ERROR).await?;
+    let backend = fetched.lease.backend().clone();
+    if let Some(fault) = counted(head.status) {
+        backend.series.failed(fault);
+    }
+    let body = match collected {
+        Collected::Whole(body) | Collected::More(body) => body,
+    };
+    let told = told(&body, trip.voice, backend.settings.secret.as_deref());
+    let told = told.filter(|_| head.status.is_client_error()).map(|told| bounded(&told.message, LONGEST_MESSAGE));
+    Ok(Fault::answered(head.status, told.as_deref(), format!("the backend answered {}", head.status)))
+}
+
+/// What a refusal counts as, on the side of the backend.
+pub(super) fn counted(status: StatusCode) -> Option<BackendFault> {
+    match status.as_u16() {
+        401 | 403 => Some(BackendFault::Auth),
+        429 | 503 | 529 => Some(BackendFault::Overload),
+        500.. => Some(BackendFault::Status),
+        _ => None,
+    }
+}
+
+/// Whose fault an error of a backend is.
+pub(super) fn cause(status: StatusCode) -> Cause {
+    match status.as_u16() {
+        429 | 503 | 529 => Cause::UpstreamOverload,
+        500.. => Cause::UpstreamError,
+        _ => Cause::Client,
+    }
+}
+
+/// A code, and what is said where the backend's own words are not to be, or cannot be, passed on.
+pub(super) fn in_our_words(cause: Cause, told: Option<&str>) -> (&'static str, &str) {
+    match (cause, told) {
+        (_, Some(told)) => ("upstream_rejected", told),
+        (Cause::UpstreamOverload, None) => ("upstream_overloaded", "The backend is overloaded. Try again shortly."),
+        (Cause::UpstreamError, None) => ("upstream_error", "The backend failed to answer this request."),
+        _ => ("upstream_rejected", "The backend rejected this request without saying why."),
+    }
 }
 
 enum Collected {

@@ -7,7 +7,7 @@ mod tests;
 
 use serde::Serialize;
 use tidegate_config::{
-    Backend, Config, Discovered, FilterEntry, MaxInFlight, Model, OtherPaths, Pattern, Target, Timeouts,
+    Backend, Config, Discovered, FilterEntry, MaxInFlight, Model, OtherPaths, Pattern, Queue, Retries, Target, Timeouts,
 };
 use tidegate_plugins::call::Endpoint;
 
@@ -100,8 +100,10 @@ pub struct Destination {
     pub model: Option<String>,
     /// The balancer that picks a backend.
     pub balance: String,
-    /// How many other backends are tried after a connection that failed.
-    pub retries: u32,
+    /// Where requests wait while all are full; absent: nowhere.
+    pub queue: Option<Queue>,
+    /// What is tried again, and how often.
+    pub retries: Retries,
     /// The timeouts of this model in this pool.
     pub timeouts: Timeouts,
     /// The backends, in the order of the file.
@@ -247,7 +249,8 @@ fn destination(
         share,
         model,
         balance: pool.balance.name.clone(),
-        retries: pool.retries,
+        queue: pool.queue.clone(),
+        retries: pool.retries.clone(),
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),
         discovered: pool.discover.as_ref().map(|discover| match &discover.from {

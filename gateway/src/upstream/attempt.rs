@@ -18,6 +18,8 @@ pub struct Attempt {
     /// Whether it is the one that shows whether the backend is well again.
     probing: bool,
     began: Instant,
+    /// Requests that the backend had then, this one included.
+    among: usize,
     answered: AtomicBool,
     judged: AtomicBool,
 }
@@ -31,6 +33,7 @@ impl Attempt {
             model,
             probing,
             began: Instant::now(),
+            among: backend.in_flight() + 1,
             answered: AtomicBool::new(false),
             judged: AtomicBool::new(false),
         }
@@ -40,7 +43,7 @@ impl Attempt {
     pub fn first_token(&self, now: Instant) {
         if !self.answered.swap(true, Ordering::Relaxed) {
             let time = now.saturating_duration_since(self.began);
-            self.backend.answered(time);
+            self.backend.answered(time, self.among);
             self.pool.balancer.observe(self.backend.member.id, Observed::FirstToken(time));
         }
     }

@@ -2,6 +2,7 @@
 
 use super::breaker::{Breakers, Change, Opened, Verdict};
 use super::health::Health;
+use super::holdoff::Holdoff;
 use super::limiter::Limiter;
 use super::pool::model_id;
 use super::signals::Signals;
@@ -98,6 +99,8 @@ pub struct Backend {
     pub signals: Signals,
     /// How many requests it takes at once, if that is found out.
     pub limiter: Limiter,
+    /// Until when it wants no requests, as it said itself.
+    pub holdoff: Holdoff,
     /// Its metrics.
     pub series: Arc<BackendSeries>,
     /// The models it says it serves.
@@ -168,6 +171,7 @@ impl Backend {
             member,
             origin,
             health,
+            holdoff: Holdoff::default(),
             breakers: Breakers::default(),
             signals: Signals::default(),
             limiter: Limiter::default(),
@@ -207,10 +211,10 @@ impl Backend {
         }
     }
 
-    /// A first token came after so long.
-    pub(super) fn answered(&self, time: Duration) {
+    /// A first token came after so long, of one of so many requests.
+    pub(super) fn answered(&self, time: Duration, among: usize) {
         if self.settings.max_in_flight == Some(config::MaxInFlight::Auto) {
-            self.limiter.answered(time, self.in_flight());
+            self.limiter.answered(time, among);
         }
     }
 

@@ -3,10 +3,12 @@
 pub mod attempt;
 pub mod backend;
 pub mod breaker;
+pub mod budget;
 pub mod connect;
 pub mod discovery;
 pub mod error;
 pub mod health;
+pub mod holdoff;
 pub mod http1;
 mod idle;
 pub mod lease;
@@ -14,6 +16,7 @@ pub mod limiter;
 pub mod membership;
 pub mod pool;
 pub mod probe;
+pub mod queue;
 pub(crate) mod revision;
 pub mod signals;
 

@@ -34,6 +34,8 @@ mod multipart;
 mod observe;
 mod pools;
 mod proxy_protocol;
+mod queue;
+mod retries;
 mod rig;
 mod signals;
 mod timeouts;

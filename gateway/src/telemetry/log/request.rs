@@ -56,6 +56,10 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
         line.text("served_by", served_by);
     }
     line.number("attempts", record.attempts.into());
+    if !record.retried.is_empty() {
+        let causes: Vec<_> = record.retried.iter().map(|cause| cause.label()).collect();
+        line.text("retried", &causes.join(","));
+    }
     line.number("status", record.status.into());
     line.maybe_number("upstream_status", record.upstream_status.map(u64::from));
     line.maybe_text("upstream_request_id", record.upstream_request_id.as_deref());
@@ -82,6 +86,9 @@ fn json_measures(line: &mut Fields<'_>, record: &Record) {
         line.millis("ttft_ms", time);
     }
     line.millis("overhead_ms", record.overhead);
+    if !record.queued.is_zero() {
+        line.millis("queue_ms", record.queued);
+    }
     if let Some(usage) = record.usage {
         line.maybe_number("prompt_tokens", usage.prompt);
         line.maybe_number("completion_tokens", usage.completion);

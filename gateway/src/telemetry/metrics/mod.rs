@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use list::documentation;
-pub use sets::{BackendFault, BackendSeries, BadHead, InFlight, Series};
+pub use sets::{BackendFault, BackendSeries, BadHead, InFlight, QueueSeries, RetryCause, Series};
 
 use super::record::Record;
 use build::Builder;
@@ -61,10 +61,14 @@ struct Families {
     requests: IntCounterVec,
     failures: IntCounterVec,
     retries: IntCounterVec,
+    retries_refused: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     route_in_flight: IntGaugeVec,
+    queue_waiting: IntGaugeVec,
+    queue_wait: HistogramVec,
+    queue_outcomes: IntCounterVec,
     backend_up: IntGaugeVec,
     backend_in_flight: IntGaugeVec,
     backend_attempts: IntCounterVec,
@@ -112,6 +116,11 @@ impl Metrics {
     /// The metrics of one backend, for one configuration. The same names give the same counters.
     pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendSeries> {
         Arc::new(BackendSeries::new(&self.families, pool, backend))
+    }
+
+    /// The metrics of a pool's queue. The same name gives the same counters.
+    pub fn queue(&self, pool: &str) -> Arc<QueueSeries> {
+        Arc::new(QueueSeries::new(&self.families, pool))
     }
 
     /// Counts one request that is over.
@@ -168,10 +177,14 @@ impl Families {
             requests: build.counters(&list::REQUESTS),
             failures: build.counters(&list::FAILURES),
             retries: build.counters(&list::RETRIES),
+            retries_refused: build.counters(&list::RETRIES_REFUSED),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
             route_in_flight: build.gauges(&list::ROUTE_IN_FLIGHT),
+            queue_waiting: build.gauges(&list::QUEUE_WAITING),
+            queue_wait: build.histograms(&list::QUEUE_WAIT),
+            queue_outcomes: build.counters(&list::QUEUE_OUTCOMES),
             backend_up: build.gauges(&list::BACKEND_UP),
             backend_in_flight: build.gauges(&list::BACKEND_IN_FLIGHT),
             backend_attempts: build.counters(&list::BACKEND_ATTEMPTS),
@@ -198,10 +211,17 @@ impl Families {
         {
             build::retain(family, route);
         }
-        for family in [&self.requests, &self.failures, &self.retries, &self.request_bytes, &self.response_bytes] {
+        let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
+        for family in counters.into_iter().chain([&self.request_bytes, &self.response_bytes]) {
             build::retain(family, route);
         }
         build::retain(&self.route_in_flight, route);
+
+        let pools: HashSet<_> = backends.iter().map(|(pool, _)| *pool).collect();
+        let pool = |labels: &build::Labels<'_>| pools.contains(labels["pool"]);
+        build::retain(&self.queue_waiting, pool);
+        build::retain(&self.queue_wait, pool);
+        build::retain(&self.queue_outcomes, pool);
 
         let backend = |labels: &build::Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
         for family in [

@@ -43,7 +43,9 @@ pub struct Series {
     requests: [[OnceLock<IntCounter>; CAUSES]; CLASSES.len()],
     failures: [OnceLock<IntCounter>; CAUSES],
     overhead: [OnceLock<Histogram>; CLASSES.len()],
-    retries: IntCounter,
+    /// Retries that the pool's budget did not have.
+    pub retries_refused: IntCounter,
+    retries: [IntCounter; RetryCause::ALL.len()],
     request_bytes: IntCounter,
     response_bytes: IntCounter,
     operations: [OnceLock<Box<Operation>>; OPERATIONS.len()],
@@ -68,7 +70,8 @@ impl Series {
             requests: Default::default(),
             failures: Default::default(),
             overhead: Default::default(),
-            retries: families.retries.with_label_values(&labels),
+            retries_refused: families.retries_refused.with_label_values(&labels),
+            retries: RetryCause::ALL.map(|cause| families.retries.with_label_values(&[route, pool, cause.label()])),
             request_bytes: families.request_bytes.with_label_values(&labels),
             response_bytes: families.response_bytes.with_label_values(&labels),
             operations: Default::default(),
@@ -88,7 +91,7 @@ impl Series {
         if record.cause != Cause::None {
             self.failures(families, record.cause).inc();
         }
-        self.retries.inc_by(u64::from(record.attempts.saturating_sub(1)));
+        record.retried.iter().for_each(|cause| self.retries[*cause as usize].inc());
         self.request_bytes.inc_by(record.request_bytes);
         self.response_bytes.inc_by(record.response_bytes);
         let overhead = self.overhead[class]
@@ -215,6 +218,39 @@ impl BackendSeries {
     }
 }
 
+/// The metrics of a pool's queue.
+pub struct QueueSeries {
+    /// How many wait.
+    pub waiting: IntGauge,
+    /// How long those waited that got a place.
+    pub wait: Histogram,
+    /// Got a place.
+    pub served: IntCounter,
+    /// Not let in: too many wait.
+    pub full: IntCounter,
+    /// Not let in: it would have waited for longer than it can.
+    pub hopeless: IntCounter,
+    /// Waited for as long as it could.
+    pub expired: IntCounter,
+    /// Its client left.
+    pub left: IntCounter,
+}
+
+impl QueueSeries {
+    pub(super) fn new(families: &Families, pool: &str) -> Self {
+        let outcome = |outcome| families.queue_outcomes.with_label_values(&[pool, outcome]);
+        Self {
+            waiting: families.queue_waiting.with_label_values(&[pool]),
+            wait: families.queue_wait.with_label_values(&[pool]),
+            served: outcome("served"),
+            full: outcome("full"),
+            hopeless: outcome("hopeless"),
+            expired: outcome("expired"),
+            left: outcome("left"),
+        }
+    }
+}
+
 /// One more while it lives.
 #[must_use = "what is under way ends when this is dropped"]
 pub struct InFlight(IntGauge);
@@ -300,5 +336,25 @@ closed_set! {
         ProxyHeader = "proxy_header",
         /// Somebody who is no trusted proxy connected to a listener for proxies.
         UntrustedProxy = "untrusted_proxy",
+    }
+}
+
+closed_set! {
+    /// After what a request was tried again.
+    RetryCause {
+        /// No connection, or the request could not be sent whole.
+        Connect = "connect",
+        /// The connection broke before the answer.
+        Lost = "lost",
+        /// It took too long to begin.
+        Timeout = "timeout",
+        /// What came was no answer.
+        Malformed = "malformed",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// 503 or 529.
+        Overloaded = "overloaded",
+        /// Any other status.
+        Status = "status",
     }
 }
