@@ -1,6 +1,6 @@
 //! What `prefix_affinity` is worth: conversations replayed over four backends with KV caches, next to `round_robin`.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test, whose numbers are meant to be read")]
+#![expect(clippy::print_stdout, reason = "a test, whose numbers are meant to be read")]
 
 use tidegate_bench_micro::replay::{Outcome, replay};
 use tidegate_plugins::balancers::{LeastBusy, PrefixAffinity, RoundRobin, prefix_affinity};
