@@ -9,10 +9,13 @@ use crate::upstream;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header;
+use memchr::memmem;
 use std::pin::{Pin, pin};
 use std::time::Instant;
 use tidegate_plugins::Head;
+use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
+use tidegate_plugins::json;
 use tidegate_plugins::splice::ModelRenamer;
 use tokio::time::Sleep;
 
@@ -173,6 +176,12 @@ fn step(
     if seen.has_event {
         it.last_event = now;
         it.events = it.events.saturating_add(1);
+        if it.events == 1
+            && trip.exchange.endpoint() == Endpoint::Responses
+            && let Some(id) = response_id(&block)
+        {
+            fetched.lease.attempt().named(id);
+        }
     }
     // The event that only names the role is no token yet.
     if it.watch.content_events() > 0 && trip.record.first_token.is_none() {
@@ -207,4 +216,12 @@ fn outgoing(trip: &mut Trip<'_>, it: &Streaming, block: &mut Bytes) -> Result<()
         *block = renamed;
     }
     relay::follow(trip, block, false)
+}
+
+/// The id of the response that the first event of a stream announces.
+fn response_id(block: &[u8]) -> Option<&[u8]> {
+    let data = &block[memmem::find(block, b"data:")? + 5..];
+    let data = &data[json::skip_blanks(data, 0)..];
+    let response = &data[json::member(data, "response")?];
+    Some(&response[json::member(response, "id")?])
 }

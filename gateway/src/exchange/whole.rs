@@ -65,6 +65,11 @@ pub(super) async fn relay(
     trip.record.first_token = Some(now);
     if let Some(attempt) = &trip.attempt {
         attempt.first_token(now);
+        if endpoint == Endpoint::Responses
+            && let Some(id) = json::member(&answer, "id")
+        {
+            attempt.named(&answer[id]);
+        }
     }
     trip.record.usage = Usage::from_answer(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));

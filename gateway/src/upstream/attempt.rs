@@ -48,6 +48,11 @@ impl Attempt {
         }
     }
 
+    /// It gave its answer this id, to which later requests may refer.
+    pub fn named(&self, id: &[u8]) {
+        self.pool.balancer.answered(self.backend.member.id, id);
+    }
+
     /// How the backend ended its answer, once the client's request is over.
     pub fn ended(&self, cause: Cause, upstream_status: Option<u16>) {
         self.judge(match (cause, upstream_status) {

@@ -62,6 +62,38 @@ async fn the_session_may_be_named_in_the_body() {
 }
 
 #[tokio::test]
+async fn a_chain_of_responses_stays_where_it_is_stored_whole_or_streamed() {
+    let backends = three().await;
+    for (n, backend) in backends.iter().enumerate() {
+        let turn = std::sync::atomic::AtomicUsize::new(0);
+        backend.handle(move |seen| {
+            let id = format!("resp_{n}_{}", turn.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
+            let response = json!({ "id": id, "object": "response", "status": "completed", "output": [] });
+            if seen.json()["stream"] != true {
+                return Script::json(response.to_string());
+            }
+            let event =
+                |kind: &str| format!("event: {kind}\ndata: {}\n\n", json!({ "type": kind, "response": response }));
+            Script::stream().chunk(event("response.created")).chunk(event("response.completed")).end()
+        });
+    }
+    let gateway = Gateway::start(&balanced(&backends, "session")).await;
+    for stream in [false, true] {
+        let before = counts(&backends);
+        let mut previous = serde_json::Value::Null;
+        for _ in 0..8 {
+            let body = json!({ "model": "m", "input": "hi", "stream": stream, "previous_response_id": previous });
+            let answer = gateway.send(&Request::post("/v1/responses", body.to_string())).await;
+            assert_eq!(answer.status, 200, "{:?}", answer.body);
+            let id = answer.text().split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+            previous = json!(id);
+        }
+        let grown = counts(&backends).iter().zip(&before).filter(|(after, before)| after > before).count();
+        assert_eq!(grown, 1, "{before:?} {:?}", counts(&backends));
+    }
+}
+
+#[tokio::test]
 async fn a_conversation_goes_where_its_beginning_is_known_also_after_a_reload() {
     let backends = three().await;
     let config = balanced(&backends, "prefix_affinity");

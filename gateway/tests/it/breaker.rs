@@ -7,7 +7,7 @@ use crate::client::Request;
 use crate::gateway::{Gateway, pool_of};
 
 /// Quick to open and to look again.
-const QUICK: &str = "    breaker: { consecutive: 3, pause: 300ms, slow_start: 0s }\n    retries: 0\n";
+const QUICK: &str = "    breaker: { consecutive: 3, pause: 1500ms, slow_start: 0s }\n    retries: 0\n";
 
 async fn two(breaker: &str) -> (Backend, Backend, Gateway) {
     let (a, b) = (Backend::start().await, Backend::start().await);
@@ -39,13 +39,13 @@ async fn after_faults_in_a_row_a_backend_gets_no_more_and_one_good_answer_brings
     let health = gateway.admin("/admin/backends").await.json();
     assert_eq!(health["main"]["backends"][a.address().to_string()]["breaker"], "open", "{health}");
 
-    tokio::time::sleep(Duration::from_millis(320)).await;
+    tokio::time::sleep(Duration::from_millis(1550)).await;
     breaker_is(&gateway, &a, 1.0).await;
     statuses(&gateway, &Request::chat("m"), 10).await;
     assert_eq!(a.count(), 4, "one request to see, and it failed");
 
     a.handle(|_| Script::chat("well"));
-    tokio::time::sleep(Duration::from_millis(620)).await;
+    tokio::time::sleep(Duration::from_millis(3050)).await;
     assert_eq!(statuses(&gateway, &Request::chat("m"), 10).await, [200; 10]);
     breaker_is(&gateway, &a, 0.0).await;
     assert!(a.count() >= 8 && b.count() >= 20, "{} {}", a.count(), b.count());
@@ -167,7 +167,9 @@ async fn when_most_are_out_all_are_used() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let used = statuses(&panicking, &Request::chat("m"), 12).await;
     assert_eq!(used.iter().filter(|status| **status == 200).count(), 3, "{used:?}");
-    panicking.metric_is("tidegate_backend_picks_total", &[("kind", "panic")], 12.0).await;
+    // The last of the first four may have been one already.
+    let panic = panicking.metrics().await.sum("tidegate_backend_picks_total", &[("kind", "panic")]);
+    assert!((12.0..=13.0).contains(&panic), "{panic}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@
 
 mod path;
 mod recent;
-mod tree;
+pub(super) mod tree;
 
 use super::choices::{Random, choose};
 use super::per_member::PerMember;
