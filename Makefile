@@ -58,6 +58,11 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	$(say) 'Alerts'
 	.ci/alerts
 
+.PHONY: instructions
+instructions: ## Count what a decision over limits costs, and compare (valgrind; a few minutes the first time)
+	@.ci/prepare instructions
+	.ci/instructions
+
 .PHONY: generate
 generate: ## Write the generated files anew
 	.ci/generated --write

@@ -14,6 +14,11 @@ pub trait Environment {
     fn vars(&self) -> Vec<(String, String)>;
     /// The text of a file: a `${file:...}`, a certificate, a key.
     fn read_file(&self, path: &Path) -> io::Result<String>;
+    /// Whether this directory is there. A world that knows no directories has them all.
+    fn is_directory(&self, path: &Path) -> bool {
+        let _ = path;
+        true
+    }
 }
 
 /// The variables and files of this process.
@@ -41,5 +46,9 @@ impl Environment for ProcessEnvironment {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
         }
         Ok(text)
+    }
+
+    fn is_directory(&self, path: &Path) -> bool {
+        path.is_dir()
     }
 }

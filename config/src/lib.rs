@@ -19,6 +19,7 @@ mod load;
 mod masking;
 mod meant;
 mod near;
+mod network;
 mod overrides;
 mod plain;
 mod positions;
@@ -41,15 +42,16 @@ pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
 pub use load::{Loaded, Source, load, load_judged};
 pub use meant::{
-    Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
-    Origins, Pattern, Pool, Target,
+    Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, Fallback, FallbackTo, FilterEntry, Listen,
+    ListenTls, Model, Origins, Pattern, Pool, Target,
 };
+pub use network::{Clients, Network};
 pub use plain::parse_value;
 pub use positions::Positions;
 pub use schema::{schema, schema_with_filters};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, OtherPaths, Queue, RefuseWith, Retries,
-    RetryOn, Share, TimeoutOverrides, Timeouts,
+    After, Auth, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, LogFormat, LogLevel, Money,
+    OtherPaths, Price, Prices, Queue, RefuseWith, Retries, RetryOn, Share, Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -11,8 +11,12 @@ use serde_yaml::with::singleton_map_recursive;
 
 use crate::address::Address;
 use crate::key_path::KeyPath;
+use crate::network::{Clients, Network};
 use crate::secret::Secret;
-use crate::settings::{Auth, Drain, Health, Limits, Log, OtherPaths, Queue, Retries, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    Auth, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, OtherPaths, Prices, Queue, Retries, Storage,
+    TimeoutOverrides, Timeouts,
+};
 use crate::show;
 use crate::units;
 
@@ -21,6 +25,10 @@ use crate::units;
 pub struct Config {
     /// Where clients connect; at least one.
     pub listen: Vec<Listen>,
+    /// Who may say on whose behalf it connects.
+    pub trusted_proxies: Vec<Network>,
+    /// Which clients may call, on every listener.
+    pub clients: Clients,
     /// The listener for operators.
     pub admin: Admin,
     /// What is logged and how.
@@ -35,6 +43,9 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// Where what must outlive the process is kept; its directory is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// What becomes of unknown `/v1/*` paths.
     pub other_paths: OtherPaths,
     /// The filters, in the order of the file.
@@ -45,6 +56,8 @@ pub struct Config {
     pub models: Vec<Model>,
     /// The model of a request that names none; `None`: such a request is refused.
     pub default_model: Option<String>,
+    /// What requests cost.
+    pub prices: Prices,
     /// The pools, in the order of the file; at least one.
     #[serde(serialize_with = "show::pools")]
     pub pools: Vec<Pool>,
@@ -88,6 +101,11 @@ pub struct Listen {
     /// `None`: plain HTTP/1.1 and h2c; otherwise TLS with HTTP/2 and HTTP/1.1 by ALPN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenTls>,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Which clients may call here, of those that may call at all.
+    #[serde(skip_serializing_if = "Clients::is_everybody")]
+    pub clients: Clients,
     /// Where the file says so, for faults found later (an address in use).
     #[serde(skip)]
     pub path: KeyPath,
@@ -165,6 +183,12 @@ pub struct Model {
     pub keep_name: bool,
     /// Over those of the target's pool, over those of the file.
     pub timeouts: TimeoutOverrides,
+    /// Who answers when those cannot, in this order.
+    pub fallback: Vec<Fallback>,
+    /// How long a queue may be before the first fallback for it is taken.
+    pub overflow_after: Option<Duration>,
+    /// When a second backend is asked; over that of the pool.
+    pub hedge: Option<Hedge>,
     /// Where it stands in the file; the root for the implied `"*"`.
     pub path: KeyPath,
 }
@@ -196,6 +220,48 @@ impl std::fmt::Display for Pattern {
             Self::Prefix(prefix) => write!(f, "{prefix}*"),
         }
     }
+}
+
+/// Who answers for a model when those before cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fallback {
+    /// Who.
+    #[serde(flatten)]
+    pub to: FallbackTo,
+    /// After what.
+    pub on: Vec<FallbackOn>,
+    /// How long it may take to begin its answer; `None`: as its pool says.
+    #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Where it stands in the file.
+    #[serde(skip)]
+    pub path: KeyPath,
+}
+
+impl Fallback {
+    /// Whether it is this pool.
+    pub fn is_pool(&self, name: &str) -> bool {
+        matches!(&self.to, FallbackTo::Pool { pool, .. } if pool == name)
+    }
+}
+
+/// Who a fallback is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum FallbackTo {
+    /// A pool that exists.
+    Pool {
+        /// Its name.
+        pool: String,
+        /// The model's name there; `None`: the one the client asked for.
+        #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
+        as_model: Option<String>,
+    },
+    /// A model that somebody answers for.
+    Model {
+        /// Its name.
+        model: String,
+    },
 }
 
 /// One of those who answer for a model.
@@ -231,6 +297,11 @@ pub struct Pool {
     /// How long an idle connection to a backend is kept.
     #[serde(with = "units::duration")]
     pub idle_connections: Duration,
+    /// When a second backend is asked; `None`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+    /// How much of a stream is held before its client gets any.
+    pub hold: Hold,
     /// Where requests wait while all backends are full; `None`: they are refused at once.
     #[serde(serialize_with = "show::queue")]
     pub queue: Option<Queue>,

@@ -3,6 +3,7 @@
 //! Each step reports what is wrong and goes on with what is left, so that all faults come out at once. A fault that
 //! only follows from one already reported (an empty pool whose backend was misspelt) is not reported again.
 
+mod fallbacks;
 mod listen;
 mod models;
 mod pools;
@@ -16,7 +17,7 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Limits, OtherPaths, TimeoutOverrides, Timeouts};
+use crate::settings::{Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -39,6 +40,8 @@ impl Resolver<'_> {
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
+            trusted_proxies: file.trusted_proxies,
+            clients: file.clients,
             admin: self.admin(file.admin),
             log: file.log,
             timeouts: file.timeouts,
@@ -46,9 +49,11 @@ impl Resolver<'_> {
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            storage: file.storage.map(|storage| self.storage(storage)),
             filters: self.filters(file.filters),
             models: self.models(file.models),
             default_model: file.default_model,
+            prices: self.prices(file.prices),
             pools: self.pools(file.pools),
             other_paths: file.other_paths,
             directory: self.directory.to_owned(),
@@ -57,7 +62,9 @@ impl Resolver<'_> {
             self.known_pool(&root.key("other_paths").key("pool"), pool);
         }
         self.default_model(&config);
+        self.fallback_chains(&config);
         self.same_address(&config);
+        self.unreachable_listeners(&config);
         config
     }
 
@@ -85,6 +92,19 @@ impl Resolver<'_> {
         });
         let message = format!("there is no pool `{}`", self.tree.as_written(path, pool));
         self.fault(path, message, Some(help));
+    }
+
+    fn storage(&mut self, storage: Storage) -> Storage {
+        let (at, path) = (KeyPath::root().key("storage").key("path"), self.directory.join(&storage.path));
+        // `/` has no parent; a file beside this one has an empty one.
+        let folder = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+        if storage.path.as_os_str().is_empty() || folder.is_none() {
+            self.fault(&at, "this names no file", None);
+        } else if let Some(folder) = folder.filter(|folder| !self.environment.is_directory(folder)) {
+            let message = format!("there is no directory {}", folder.display());
+            self.fault(&at, message, Some("make it: the file is made by itself, its directory is not".to_owned()));
+        }
+        Storage { path }
     }
 
     fn limits(&mut self, limits: &Limits) {
@@ -169,6 +189,20 @@ impl Resolver<'_> {
             }));
         }
         entries
+    }
+
+    fn prices(&mut self, prices: Prices) -> Prices {
+        let path = KeyPath::root().key("prices");
+        if prices.currency.is_empty() || prices.currency.len() > 16 {
+            self.fault(&path.key("currency"), "a currency has a name, such as USD", None);
+        }
+        for name in prices.models.keys() {
+            if name.is_empty() || name.find('*').is_some_and(|at| at + 1 < name.len()) {
+                let path = path.key("models").key(name);
+                self.fault_at_key(&path, "a model has a name, and `*` can only stand at its end", None);
+            }
+        }
+        prices
     }
 
     /// The paths of the items of a list that are still there, in order: those the deserializer saw.

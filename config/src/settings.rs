@@ -3,15 +3,23 @@
 //! Only where the file must be resolved (addresses, pools, models, secrets) are there two types, one in `written`
 //! and one in `meant`.
 
+mod fallback;
+mod hedge;
 mod limits;
+mod prices;
 mod queue;
 mod retries;
 mod share;
 mod timeouts;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+pub use fallback::FallbackOn;
+pub(crate) use fallback::{FallbackStep, usual};
+pub use hedge::{After, Hedge, Hold};
 pub use limits::{CompressedBodies, Limits};
+pub use prices::{Money, Price, Prices};
 pub(crate) use queue::QueueForm;
 pub use queue::{Queue, RefuseWith};
 pub(crate) use retries::RetriesForm;
@@ -74,6 +82,15 @@ impl LogLevel {
             Self::Trace => "trace",
         }
     }
+}
+
+/// Where what must outlive the process is kept: managed keys, what has been spent of budgets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// The file, relative to the directory of this one; made if it is not there. SQLite's, with two more beside it while
+    /// it is in use: on a disk of this machine.
+    pub path: PathBuf,
 }
 
 /// What happens on SIGTERM.

@@ -82,7 +82,7 @@ fn split_number(text: &str) -> (&str, &str, &str) {
 }
 
 /// `number` times `factor`, exactly; `None` if that is not a whole number or does not fit.
-fn scaled(number: &str, factor: u64) -> Option<u64> {
+pub(crate) fn scaled(number: &str, factor: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 {
         return None;

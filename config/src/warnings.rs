@@ -13,6 +13,7 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     let mut found = Warnings { tree, positions, faults: Vec::new() };
     let root = KeyPath::root();
     found.open_to_everyone(config);
+    found.trusted_by_all(config);
     found.in_plain_text(&root.key("admin").key("token"));
     found.timeouts(&root.key("timeouts"), &config.timeouts);
     for pool in &config.pools {
@@ -42,12 +43,20 @@ impl Warnings<'_> {
     }
 
     fn open_to_everyone(&mut self, config: &Config) {
-        if config.filters.iter().any(|filter| matches!(filter.name.as_str(), "api_key" | "jwt")) {
+        if config.filters.iter().any(|filter| matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers")) {
             return;
         }
         for listen in config.listen.iter().filter(|listen| !listen.address.is_loopback()) {
             let message = "anyone who can reach this address can use the backends and their keys";
             self.warn(&listen.path, message, "add the filter `api_key`, or listen on 127.0.0.1");
+        }
+    }
+
+    fn trusted_by_all(&mut self, config: &Config) {
+        let path = KeyPath::root().key("trusted_proxies");
+        for (index, net) in config.trusted_proxies.iter().enumerate().filter(|(_, net)| net.is_everything()) {
+            let message = format!("{net} is everybody: whoever connects may claim any address");
+            self.warn(&path.item(index), message, "name the networks of the proxies alone");
         }
     }
 
@@ -73,6 +82,7 @@ impl Warnings<'_> {
 
     fn unused(&mut self, config: &Config, pool: &Pool) {
         let used = config.models.iter().flat_map(|model| &model.targets).any(|target| target.pool == pool.name)
+            || config.models.iter().flat_map(|model| &model.fallback).any(|step| step.is_pool(&pool.name))
             || config.other_paths == OtherPaths::Pool(pool.name.clone());
         // A model that names no known pool may mean this one.
         let known = |target: &Target| config.pool(&target.pool).is_some();

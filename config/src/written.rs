@@ -15,9 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
 use crate::meant::BackendUrl;
+use crate::network::{Clients, Network};
 use crate::secret::Secret;
+pub(crate) use crate::settings::Hedge;
 use crate::settings::{
-    Auth, Drain, Health, Limits, Log, OtherPaths, Queue, QueueForm, Retries, RetriesForm, TimeoutOverrides, Timeouts,
+    Auth, Drain, FallbackStep, Health, Hold, Limits, Log, OtherPaths, Prices, Queue, QueueForm, Retries, RetriesForm,
+    Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -28,6 +31,11 @@ use crate::units::{self, DurationText};
 pub(crate) struct File {
     /// Where clients connect: an address, or a list of addresses and tables with `address` and `tls`.
     pub(crate) listen: Listeners,
+    /// Who may say on whose behalf it connects, by `X-Forwarded-For`, `Forwarded` or the PROXY protocol: networks,
+    /// addresses, or `unix`. From anybody else these count for nothing.
+    pub(crate) trusted_proxies: Vec<Network>,
+    /// Which clients may call, on every listener.
+    pub(crate) clients: Clients,
     /// The listener for operators: `/livez`, `/readyz`, `/healthz`, `/metrics`.
     pub(crate) admin: Admin,
     /// What is logged and how.
@@ -42,6 +50,8 @@ pub(crate) struct File {
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,
+    /// Where what must outlive the process is kept. Absent: nothing does.
+    pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
@@ -52,6 +62,8 @@ pub(crate) struct File {
     pub(crate) models: BTreeMap<String, Model>,
     /// The model that a request without one gets. Absent: such a request is refused (400).
     pub(crate) default_model: Option<String>,
+    /// What requests cost, for limits and budgets of `cost`.
+    pub(crate) prices: Prices,
     /// Groups of backends that can stand in for each other, by name.
     #[schemars(extend("minProperties" = 1))]
     pub(crate) pools: BTreeMap<String, Pool>,
@@ -61,7 +73,9 @@ impl Default for File {
     fn default() -> Self {
         let listen = Address::Ip(([127, 0, 0, 1], 8080).into());
         Self {
-            listen: Listeners(vec![TextOr::Table(Listen { address: listen, tls: None })]),
+            listen: Listeners(vec![TextOr::Table(Listen::plain(listen))]),
+            trusted_proxies: Vec::new(),
+            clients: Clients::default(),
             admin: Admin::default(),
             log: Log::default(),
             limits: Limits::default(),
@@ -69,10 +83,12 @@ impl Default for File {
             cors: None,
             answer_headers: true,
             drain: Drain::default(),
+            storage: None,
             other_paths: OtherPaths::default(),
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,
+            prices: Prices::default(),
             pools: BTreeMap::new(),
         }
     }
@@ -86,6 +102,20 @@ pub(crate) struct Listen {
     pub(crate) address: Address,
     /// TLS with this certificate. Absent: plain HTTP.
     pub(crate) tls: Option<ListenTls>,
+    /// Whether each connection begins with a header of the PROXY protocol (version 1 or 2), which says where the client
+    /// is. Only `trusted_proxies` may connect then.
+    #[serde(default)]
+    pub(crate) proxy_protocol: bool,
+    /// Which clients may call on this listener, of those that may call at all.
+    #[serde(default, skip_serializing_if = "Clients::is_everybody")]
+    pub(crate) clients: Clients,
+}
+
+impl Listen {
+    /// An address with nothing belonging to it.
+    pub(crate) fn plain(address: Address) -> Self {
+        Self { address, tls: None, proxy_protocol: false, clients: Clients::default() }
+    }
 }
 
 /// A certificate and its key.
@@ -159,11 +189,28 @@ pub(crate) struct Model {
     pub(crate) keep_name: bool,
     /// Over those of the pool, which go over those of the file.
     pub(crate) timeouts: TimeoutOverrides,
+    /// Who answers when those cannot, one after the other: the name of a pool or of a model, or a table.
+    pub(crate) fallback: Vec<TextOr<FallbackStep>>,
+    /// When a request would wait longer than this in the queue, it goes to the first fallback that is for `overloaded`.
+    #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub(crate) overflow_after: Option<Duration>,
+    /// When a second backend is asked because the first is slow. Over that of the pool.
+    pub(crate) hedge: Option<Hedge>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { pool: None, as_model: None, split: None, keep_name: true, timeouts: TimeoutOverrides::default() }
+        Self {
+            pool: None,
+            as_model: None,
+            split: None,
+            keep_name: true,
+            timeouts: TimeoutOverrides::default(),
+            fallback: Vec::new(),
+            overflow_after: None,
+            hedge: None,
+        }
     }
 }
 
@@ -204,6 +251,11 @@ pub(crate) struct Pool {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) idle_connections: Duration,
+    /// When a second backend is asked because the first has not sent the first token of a stream. Absent: never.
+    pub(crate) hedge: Option<Hedge>,
+    /// How much of a stream is held before its client gets any: the head until the first `event`, or everything until
+    /// the first with `content`, so that a stream that begins with an error can be tried elsewhere.
+    pub(crate) hold: Hold,
     /// Where requests wait while all backends are at their `max_in_flight`, or `off`: then they are refused at once.
     pub(crate) queue: QueueForm,
     /// What is tried again, and how often: a number, or a table.
@@ -222,6 +274,8 @@ impl Default for Pool {
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
+            hedge: None,
+            hold: Hold::default(),
             queue: QueueForm::On(Queue::default()),
             retries: RetriesForm(Retries::default()),
             backends: Vec::new(),

@@ -1,6 +1,9 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
-use crate::models::{Model, Models, Target};
+mod routes;
+
+use crate::models::Models;
+use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
@@ -17,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::{Registry, Services};
@@ -86,7 +90,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         return Err(faults);
     }
     let find = |name: &str| pools.iter().find(|pool| &*pool.name == name);
-    let models = config.models.iter().map(|model| Arc::new(build_model(model, find, parts.metrics))).collect();
+    let models = config.models.iter().map(|model| Arc::new(routes::build_model(config, model, &find, parts))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
     let (mut early, mut rest) = (filters, Vec::new());
     rest.extend(early.drain(late..));
@@ -97,6 +101,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     };
     Ok(Snapshot {
         limits: config.limits.clone(),
+        trusted_proxies: Networks::new(&config.trusted_proxies),
+        clients: Lists::new(&config.clients),
         shared,
         early,
         late: rest,
@@ -149,6 +155,7 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
     let services = Services {
         shared: shared.clone(),
         models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: None,
     };
@@ -172,6 +179,16 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
         }
     }
     built
+}
+
+fn prices(written: &config::Prices) -> Prices {
+    let price = |price: &config::Price| Price {
+        prompt: price.prompt.0,
+        cached_prompt: price.cached_prompt.unwrap_or(price.prompt).0,
+        completion: price.completion.0,
+        request: price.request.0,
+    };
+    Prices::new(&written.currency, written.models.iter().map(|(name, written)| (name.as_str(), price(written))))
 }
 
 fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
@@ -212,6 +229,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         timeouts: pool.timeouts.resolve(&config.timeouts),
         budget: retry_budget(pool, parts),
         queue: queue(pool, parts),
+        hold: pool.hold,
         retries: pool.retries.clone(),
         idle_connections: pool.idle_connections,
     })
@@ -330,23 +348,4 @@ fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&A
         weight: written.weight,
         max_in_flight: written.max_in_flight.map(|max| max as usize),
     }
-}
-
-fn build_model<'a>(model: &config::Model, find: impl Fn(&str) -> Option<&'a Arc<Pool>>, metrics: &Metrics) -> Model {
-    let route = model.pattern.to_string();
-    let targets = model
-        .targets
-        .iter()
-        .filter_map(|target| {
-            let pool = find(&target.pool)?;
-            Some(Target {
-                pool: pool.clone(),
-                send_as: target.as_model.as_deref().map(Into::into),
-                weight: target.weight,
-                timeouts: model.timeouts.resolve(&pool.timeouts),
-                series: metrics.series(&route, &pool.name),
-            })
-        })
-        .collect();
-    Model::new(model.pattern.clone(), targets, model.keep_name)
 }

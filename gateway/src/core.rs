@@ -2,6 +2,7 @@
 
 use crate::exchange::budget::Budget;
 use crate::snapshot::Snapshot;
+use crate::storage::Storage;
 use crate::telemetry::{Log, Metrics};
 use crate::upstream::Connector;
 use arc_swap::ArcSwap;
@@ -27,6 +28,8 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// The log.
     pub log: Log,
+    /// What outlives the process, if the file has a place for it.
+    pub storage: Option<Storage>,
     /// Requests that are being answered.
     pub requests: Open,
     /// Client connections that are open.
@@ -45,11 +48,18 @@ impl Core {
             bodies: Arc::default(),
             metrics,
             log,
+            storage: None,
             requests: Open::default(),
             connections: Count::default(),
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// With a store.
+    #[must_use]
+    pub fn with_storage(self, storage: Option<Storage>) -> Self {
+        Self { storage, ..self }
     }
 
     /// From now on `/readyz` says no and connections are closed after the request they carry.

@@ -2,8 +2,11 @@
 
 use crate::assemble::{self, Parts};
 use crate::core::Core;
+use crate::downstream::proxy_protocol::BeforeTls;
 use crate::life::{self, Signals};
-use crate::server::Server;
+use crate::networks::Lists;
+use crate::server::{Listener, Server};
+use crate::storage::{self, Storage};
 use crate::telemetry::{Format, Log, Metrics};
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
@@ -42,6 +45,9 @@ pub enum RunError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// There can be no thread for the store.
+    #[error("the store cannot be opened: {0}")]
+    Storage(std::io::Error),
     /// Pingora refuses a certificate.
     #[error("the certificate for {address} cannot be used: {reason}")]
     Certificate {
@@ -101,16 +107,16 @@ impl Gateway {
         let dropped = metrics.log_lines_dropped_total.clone();
         let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped);
         metrics.config_loaded(&snapshot.hash);
-        let core = Arc::new(Core::new(Arc::new(snapshot), metrics, log));
-        let mut service = Service::new("tidegate".to_owned(), Server::new(core.clone()));
-        for listen in &self.config.listen {
-            add_listener(&mut service, listen)?;
-        }
+        let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics)).transpose()?;
+        let core = Arc::new(Core::new(Arc::new(snapshot), metrics, log).with_storage(storage));
+        let services = services(&core, &self.config.listen)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
         let life = life::Life::new(core.clone(), config, file, registry, admin, guard);
         let mut server = PingoraServer::new_with_opt_and_conf(None, configuration(drain.time.as_secs()));
-        server.add_service(service);
+        for service in services {
+            server.add_service(service);
+        }
         server.add_service(background_service("house", life));
         server.run(RunArgs { shutdown_signal: Box::new(Signals::new(core, drain.delay)) });
         Ok(())
@@ -122,6 +128,17 @@ impl Gateway {
         }
         RunError::Faults(Faults(faults))
     }
+}
+
+/// Opens the store; should it be away, it is opened when it is back.
+fn open(path: &Path, metrics: &Metrics) -> Result<Storage, RunError> {
+    let storage = Storage::open(storage::Options::main(path.to_owned())).map_err(RunError::Storage)?;
+    for collector in storage.metrics().collectors() {
+        if let Err(error) = metrics.also(collector) {
+            tracing::error!(%error, "the store is not measured");
+        }
+    }
+    Ok(storage)
 }
 
 fn configuration(drain: u64) -> ServerConf {
@@ -155,6 +172,26 @@ fn bind(address: &Address) -> Result<Option<TcpListener>, RunError> {
         };
         RunError::Listen { address: address.to_string(), reason }
     })
+}
+
+/// A service for each kind of listener: Pingora tells an application whose connection it gets, not through which
+/// listener. Mostly all are alike; each further kind costs threads of its own, which sleep while nothing comes.
+fn services(core: &Arc<Core>, all: &[Listen]) -> Result<Vec<Service<Server>>, RunError> {
+    let mut kinds: Vec<(Listener, Service<Server>)> = Vec::new();
+    for listen in all {
+        let (proxy_protocol, clients) = (listen.proxy_protocol, Arc::new(Lists::new(&listen.clients)));
+        let kind = Listener { proxy_protocol, clients };
+        let at = kinds.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
+            let mut service = Service::new("tidegate".to_owned(), Server::new(core.clone(), kind.clone()));
+            if proxy_protocol {
+                service.endpoints().set_pre_tls_callback(Arc::new(BeforeTls(core.clone())));
+            }
+            kinds.push((kind, service));
+            kinds.len() - 1
+        });
+        add_listener(&mut kinds[at].1, listen)?;
+    }
+    Ok(kinds.into_iter().map(|(_, service)| service).collect())
 }
 
 fn add_listener(service: &mut Service<Server>, listen: &Listen) -> Result<(), RunError> {

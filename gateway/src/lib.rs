@@ -24,10 +24,12 @@ pub mod explain;
 mod gateway;
 mod life;
 pub mod models;
+pub mod networks;
 pub mod reference;
 mod server;
 pub mod simulator;
 pub mod snapshot;
+pub mod storage;
 pub mod telemetry;
 pub mod upstream;
 

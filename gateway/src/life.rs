@@ -29,6 +29,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long connections get to take their last bytes once the last request is over.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
+/// How long the end waits for what is still to be written to the store.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
 /// Everything beside the requests.
 pub(crate) struct Life {
     core: Arc<Core>,
@@ -92,9 +95,12 @@ impl Life {
             .map_err(|faults| Faults(assemble::place(faults, &loaded.positions)))?;
         let new = &loaded.config;
         let old = &self.config;
-        let lasting = new.listen == old.listen && new.admin == old.admin && new.drain == old.drain;
+        let lasting =
+            new.listen == old.listen && new.admin == old.admin && new.drain == old.drain && new.storage == old.storage;
         if !lasting || new.log.format != old.log.format {
-            tracing::warn!("listeners, certificates, the admin token, drain and log.format change only with a restart");
+            tracing::warn!(
+                "listeners, certificates, the admin token, storage, drain and log.format change only with a restart"
+            );
         }
         if let Err(error) = self.core.log.set_level(new.log.level.as_str()) {
             tracing::warn!(error, "the log level stays as it was");
@@ -111,10 +117,10 @@ impl Life {
 
     /// Drops the metrics of routes and backends that are gone.
     fn forget(&self, snapshot: &Snapshot) {
-        let of_models = snapshot
-            .models
-            .iter()
-            .flat_map(|model| model.targets.iter().map(|target| (&*model.name, &*target.pool.name)));
+        let of_models = snapshot.models.iter().flat_map(|model| {
+            let fallbacks = model.fallback.iter().flat_map(|step| &step.serves.targets);
+            model.targets.iter().chain(fallbacks).map(|target| (&*model.name, &*target.pool.name))
+        });
         let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
         let routes: Vec<_> = of_models.chain(other).collect();
         let backends: Vec<_> = snapshot
@@ -148,6 +154,11 @@ impl Life {
             }
         };
         let _ = tokio::time::timeout(LAST_BYTES, closed).await;
+        if let Some(storage) = &self.core.storage
+            && !storage.flush(LAST_WRITES)
+        {
+            tracing::error!("the store could not be written to the end");
+        }
         tracing::info!("drained");
         drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::process::exit(0);

@@ -5,9 +5,11 @@
 //! docs/decisions/0002-our-own-server-loop.md for why.
 
 use crate::core::Core;
-use crate::downstream::Session;
 use crate::downstream::http1::{Http1, Unreadable};
+use crate::downstream::proxy_protocol;
+use crate::downstream::{Session, Wire};
 use crate::exchange;
+use crate::networks::Lists;
 use crate::telemetry::BadHead;
 use async_trait::async_trait;
 use http::StatusCode;
@@ -21,15 +23,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The application behind every client listener.
+/// The application behind client listeners that are alike.
 pub(crate) struct Server {
     core: Arc<Core>,
+    listener: Listener,
     options: HttpServerOptions,
+}
+
+/// What is special about a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listener {
+    /// Whether proxies introduce each connection, by the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Which clients may call here, of those that may call at all.
+    pub clients: Arc<Lists>,
 }
 
 /// One HTTP/2 connection: what Pingora's loop calls for each of its streams.
 struct Http2 {
     core: Arc<Core>,
+    clients: Arc<Lists>,
     options: HttpServerOptions,
     /// Whether a request has come yet.
     used: AtomicBool,
@@ -44,11 +57,11 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 impl Server {
     /// A server that answers from `core`.
-    pub(crate) fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, listener: Listener) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(core.snapshot.load().limits.keep_alive);
-        Self { core, options }
+        Self { core, listener, options }
     }
 
     /// Answers one request after the other until either side has had enough. The first head is due at a time, a later
@@ -83,14 +96,14 @@ impl Server {
                 Ok(Err(Unreadable::Gone)) => return,
                 Err(_) => return self.core.metrics.bad_request(BadHead::Timeout),
             };
-            let mut session = Session::Http1(connection);
+            let mut session = Session::new(Wire::Http1(connection));
             if let Some(refused) = refused {
                 self.core.metrics.bad_request(refused.reason);
                 exchange::unreadable_head(&self.core, &mut session, refused.status, refused.message).await;
             } else {
-                self.core.answer(&mut session).await;
+                self.core.answer(&mut session, &self.listener.clients).await;
             }
-            let Session::Http1(answered) = session else { return };
+            let Some(Wire::Http1(answered)) = session.into_wire() else { return };
             connection = answered;
             if !connection.is_reusable() {
                 return connection.close().await;
@@ -102,8 +115,8 @@ impl Server {
 impl Server {
     /// Answers requests side by side. Pingora waits for the first as long as it takes: it is due as any head is.
     async fn http2(&self, stream: Stream, due: Duration, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let (core, options) = (self.core.clone(), self.options.clone());
-        let connection = Arc::new(Http2 { core, options, used: AtomicBool::new(false) });
+        let (core, clients, options) = (self.core.clone(), self.listener.clients.clone(), self.options.clone());
+        let connection = Arc::new(Http2 { core, clients, options, used: AtomicBool::new(false) });
         let unused = async {
             tokio::time::sleep(due).await;
             if connection.used.load(Ordering::Relaxed) {
@@ -122,16 +135,22 @@ impl Server {
 
 #[async_trait]
 impl ServerApp for Server {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let limits = self.core.snapshot.load().limits.clone();
         self.core.metrics.connections_total.inc();
         let Some(_counted) = self.core.connections.enter(limits.connections) else {
             self.core.metrics.connections_refused_total.inc();
             return None;
         };
+        let due = Instant::now() + limits.head_timeout;
+        // In front of TLS it has been read already.
+        if self.listener.proxy_protocol && stream.get_ssl_digest().is_none() {
+            let mut plain = stream.into_any().downcast::<RawStream>().ok()?;
+            proxy_protocol::introduce(&self.core, &mut plain).await.ok()?;
+            stream = plain;
+        }
         let address = stream.get_socket_digest();
         let client = address.and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip().to_canonical()));
-        let due = Instant::now() + limits.head_timeout;
         let alpn = stream.get_ssl_digest().map(|_| matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
         if alpn == Some(true) {
             return self.http2(stream, limits.head_timeout, shutdown).await;
@@ -180,7 +199,7 @@ impl HttpServerApp for Http2 {
             }
         }
         let many = session.req_header().headers.len() > self.core.snapshot.load().limits.headers;
-        let mut session = Session::Http2(session);
+        let mut session = Session::new(Wire::Http2(session));
         if many {
             self.core.metrics.bad_request(BadHead::TooManyHeaders);
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -189,7 +208,7 @@ impl HttpServerApp for Http2 {
             session.shutdown().await;
             return None;
         }
-        self.core.answer(&mut session).await;
+        self.core.answer(&mut session, &self.clients).await;
         // The stream ends with its answer; an error here means that the client has left.
         let _ = session.finish(None).await;
         None
@@ -212,10 +231,10 @@ impl HttpServerApp for Http2 {
 
 impl Core {
     /// Answers one request, counted as being in flight.
-    async fn answer(&self, session: &mut Session) {
+    async fn answer(&self, session: &mut Session, clients: &Lists) {
         let _open = self.requests.enter().await;
         self.metrics.in_flight.inc();
-        exchange::serve(self, session).await;
+        exchange::serve(self, session, clients).await;
         self.metrics.in_flight.dec();
     }
 }

@@ -2,6 +2,7 @@
 //! end; a reload builds the next one whole and swaps it in.
 
 use crate::models::Models;
+use crate::networks::{Lists, Networks};
 use crate::telemetry::Series;
 use crate::upstream::Pool;
 use std::sync::Arc;
@@ -13,6 +14,10 @@ use tidegate_plugins::services::Shared;
 pub struct Snapshot {
     /// What clients may take of the gateway.
     pub limits: Limits,
+    /// Who may say on whose behalf it connects.
+    pub trusted_proxies: Networks,
+    /// Which clients may call.
+    pub clients: Lists,
     /// What filters keep although the configuration changes.
     pub shared: Shared,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.

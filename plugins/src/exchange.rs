@@ -1,8 +1,12 @@
 //! What travels with one request: what came in, who sent it, where it goes.
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
-//! [`Exchange::identify`], [`Exchange::send_to`], [`Exchange::replace_body`], [`Exchange::ration`], [`Exchange::record`],
-//! [`Exchange::note`].
+//! [`Exchange::vouch`], [`Exchange::identify`],
+//! [`Exchange::send_to`], [`Exchange::settle_on`],
+//! [`Exchange::replace_body`],
+//! [`Exchange::ration`], [`Exchange::limit_by`],
+//! [`Exchange::ask_usage`], [`Exchange::answer_from`],
+//! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 use crate::store::Level;
@@ -39,6 +43,19 @@ impl Caller {
     }
 }
 
+/// Who answers a request: not which of a pool's backends, but all that can make a difference to what is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answerer {
+    /// The route: the entry of the file's `models`.
+    pub route: Arc<str>,
+    /// The pool.
+    pub pool: Arc<str>,
+    /// The model's name there.
+    pub model: Arc<str>,
+    /// A hash of what the pool's backends say the model is; 0 if they say nothing.
+    pub revision: u64,
+}
+
 /// The head of a request, as the client sent it (hop-by-hop headers included).
 #[derive(Debug)]
 pub struct RequestHead {
@@ -59,12 +76,18 @@ pub struct Exchange {
     endpoint: Endpoint,
     id: Arc<str>,
     client: Option<IpAddr>,
+    vouched: bool,
     caller: Option<Arc<Caller>>,
     body: Bytes,
     call: Option<Call>,
     model: Option<Arc<str>>,
+    answerer: Option<Arc<Answerer>>,
+    source: Source,
+    charged: bool,
     outcome: Option<Outcome>,
     rates: Rates,
+    limited: bool,
+    needs_usage: bool,
     notes: Vec<(&'static str, String)>,
 }
 
@@ -77,15 +100,50 @@ pub struct Rates {
     pub tokens: Option<Level>,
 }
 
+/// Whose words an answer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The gateway's own: a refusal, a fault, or what a filter says by itself.
+    #[default]
+    Gateway,
+    /// A backend's, given to this request.
+    Backend,
+    /// A backend's, given to an earlier request and kept.
+    Cache,
+    /// A backend's, given to another request that is under way.
+    Flight,
+    /// A backend's, given to this very request when it was sent before.
+    Replay,
+}
+
+impl Source {
+    /// The word in metrics and log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Backend => "backend",
+            Self::Cache => "cache",
+            Self::Flight => "flight",
+            Self::Replay => "replay",
+        }
+    }
+}
+
 /// What became of a request, as far as filters that count or settle need to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// The status the client got; 499 if it left before the end.
     pub status: u16,
-    /// Whether the answer was complete and what was asked for.
+    /// Whether the answer was complete and what was asked for, whether or not its client was still there.
     pub complete: bool,
-    /// The tokens it cost, if any were counted.
+    /// The tokens of the answer, if any were counted.
     pub usage: Option<Usage>,
+    /// Whose words the answer was.
+    pub source: Source,
+    /// Whether these tokens are this request's to pay: not if the answer was made for another request.
+    pub charged: bool,
+    /// Events of a stream that carried a piece of the answer.
+    pub events: u64,
     /// Body bytes the client sent.
     pub request_bytes: u64,
     /// Body bytes the client was given.
@@ -100,12 +158,18 @@ impl Exchange {
             endpoint,
             id,
             client,
+            vouched: false,
             caller: None,
             body: Bytes::new(),
             call: None,
             model: None,
+            answerer: None,
+            source: Source::Gateway,
+            charged: true,
             outcome: None,
             rates: Rates::default(),
+            limited: false,
+            needs_usage: false,
             notes: Vec::new(),
         }
     }
@@ -135,6 +199,11 @@ impl Exchange {
         self.client
     }
 
+    /// Whether a trusted proxy handed the request over, so that what its headers say about the client may be believed.
+    pub fn is_vouched_for(&self) -> bool {
+        self.vouched
+    }
+
     /// Who sends it, once a filter has found out.
     pub fn caller(&self) -> Option<&Arc<Caller>> {
         self.caller.as_ref()
@@ -155,9 +224,26 @@ impl Exchange {
         self.model.as_ref()
     }
 
+    /// Who answers, as far as that is settled: for filters that say [`crate::Filter::needs_route`], and once a backend is
+    /// asked. A fallback settles it anew.
+    pub fn answerer(&self) -> Option<&Arc<Answerer>> {
+        self.answerer.as_ref()
+    }
+
     /// Whether the client asked for an event stream.
     pub fn wants_stream(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.stream)
+    }
+
+    /// Whose words the answer is: known when its head is.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whether the tokens of the answer are this request's to pay: not if the answer was made for another request.
+    /// Known when the answer's head is.
+    pub fn is_charged(&self) -> bool {
+        self.charged
     }
 
     /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
@@ -170,9 +256,24 @@ impl Exchange {
         &self.rates
     }
 
+    /// Whether a limit has refused this request.
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
+    /// Whether a filter counts the tokens of the answer, so that the backend is asked for them.
+    pub fn needs_usage(&self) -> bool {
+        self.needs_usage
+    }
+
     /// What filters noted for the log line; they are gone from here then.
     pub fn take_notes(&mut self) -> Vec<(&'static str, String)> {
         std::mem::take(&mut self.notes)
+    }
+
+    /// Says that a trusted proxy handed the request over. For the gateway.
+    pub fn vouch(&mut self) {
+        self.vouched = true;
     }
 
     /// Says who sends this request. For identity filters.
@@ -183,6 +284,12 @@ impl Exchange {
     /// Sends the request to another model than it asked for. For routing filters.
     pub fn send_to(&mut self, model: Arc<str>) {
         self.model = Some(model);
+        self.answerer = None;
+    }
+
+    /// Says who answers. For the gateway.
+    pub fn settle_on(&mut self, answerer: Arc<Answerer>) {
+        self.answerer = Some(answerer);
     }
 
     /// Replaces the body and how it reads. Use [`crate::splice`] to leave other bytes alone.
@@ -199,6 +306,23 @@ impl Exchange {
         };
         self.rates.requests = tighter(self.rates.requests, rates.requests);
         self.rates.tokens = tighter(self.rates.tokens, rates.tokens);
+    }
+
+    /// Says which limit refuses this request, so that other limits take nothing for it. For limiting filters.
+    pub fn limit_by(&mut self, limit: &str) {
+        self.limited = true;
+        self.note("limited_by", limit);
+    }
+
+    /// Asks for the tokens of the answer, also where the client did not: for filters that count them.
+    pub fn ask_usage(&mut self) {
+        self.needs_usage = true;
+    }
+
+    /// Says whose words the answer is, and whether its tokens are this request's to pay. For the gateway.
+    pub fn answer_from(&mut self, source: Source, charged: bool) {
+        self.source = source;
+        self.charged = charged;
     }
 
     /// Says what became of the request. For the gateway.

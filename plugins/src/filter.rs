@@ -1,11 +1,13 @@
 //! The contract between the gateway and a filter.
 
 use crate::exchange::Exchange;
-use crate::reply::Reply;
+use crate::reply::{Refusal, Reply};
 use crate::services::Services;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 /// A fault of ours inside a filter. The client sees a plain 500; the text goes to the log.
 /// To refuse a request, return [`Verdict::Answer`] instead.
@@ -23,6 +25,12 @@ pub trait Filter: Send + Sync {
     /// before the body is read, so that a stranger's upload costs no memory.
     fn needs_body(&self) -> bool {
         true
+    }
+
+    /// Whether [`Filter::request`] wants to know who will answer ([`Exchange::answerer`]). It is settled before then, as
+    /// far as it can be, and stays unless a later filter sends the request elsewhere.
+    fn needs_route(&self) -> bool {
+        false
     }
 
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
@@ -61,14 +69,37 @@ pub trait ResponseFilter: Send + Sync {
         false
     }
 
-    /// True: the answer is read to its end although the client has left.
-    fn outlives_client(&self) -> bool {
-        false
+    /// Hears that there will be no (further) answer, and what the client is told instead. If the client has no head
+    /// yet, the refusal then passes [`ResponseFilter::head`] and [`ResponseFilter::chunk`] as an answer of the gateway's.
+    fn fault(&mut self, exchange: &Exchange, refusal: &Refusal) {
+        let _ = (exchange, refusal);
+    }
+
+    /// Who else wants the answer: as long as anybody does, it is read to its end although the client has left, and a
+    /// client that is slow to take it holds nobody up. Asked once, when the filter begins to follow.
+    fn audience(&self) -> Option<Arc<dyn Audience>> {
+        None
     }
 
     /// Called exactly once, whatever became of the request.
     fn end(self: Box<Self>, exchange: &Exchange) {
         let _ = exchange;
+    }
+}
+
+/// Those who want an answer besides the client that asked for it.
+pub trait Audience: Send + Sync {
+    /// Ready when nobody wants the answer any more. Somebody may want it again later.
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()>;
+}
+
+/// Wants every answer to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Always;
+
+impl Audience for Always {
+    fn poll_left(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
     }
 }
 

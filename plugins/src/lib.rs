@@ -16,6 +16,7 @@
 
 pub mod balancer;
 pub mod balancers;
+pub mod cache_key;
 pub mod call;
 pub mod events;
 pub mod exchange;
@@ -24,6 +25,7 @@ pub mod filters;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod prices;
 pub mod registry;
 pub mod reply;
 pub mod services;
@@ -33,8 +35,8 @@ pub mod testing;
 pub mod usage;
 
 pub use balancer::{Balancer, Candidate};
-pub use exchange::{Caller, Exchange};
+pub use exchange::{Answerer, Caller, Exchange, Source};
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
 pub use registry::Registry;
-pub use reply::{Refusal, Reply};
+pub use reply::{Body, Pieces, Refusal, Reply};
 pub use services::Services;

@@ -1,33 +1,126 @@
 //! Answers the gateway gives itself, in the caller's protocol. The only place that knows the shapes of errors.
 
 use crate::call::Endpoint;
+use crate::exchange::Source;
+use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// An answer that no backend gave.
-#[derive(Debug, Clone)]
+/// An answer that no backend gave to this request.
+#[derive(Debug)]
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
     /// The headers, without framing (`content-length`, `transfer-encoding`), which the gateway adds.
     pub headers: HeaderMap,
-    /// The body, whole.
-    pub body: Bytes,
+    /// The body.
+    pub body: Body,
+    /// Whose words these are. Any but the gateway's own stand for a backend's answer: the caller must be one that may
+    /// ask for the model, and the answer counts for the route.
+    pub source: Source,
+    /// Whether this request pays for the tokens, although another one, or an earlier one, has had them made.
+    pub charged: bool,
+    /// The tokens of a whole body, where that stands for a backend's answer and they are known.
+    pub usage: Option<Usage>,
+}
+
+/// The body of an answer.
+pub enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// Pieces as they come; of an event stream, whole events.
+    Pieces(Box<dyn Pieces>),
+}
+
+/// A body that comes piece by piece, when it is asked for the next one. Dropped if the client leaves.
+pub trait Pieces: Send {
+    /// The next piece; none at the end. A refusal is why there is no more although it is not complete: the client is
+    /// told, in its protocol, if it can be.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>>;
+
+    /// The tokens of the answer, as far as they are known; asked at the end.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
+}
+
+impl dyn Pieces {
+    /// The next piece; none at the end.
+    ///
+    /// # Errors
+    /// Why there is no more.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Refusal>> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+}
+
+/// Any stream of pieces is a body.
+impl<S> Pieces for Pin<Box<S>>
+where
+    S: futures_util::Stream<Item = Result<Bytes, Refusal>> + Send + ?Sized,
+{
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
+        futures_util::Stream::poll_next(self.as_mut(), context)
+    }
+}
+
+impl Body {
+    /// The body if it is whole.
+    pub fn whole(&self) -> Option<&Bytes> {
+        match self {
+            Self::Whole(body) => Some(body),
+            Self::Pieces(_) => None,
+        }
+    }
+}
+
+impl<B: Into<Bytes>> From<B> for Body {
+    fn from(body: B) -> Self {
+        Self::Whole(body.into())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(body) => f.debug_tuple("Whole").field(body).finish(),
+            Self::Pieces(_) => f.write_str("Pieces"),
+        }
+    }
 }
 
 impl Reply {
     /// A JSON document.
     pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-        Self { status, headers, body: body.into() }
+        Self::new(status, headers, body.into())
     }
 
     /// An answer without a body.
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: Bytes::new() }
+        Self::new(status, HeaderMap::new(), Bytes::new())
+    }
+
+    /// An answer of the gateway's own.
+    pub fn new(status: StatusCode, headers: HeaderMap, body: impl Into<Body>) -> Self {
+        Self { status, headers, body: body.into(), source: Source::Gateway, charged: true, usage: None }
+    }
+
+    /// Says that this stands for a backend's answer, where it comes from, and whether its tokens are to be paid again.
+    #[must_use]
+    pub fn stands_for(mut self, source: Source, charged: bool) -> Self {
+        (self.source, self.charged) = (source, charged);
+        self
+    }
+
+    /// The body, if it is whole; empty otherwise.
+    pub fn text(&self) -> &[u8] {
+        self.body.whole().map_or(&[], |body| body)
     }
 
     /// Adds a header; a value that is not one (control characters) is left out.
@@ -194,7 +287,7 @@ mod tests {
     fn each_protocol_gets_its_own_shape() {
         let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "upstream_error", "Gone.");
         let body = |endpoint| -> serde_json::Value {
-            serde_json::from_slice(&refusal.reply(endpoint, "r1").body).expect("a reply is JSON")
+            serde_json::from_slice(refusal.reply(endpoint, "r1").text()).expect("a reply is JSON")
         };
         assert_eq!(body(Endpoint::Chat)["error"]["code"], "upstream_error");
         assert_eq!(body(Endpoint::Messages)["error"]["type"], "api_error");

@@ -1,6 +1,7 @@
 //! What a filter may ask for when it is built.
 
 use crate::filters::limits::Estimates;
+use crate::prices::Prices;
 use crate::store::{Local, Store};
 use serde_json::Value;
 use std::io;
@@ -46,6 +47,8 @@ pub struct Services {
     pub shared: Shared,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// What requests cost.
+    pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
     pub files: Arc<dyn Files>,
     /// The pepper for key hashes, if the operator set one.
@@ -61,6 +64,12 @@ impl Services {
                 Err(io::Error::from(io::ErrorKind::NotFound))
             }
         }
-        Self { shared: Shared::default(), models: Arc::default(), files: Arc::new(NoFiles), pepper: None }
+        Self {
+            shared: Shared::default(),
+            models: Arc::default(),
+            prices: Arc::default(),
+            files: Arc::new(NoFiles),
+            pepper: None,
+        }
     }
 }

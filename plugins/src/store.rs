@@ -15,6 +15,9 @@ mod local;
 mod metrics;
 mod quota;
 #[cfg(test)]
+mod races;
+mod sync;
+#[cfg(test)]
 mod tests;
 
 use async_trait::async_trait;

@@ -1,5 +1,7 @@
 //! What is measured: requests and events as they come, in sizes that matter.
 
+pub mod limits;
+
 use bytes::Bytes;
 
 /// A chat request of about `size` bytes, in messages of a few hundred bytes each.

@@ -6,6 +6,7 @@ use super::Resolver;
 use crate::address::Address;
 use crate::key_path::KeyPath;
 use crate::meant::{Admin, AllowedHeaders, Config, Cors, Listen, ListenTls, Origins};
+use crate::network::Network;
 use crate::written::{self, Listeners, TextOr};
 
 impl Resolver<'_> {
@@ -20,7 +21,7 @@ impl Resolver<'_> {
             let listen = match written {
                 TextOr::Table(listen) => listen,
                 TextOr::Text(text) => match Address::parse(&text) {
-                    Ok(address) => written::Listen { address, tls: None },
+                    Ok(address) => written::Listen::plain(address),
                     Err(message) => {
                         self.fault(&path, message, None);
                         continue;
@@ -34,13 +35,31 @@ impl Resolver<'_> {
                     key: self.readable(&path.key("key"), &tls.key, "private key"),
                 }
             });
-            all.push(Listen { address: self.rooted(listen.address), tls, path });
+            let (proxy_protocol, clients) = (listen.proxy_protocol, listen.clients);
+            all.push(Listen { address: self.rooted(listen.address), tls, proxy_protocol, clients, path });
         }
         if all.is_empty() && self.faults.iter().all(|fault| !fault.path.is_within(&path)) && !self.tree.has_gone(&path)
         {
             self.fault(&path, "`listen` is an empty list: nobody could connect", None);
         }
         all
+    }
+
+    /// Reports listeners that expect a proxy to introduce every connection where no proxy is trusted to.
+    pub(super) fn unreachable_listeners(&mut self, config: &Config) {
+        let trusts = |kind: fn(&Network) -> bool| config.trusted_proxies.iter().any(kind);
+        let (by_ip, by_unix) = (trusts(|net| matches!(net, Network::Ip(_))), trusts(|net| *net == Network::Unix));
+        for listen in config.listen.iter().filter(|listen| listen.proxy_protocol) {
+            let (trusted, missing) = match listen.address {
+                Address::Unix(_) => (by_unix, "`unix`"),
+                _ => (by_ip, "the proxy's address"),
+            };
+            if !trusted && !self.tree.has_gone(&KeyPath::root().key("trusted_proxies")) {
+                let message = "only trusted proxies may connect here, and none is trusted: nobody could";
+                let help = format!("add {missing} to `trusted_proxies`");
+                self.fault(&listen.path.key("proxy_protocol"), message, Some(help));
+            }
+        }
     }
 
     pub(super) fn admin(&mut self, admin: written::Admin) -> Admin {

@@ -43,6 +43,7 @@ impl Resolver<'_> {
         self.label(&path, &name, "pool");
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
         self.retries(&path.key("retries"), &pool.retries.0);
+        self.hedge(&path.key("hedge"), pool.hedge.as_ref());
         let queue = self.queue(&path.key("queue"), pool.queue);
         let health = self.health(&path.key("health"), pool.health);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
@@ -58,6 +59,8 @@ impl Resolver<'_> {
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
+            hedge: pool.hedge,
+            hold: pool.hold,
             queue,
             retries: pool.retries.0,
             backends,

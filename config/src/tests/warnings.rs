@@ -23,6 +23,12 @@ fn an_open_door_is_pointed_at() {
 }
 
 #[test]
+fn trust_in_everybody_is_pointed_at() {
+    warned(&format!("{POOL}trusted_proxies:\n  - 10.0.0.0/8\n  - 0.0.0.0/0\n"), "whoever connects may claim", 4);
+    silent(&format!("{POOL}trusted_proxies: [10.0.0.0/8, unix]\n"));
+}
+
+#[test]
 fn a_key_that_others_may_see_is_pointed_at() {
     let backend = |fields: &str| format!("pools: {{ a: {{ backends: [{{ {fields} }}] }} }}\n");
     warned(&backend("url: https://a.com, key: plain"), "plain text", 1);

@@ -1,6 +1,12 @@
-//! Clients' connections: HTTP/1 is ours, HTTP/2 is Pingora's. [`Session`] is one request on either of them.
+//! Clients' connections: HTTP/1 is ours, HTTP/2 is Pingora's. A [`Wire`] is one request on either of
+//! them, a [`Session`] is what answers it.
 
+pub(crate) mod forwarded;
 pub(crate) mod http1;
+pub(crate) mod proxy_protocol;
+mod session;
+
+pub(crate) use session::Session;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
@@ -36,14 +42,14 @@ impl From<Box<pingora::Error>> for Error {
 }
 
 /// A client's request, and the way back.
-pub(crate) enum Session {
+pub(crate) enum Wire {
     /// The one that is under way on its connection.
     Http1(Box<Http1<Stream>>),
     /// A stream among others.
     Http2(Box<ServerSession>),
 }
 
-impl Session {
+impl Wire {
     /// The request's head. Once; later there is nothing in it.
     pub(crate) fn take_request(&mut self) -> Parts {
         match self {

@@ -1,44 +1,77 @@
 //! The filters are asked, in the order of the file, and the request's model becomes a route.
 
-use super::arrive::short;
+use super::arrive::{client_patience, short};
 use super::body::{self, Body};
-use super::fail::{Fault, Result};
-use super::{Route, Session, Trip, query};
+use super::fail::{Fault, Result, Wait};
+use super::{Route, Session, Trip, fetch, query};
 use crate::models::Models;
+use crate::snapshot::NamedFilter;
 use crate::telemetry::InFlight;
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_plugins::call::{Call, CallFault, Key};
-use tidegate_plugins::splice;
 use tidegate_plugins::{Refusal, Reply, Verdict};
+use tidegate_plugins::{filter, splice};
 
 /// Asks the filters that do not need the body.
 ///
 /// # Errors
 /// A filter's own fault.
-pub(super) async fn early(trip: &mut Trip<'_>) -> Result<Option<Reply>> {
+pub(super) async fn early(session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
-    ask(trip, &snapshot.early).await
+    for named in &snapshot.early {
+        if named.filter.needs_route() {
+            settle(trip);
+        }
+        let verdict = named.filter.request(&mut trip.exchange).await;
+        if let Some(reply) = take(session, trip, named, verdict)? {
+            return Ok(Some(reply));
+        }
+    }
+    Ok(None)
 }
 
-/// Asks the other filters.
+/// Asks the other filters. They may wait long, for another request's answer even: the client is watched meanwhile.
 ///
 /// # Errors
-/// A filter's own fault.
-pub(super) async fn late(trip: &mut Trip<'_>) -> Result<Option<Reply>> {
+/// A filter's own fault, that the client has left, or that its patience or the time for draining is over.
+pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
-    ask(trip, &snapshot.late).await
+    let patience = client_patience(trip).unwrap_or(A_DAY);
+    let until = (trip.record.started + patience, Wait::Client);
+    for named in &snapshot.late {
+        if named.filter.needs_route() {
+            settle(trip);
+        }
+        let asked = named.filter.request(&mut trip.exchange);
+        let verdict = fetch::wait(trip.core, session, until, asked).await?;
+        if let Some(reply) = take(session, trip, named, verdict)? {
+            return Ok(Some(reply));
+        }
+    }
+    Ok(None)
 }
 
-async fn ask(trip: &mut Trip<'_>, filters: &[crate::snapshot::NamedFilter]) -> Result<Option<Reply>> {
-    for named in filters {
-        let verdict = named.filter.request(&mut trip.exchange).await;
-        match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
-            Verdict::Continue => {}
-            Verdict::Follow(follower) => trip.followers.push(follower),
-            Verdict::Answer(reply) => return Ok(Some(reply)),
+/// How long a client waits that does not say so: longer than anything here takes.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+fn take(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    named: &NamedFilter,
+    verdict: filter::Result<Verdict>,
+) -> Result<Option<Reply>> {
+    match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
+        Verdict::Continue => {}
+        Verdict::Follow(follower) => {
+            if let Some(audience) = follower.audience() {
+                session.share(audience);
+            }
+            trip.followers.push(follower);
         }
+        Verdict::Answer(reply) => return Ok(Some(reply)),
     }
     Ok(None)
 }
@@ -128,6 +161,20 @@ fn only_model(trip: &Trip<'_>) -> Option<Arc<str>> {
     targets.all(|target| Arc::ptr_eq(&target.pool, pool)).then(|| first.name.clone())
 }
 
+/// Finds who would answer, for a filter that wants to know. What stands in the way is said later, by [`route`], unless a
+/// filter sends the request elsewhere before.
+fn settle(trip: &mut Trip<'_>) {
+    let Some(name) = trip.exchange.model().cloned().filter(|_| trip.exchange.answerer().is_none()) else { return };
+    if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
+        return;
+    }
+    let snapshot = trip.snapshot.clone();
+    let Some(model) = snapshot.models.resolve(&name) else { return };
+    let route = Route::of_model(model, model.target());
+    trip.exchange.settle_on(Arc::new(route.answerer(&name)));
+    trip.settled = Some(route);
+}
+
 /// Finds who answers.
 ///
 /// # Errors
@@ -144,7 +191,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
         let (pool, series) = (other.pool.clone(), other.series.clone());
         let timeouts = pool.timeouts;
         trip.under_way = Some(InFlight::new(&series.in_flight));
-        trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts });
+        trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts, hedging: None });
         return Ok(());
     };
     if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
@@ -154,7 +201,8 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     let Some(model) = snapshot.models.resolve(&name) else {
         return Err(unknown_model(trip, &name));
     };
-    let route = Route::of_model(model, model.target());
+    let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
+    let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
     rename(trip, &route);
     if let Some(served) = &route.send_as {
         super::body::rename_in_form(trip, served);
@@ -169,7 +217,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.
-fn rename(trip: &mut Trip<'_>, route: &Route) {
+pub(super) fn rename(trip: &mut Trip<'_>, route: &Route) {
     let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
     let served = route.send_as.as_ref().unwrap_or(model);
     let body = trip.exchange.body();

@@ -1,15 +1,16 @@
 //! What the gateway says itself, and the head of everything that is said.
 
 use super::body::{self, Body};
-use super::fail::{Fault, Result};
-use super::{Session, Trip, cors, relay};
+use super::fail::{Fault, Result, Wait};
+use super::{Session, Trip, cors, fetch, relay};
 use crate::core::Core;
 use crate::telemetry::Cause;
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_plugins::call::Endpoint;
-use tidegate_plugins::{Head, Refusal, Reply};
+use tidegate_plugins::{Head, Pieces, Refusal, Reply, Source};
 
 /// How a request was answered.
 pub(super) struct Answered {
@@ -19,17 +20,24 @@ pub(super) struct Answered {
     pub cause: Cause,
     /// For the log.
     pub log: Option<String>,
+    /// Whether the answer was complete and what was asked for.
+    pub complete: bool,
 }
 
 impl Answered {
     /// As it should be.
     pub(super) fn ok(status: StatusCode) -> Self {
-        Self { status: status.as_u16(), cause: Cause::None, log: None }
+        Self { status: status.as_u16(), cause: Cause::None, log: None, complete: true }
     }
 
     /// Not as it should be.
     pub(super) fn failed(status: StatusCode, cause: Cause, log: impl Into<String>) -> Self {
-        Self { status: status.as_u16(), cause, log: Some(log.into()) }
+        Self { status: status.as_u16(), cause, log: Some(log.into()), complete: false }
+    }
+
+    /// The client has left before.
+    pub(super) fn gone(self) -> Self {
+        Self { status: 499, cause: Cause::ClientGone, ..self }
     }
 }
 
@@ -45,35 +53,87 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// That the client has left.
 pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
     settle_body(session, trip).await;
+    trip.exchange.answer_from(reply.source, reply.charged);
+    trip.record.source = reply.source;
+    trip.record.usage = reply.usage;
     let mut head = Head { status: reply.status, headers: reply.headers };
-    if reply.status != StatusCode::NO_CONTENT {
-        head.headers.insert(header::CONTENT_LENGTH, super::headers::number(reply.body.len() as u64));
+    match reply.body {
+        tidegate_plugins::Body::Whole(body) => whole(session, trip, &mut head, body).await?,
+        tidegate_plugins::Body::Pieces(pieces) => piecewise(session, trip, &mut head, pieces).await?,
     }
-    relay::start(session, trip, &mut head).await?;
-    let mut body = reply.body;
+    relay::end(session, trip).await?;
+    let cause = match (head.status.as_u16(), reply.source) {
+        (401 | 403, Source::Gateway) => Cause::Auth,
+        (429, Source::Gateway) => Cause::Limit,
+        (400..=499, Source::Gateway) => Cause::Validation,
+        (500.., Source::Gateway) => Cause::Gateway,
+        (400..=499, _) => Cause::Client,
+        (500.., _) => Cause::UpstreamError,
+        _ => Cause::None,
+    };
+    Ok(Answered { status: head.status.as_u16(), cause, log: None, complete: cause == Cause::None })
+}
+
+/// Sends a body whose length is known.
+async fn whole(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head, mut body: Bytes) -> Result<()> {
+    if head.status != StatusCode::NO_CONTENT {
+        head.headers.insert(header::CONTENT_LENGTH, super::headers::number(body.len() as u64));
+    }
+    if trip.record.source != Source::Gateway {
+        trip.record.first_token = Some(Instant::now());
+    }
+    relay::start(session, trip, head).await?;
     relay::follow(trip, &mut body, false)?;
     if trip.exchange.head().method != Method::HEAD {
         relay::write(session, trip, body).await?;
     }
-    relay::end(session, trip).await?;
-    let cause = match head.status.as_u16() {
-        401 | 403 => Cause::Auth,
-        429 => Cause::Limit,
-        400..=499 => Cause::Validation,
-        500.. => Cause::Gateway,
-        _ => Cause::None,
-    };
-    Ok(Answered { status: head.status.as_u16(), cause, log: None })
+    Ok(())
 }
+
+/// Sends a body as it comes. As with a backend's stream, the head is held until there is something to send.
+async fn piecewise(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    head: &mut Head,
+    mut pieces: Box<dyn Pieces>,
+) -> Result<()> {
+    trip.streaming = super::headers::media_type(&head.headers) == "text/event-stream";
+    trip.record.stream = trip.streaming;
+    relay::release_body(trip);
+    let total = trip.route.as_ref().map_or(A_DAY, |route| route.timeouts.total);
+    let until = (trip.record.started + total, Wait::Total);
+    loop {
+        let began = Instant::now();
+        let next = fetch::wait(trip.core, session, until, pieces.next()).await;
+        if !trip.head_sent {
+            trip.record.upstream_time += began.elapsed();
+        }
+        trip.record.usage = pieces.usage();
+        let piece = next?.transpose().map_err(Fault::of_pieces)?;
+        if !trip.head_sent {
+            relay::start(session, trip, head).await?;
+        }
+        let Some(mut piece) = piece else { return Ok(()) };
+        trip.record.first_token.get_or_insert_with(Instant::now);
+        relay::follow(trip, &mut piece, false)?;
+        relay::write(session, trip, piece).await?;
+    }
+}
+
+/// How long an answer may take whose request has no route to say so.
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Turns a fault into an answer: with its status if the client has no head yet, as the last event of its stream if it
 /// has, and by cutting the transfer where nothing else can tell it.
 pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fault) -> Answered {
     let Fault::Told { refusal, cause, log, close } = fault else {
         session.shutdown().await;
-        return Answered { status: 499, cause: Cause::ClientGone, log: None };
+        return Answered { status: 499, cause: Cause::ClientGone, log: None, complete: false };
     };
     let log = Some(log.unwrap_or_else(|| refusal.message.clone()));
+    for follower in trip.followers.iter_mut().rev() {
+        follower.fault(&trip.exchange, &refusal);
+    }
     if let (Some(backend), Some(fault)) = (&trip.backend, super::fail::counted(&refusal, trip)) {
         backend.series.failed(fault);
     }
@@ -84,7 +144,7 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
             session.shutdown().await;
         }
         let status = trip.record.upstream_status.unwrap_or(200);
-        return Answered { status, cause, log };
+        return Answered { status, cause, log, complete: false };
     }
     if close {
         session.close_after();
@@ -96,11 +156,11 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
             if close && session.is_http2() {
                 linger(session).await;
             }
-            Answered { status, cause, log }
+            Answered { status, cause, log, complete: false }
         }
         Err(_) => {
             session.shutdown().await;
-            Answered { status: 499, cause: Cause::ClientGone, log }
+            Answered { status: 499, cause: Cause::ClientGone, log, complete: false }
         }
     }
 }
@@ -174,6 +234,11 @@ pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
             insert(headers, "x-tidegate-backend", backend);
             headers.insert(HeaderName::from_static("x-tidegate-attempts"), HeaderValue::from(record.attempts));
         }
+        if let Some(why) = record.fallback.last() {
+            insert(headers, "x-tidegate-fallback", why);
+            insert(headers, "x-tidegate-pool", trip.route.as_ref().map_or("", |route| &route.pool.name));
+            insert(headers, "x-tidegate-model", record.model_served.as_deref().unwrap_or_default());
+        }
         if !record.queued.is_zero() {
             let queued = u64::try_from(record.queued.as_millis()).unwrap_or(u64::MAX);
             headers.insert("x-tidegate-queue-ms", super::headers::number(queued));
@@ -228,10 +293,11 @@ pub(crate) async fn unreadable_head(core: &Core, session: &mut Session, status: 
     let id = crate::telemetry::RequestId::new();
     let reply = refusal.reply(Endpoint::Other, &id.to_string());
     let mut headers = reply.headers;
-    headers.insert(header::CONTENT_LENGTH, super::headers::number(reply.body.len() as u64));
+    let body = reply.body.whole().cloned().unwrap_or_default();
+    headers.insert(header::CONTENT_LENGTH, super::headers::number(body.len() as u64));
     headers.insert("x-request-id", id.to_header());
     let sent = session.write_head(reply.status, headers).await;
-    if sent.is_ok() && session.write_body(reply.body).await.is_ok() {
+    if sent.is_ok() && session.write_body(body).await.is_ok() {
         let _ = session.finish(None).await;
     }
     // Each is counted; in a flood of them only some are written down.

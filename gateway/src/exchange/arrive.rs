@@ -5,6 +5,8 @@ use super::fail::{Fault, Result};
 use super::headers;
 use super::{Session, Trip, query};
 use crate::core::Core;
+use crate::downstream::forwarded::{self, Contradiction, Source};
+use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Record, RequestId, TraceContext};
 use http::header::{self, HeaderName};
@@ -36,13 +38,31 @@ pub(super) enum Plan {
     Opaque,
 }
 
+/// What is to be said about where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Address {
+    /// Nothing.
+    Welcome,
+    /// Requests from there are not taken.
+    Refused,
+    /// Proxies contradict each other about it.
+    Contradicted,
+}
+
 /// Takes the head out of the session and settles the ids. Never fails, so that every request has a record.
-pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Session) -> Trip<'a> {
+pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Session, clients: &Lists) -> Trip<'a> {
     // Pingora reads the framing of HTTP/2 from the head when the body is first asked about: ask before the head goes.
     let has_body = !session.is_body_done();
-    let client = session.client();
+    let peer = session.client();
     let parts = session.take_request();
     let (method, version, headers) = (parts.method, parts.version, parts.headers);
+    let source = forwarded::source(peer, &headers, &snapshot.trusted_proxies);
+    let Source { client, by_proxy } = source.unwrap_or(Source { client: peer, by_proxy: false });
+    let address = match source {
+        Err(Contradiction) => Address::Contradicted,
+        Ok(_) if snapshot.clients.let_in(client) && clients.let_in(client) => Address::Welcome,
+        Ok(_) => Address::Refused,
+    };
     let upgrade =
         session.is_upgrade() && method == Method::GET && headers::has_token(&headers, &header::UPGRADE, "websocket");
     let id = RequestId::accept(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
@@ -57,19 +77,24 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     record.operation = endpoint.map_or("other", Endpoint::gen_ai_operation);
     let (path, query) = (parts.uri.path().into(), parts.uri.query().map(Into::into));
     let request = RequestHead { method, path, query, headers };
-    let exchange =
+    let mut exchange =
         Exchange::new(request, endpoint.unwrap_or(Endpoint::Other), record.request_id.to_string().into(), client);
+    if by_proxy {
+        exchange.vouch();
+    }
     Trip {
         core,
         share: core.bodies.share(),
         body: if has_body { Body::Unread } else { Body::None },
         snapshot,
+        address,
         exchange,
         record,
         known: endpoint.is_some(),
         upgrade,
         followers: Vec::new(),
         route: None,
+        settled: None,
         under_way: None,
         replayable: true,
         streaming: false,
@@ -92,6 +117,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
 /// What the head alone makes impossible: path, method, size, encoding.
 pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
     let (head, snapshot) = (trip.exchange.head(), &trip.snapshot);
+    check_address(trip.address)?;
     check_path(&head.path)?;
     query::check(head.query.as_deref().unwrap_or_default())?;
     if head.method == Method::OPTIONS {
@@ -127,6 +153,23 @@ pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
             Ok(Plan::Form { boundary })
         }
         _ => Ok(Plan::Call),
+    }
+}
+
+/// Where the request comes from is judged before anything else is said, and before any of its body is read.
+fn check_address(address: Address) -> Result<()> {
+    match address {
+        Address::Welcome => Ok(()),
+        Address::Refused => {
+            let message = "Requests from this network address are not taken here.";
+            let refusal = Refusal::new(StatusCode::FORBIDDEN, "client_not_allowed", message);
+            Err(Fault::refused(refusal).closing())
+        }
+        Address::Contradicted => {
+            let message = "X-Forwarded-For and Forwarded name different clients. Send neither; a proxy must drop the \
+                           one that it does not write.";
+            Err(Fault::bad("contradicting_forwarded", message))
+        }
     }
 }
 

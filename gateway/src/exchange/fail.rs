@@ -187,6 +187,17 @@ impl Fault {
         Self::told(refusal, Cause::UpstreamTimeout, None)
     }
 
+    /// What another request's answer, or a kept one, ended with.
+    pub(super) fn of_pieces(refusal: Refusal) -> Self {
+        let cause = match refusal.status.as_u16() {
+            502 => Cause::UpstreamError,
+            504 => Cause::UpstreamTimeout,
+            400..=499 => Cause::Client,
+            _ => Cause::Gateway,
+        };
+        Self::told(refusal, cause, None)
+    }
+
     /// Marks the connection as unusable after the answer.
     #[must_use]
     pub(crate) fn closing(mut self) -> Self {

@@ -24,8 +24,11 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     }
     trip.exchange.record(Outcome {
         status: answered.status,
-        complete: answered.cause == Cause::None,
+        complete: answered.complete,
         usage: record.usage,
+        source: trip.exchange.source(),
+        charged: trip.exchange.is_charged(),
+        events: record.events,
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,
     });

@@ -9,9 +9,12 @@ pub(crate) mod body;
 pub(crate) mod budget;
 mod cors;
 mod fail;
+mod fallback;
 mod fetch;
 mod finish;
 mod headers;
+mod hedge;
+mod opening;
 mod place;
 mod query;
 mod relay;
@@ -25,11 +28,13 @@ mod whole;
 use crate::core::Core;
 use crate::downstream::Session;
 use crate::models::{Model, Target};
+use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, Record, Series};
+use crate::upstream::hedge::Hedging;
 use crate::upstream::{Backend, Pool};
 use answer::Answered;
-use arrive::Plan;
+use arrive::{Address, Plan};
 use body::Body;
 use budget::Share;
 use fail::{Fault, Result};
@@ -42,7 +47,7 @@ use std::time::Duration;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
-use tidegate_plugins::{Exchange, ResponseFilter};
+use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
 
 pub(crate) use answer::unreadable_head;
 
@@ -50,6 +55,8 @@ pub(crate) use answer::unreadable_head;
 pub(crate) struct Trip<'a> {
     core: &'a Core,
     snapshot: Arc<Snapshot>,
+    /// Whether the client's address lets it in, and is known at all.
+    address: Address,
     exchange: Exchange,
     record: Record,
     body: Body,
@@ -68,6 +75,8 @@ pub(crate) struct Trip<'a> {
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
     route: Option<Route>,
+    /// Where it goes if no filter sends it elsewhere: settled for a filter that wanted to know.
+    settled: Option<Route>,
     /// Counts it among the route's requests that are under way.
     under_way: Option<InFlight>,
     /// Where in a form the model's name stands.
@@ -97,6 +106,8 @@ struct Route {
     /// The model's name there, if another than the client asked for.
     send_as: Option<Arc<str>>,
     timeouts: Timeouts,
+    /// When a second backend is asked; none: never.
+    hedging: Option<Arc<Hedging>>,
 }
 
 impl Route {
@@ -107,7 +118,16 @@ impl Route {
             series: target.series.clone(),
             send_as: target.send_as.clone(),
             timeouts: target.timeouts,
+            hedging: target.hedging.clone(),
         }
+    }
+
+    /// Who answers for `name` there.
+    fn answerer(&self, name: &Arc<str>) -> Answerer {
+        let model = self.send_as.as_ref().unwrap_or(name).clone();
+        let revision = crate::upstream::revision::of_pool(&self.pool, &model);
+        let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
+        Answerer { route, pool: self.pool.name.clone(), model, revision }
     }
 
     /// Its name in metrics and logs.
@@ -118,8 +138,8 @@ impl Route {
 
 /// Answers the request that `session` has read the head of. When this returns, the answer is complete, or the
 /// session is not to be used again.
-pub(crate) async fn serve(core: &Core, session: &mut Session) {
-    let mut trip = arrive::begin(core, core.snapshot.load_full(), session);
+pub(crate) async fn serve(core: &Core, session: &mut Session, clients: &Lists) {
+    let mut trip = arrive::begin(core, core.snapshot.load_full(), session, clients);
     if core.is_draining() {
         session.close_after();
     }
@@ -132,6 +152,11 @@ pub(crate) async fn serve(core: &Core, session: &mut Session) {
             answer::fault(session, &mut trip, Fault::ours("a panic; see the log above").closing()).await
         }
     };
+    // Others have the answer; its own client did not wait for it.
+    let answered = if session.is_gone() { answered.gone() } else { answered };
+    if session.is_gone() {
+        session.shutdown().await;
+    }
     finish::finish(trip, answered);
 }
 
@@ -141,8 +166,8 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if let Plan::Reply(reply) = plan {
         return answer::reply(session, trip, reply).await;
     }
-    if let Some(reply) = admit::early(trip).await? {
-        return answer::reply(session, trip, reply).await;
+    if let Some(reply) = admit::early(session, trip).await? {
+        return answered(session, trip, reply).await;
     }
     match &plan {
         Plan::Call => admit::read_call(session, trip).await?,
@@ -151,8 +176,8 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Opaque => admit::stream_through(session, trip).await?,
         Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}
     }
-    if let Some(reply) = admit::late(trip).await? {
-        return answer::reply(session, trip, reply).await;
+    if let Some(reply) = admit::late(session, trip).await? {
+        return answered(session, trip, reply).await;
     }
     match plan {
         Plan::Models => return answer::models(session, trip, None).await,
@@ -161,4 +186,12 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     }
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
+}
+
+/// A filter has the answer. What stands for a backend's answer is for those only who may ask the backend.
+async fn answered(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
+    if reply.source != Source::Gateway {
+        admit::route(trip)?;
+    }
+    answer::reply(session, trip, reply).await
 }

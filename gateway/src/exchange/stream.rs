@@ -63,11 +63,9 @@ pub(super) async fn relay(
         last_event: Instant::now(),
         events: 0,
     };
-    let mut outcome = flow(session, trip, fetched, &mut streaming).await;
-    if matches!(outcome, Err(Fault::ClientGone)) && trip.followers.iter().any(|follower| follower.outlives_client()) {
-        outcome = alone(trip, fetched, &mut streaming).await.and(Err(Fault::ClientGone));
-    }
+    let outcome = flow(session, trip, fetched, &mut streaming).await;
     trip.record.usage = streaming.watch.usage();
+    trip.record.events = streaming.watch.content_events();
     outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
     // An error event under a 200 is passed on as it came; it is the backend's fault all the same.
@@ -123,7 +121,7 @@ async fn next(
     loop {
         tokio::select! {
             biased;
-            read = fetched.upstream.read_body() => return Ok(read),
+            read = fetched.read_body() => return Ok(read),
             () = session.left() => return Err(Fault::ClientGone),
             () = trip.core.is_cut() => return Err(Fault::leaving()),
             () = &mut timer => {
@@ -132,19 +130,6 @@ async fn next(
                 }
                 timer.as_mut().reset(until.0.into());
             }
-        }
-    }
-}
-
-/// Reads a stream to its end for the followers that want it, although the client has left.
-async fn alone(trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
-    loop {
-        let until = patience(trip, fetched, it);
-        let patience = until.0.saturating_duration_since(Instant::now());
-        let read = pingora::time::timeout(patience, fetched.upstream.read_body()).await;
-        let read = read.map_err(|_| Fault::timed_out(until.1))?;
-        if !matches!(step(trip, fetched, it, read)?.1, Flow::Open) {
-            return relay::follow(trip, &mut Bytes::new(), true);
         }
     }
 }

@@ -52,7 +52,7 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], ke
     for (at, named) in filters.iter().enumerate().take_while(|(_, named)| !named.filter.needs_body()) {
         let refused = match named.filter.request(&mut exchange).await {
             Ok(Verdict::Continue | Verdict::Follow(_)) => continue,
-            Ok(Verdict::Answer(reply)) => (reply.status, message(&reply.body)),
+            Ok(Verdict::Answer(reply)) => (reply.status, message(reply.text())),
             Err(fault) => (StatusCode::INTERNAL_SERVER_ERROR, fault.to_string()),
         };
         // The model is only looked up behind the filters.

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidegate_plugins::Source;
 use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
-use super::metrics::RetryCause;
+use super::metrics::{HedgeOutcome, RetryCause};
 
 /// Longest path that is kept for the log, in bytes.
 const PATH_LIMIT: usize = 256;
@@ -47,10 +48,16 @@ pub struct Record {
     pub model_served: Option<Box<str>>,
     /// The backend that answered, or was tried last.
     pub backend: Option<Arc<str>>,
+    /// Whose words the answer is.
+    pub source: Source,
     /// How many backends were tried; 0 when the gateway answered by itself.
     pub attempts: u32,
     /// How long it waited for a backend to have a place.
     pub queued: Duration,
+    /// Why it went on to a fallback, each time it did.
+    pub fallback: Vec<&'static str>,
+    /// What became of a second request, if one was made because the first was slow.
+    pub hedge: Option<HedgeOutcome>,
     /// Why others were tried after the first.
     pub retried: Vec<RetryCause>,
     /// The status the client got; 499 when it left before the end.
@@ -85,6 +92,8 @@ pub struct Record {
     pub response_bytes: u64,
     /// Tokens, if any were counted.
     pub usage: Option<Usage>,
+    /// Events of a stream that carried a piece of the answer.
+    pub events: u64,
     /// The backend's own request id.
     pub upstream_request_id: Option<Box<str>>,
     /// What filters noted.
@@ -112,8 +121,11 @@ impl Record {
             model_asked: None,
             model_served: None,
             backend: None,
+            source: Source::Gateway,
             attempts: 0,
             queued: Duration::ZERO,
+            fallback: Vec::new(),
+            hedge: None,
             retried: Vec::new(),
             status: 0,
             upstream_status: None,
@@ -131,6 +143,7 @@ impl Record {
             request_bytes: 0,
             response_bytes: 0,
             usage: None,
+            events: 0,
             upstream_request_id: None,
             notes: Vec::new(),
         }

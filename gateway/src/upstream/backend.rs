@@ -9,6 +9,7 @@ use pingora::protocols::ALPN;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::WrappedX509;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,6 +92,8 @@ pub struct Backend {
     pub series: Arc<BackendSeries>,
     /// The models it says it serves, as it describes them.
     pub serves: ArcSwap<Vec<serde_json::Map<String, serde_json::Value>>>,
+    /// Of each of them, what tells its revision.
+    pub(super) revisions: ArcSwap<HashMap<Box<str>, u64>>,
     /// When it was last asked for them; held while it is being asked.
     pub asked: tokio::sync::Mutex<Option<Instant>>,
     in_flight: AtomicUsize,
@@ -110,8 +113,19 @@ impl Backend {
     /// A backend of which nothing is known yet.
     pub fn new(settings: Settings, origin: Origin, health: Health, series: Arc<BackendSeries>) -> Self {
         let (serves, in_flight, resolved) = (ArcSwap::default(), AtomicUsize::new(0), ArcSwapOption::empty());
-        let asked = tokio::sync::Mutex::default();
-        Self { settings, origin, health, holdoff: Holdoff::default(), series, serves, asked, in_flight, resolved }
+        let (asked, revisions) = (tokio::sync::Mutex::default(), ArcSwap::default());
+        Self {
+            settings,
+            origin,
+            health,
+            holdoff: Holdoff::default(),
+            series,
+            serves,
+            revisions,
+            asked,
+            in_flight,
+            resolved,
+        }
     }
 
     /// Requests it is answering now.

@@ -5,6 +5,7 @@ pub mod budget;
 pub mod connect;
 pub mod error;
 pub mod health;
+pub mod hedge;
 pub mod holdoff;
 pub mod http1;
 mod idle;
@@ -12,6 +13,8 @@ pub mod lease;
 pub mod pool;
 pub mod probe;
 pub mod queue;
+pub(crate) mod revision;
+pub(crate) mod too_long;
 
 pub use backend::Backend;
 pub use connect::{Connector, Upstream};

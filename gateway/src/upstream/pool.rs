@@ -6,7 +6,7 @@ use super::lease::Lease;
 use super::queue::Queue;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::{Retries, Timeouts};
+use tidegate_config::{Hold, Retries, Timeouts};
 use tidegate_plugins::{Balancer, Candidate, Exchange};
 
 /// Backends that answer for each other.
@@ -23,6 +23,8 @@ pub struct Pool {
     pub retries: Retries,
     /// How much more is tried again. Kept over a reload that does not change it.
     pub budget: Arc<Budget>,
+    /// How much of a stream is held before its client gets any.
+    pub hold: Hold,
     /// Where requests wait while all are full. Kept over a reload that does not change it.
     pub queue: Option<Arc<Queue>>,
     /// How long an idle connection is kept.

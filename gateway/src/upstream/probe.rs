@@ -179,6 +179,7 @@ fn learn(backend: &Backend, answer: Option<Answer>) {
         })
         .take(MOST_MODELS)
         .collect();
+    backend.revisions.store(Arc::new(super::revision::of_list(&models)));
     backend.serves.store(Arc::new(models));
 }
 

@@ -5,11 +5,12 @@
 //! different subjects do not meet. A limit that everybody shares has one bucket and no map.
 
 use super::quota::Quota;
+use super::sync::{AtomicI64, AtomicU64, RwLock};
 use super::{Level, Subject};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 /// The most subjects one limit keeps apart. Beyond it, new ones share one bucket: the limit still holds, for all of
 /// them together.
@@ -41,6 +42,8 @@ pub struct Ledger {
     buckets: Buckets,
     overflow: AtomicU64,
     subjects: AtomicI64,
+    /// The most subjects that are kept apart.
+    most: i64,
     pub(super) counts: Counts,
 }
 
@@ -62,6 +65,7 @@ enum Buckets {
 #[derive(Debug, Default)]
 struct Part {
     map: HashMap<Subject, AtomicU64, BuildHasherDefault<Spread>>,
+    /// When the idle were last forgotten: all of them were full then, and are taken for no fuller before.
     searched: u64,
 }
 
@@ -85,12 +89,17 @@ impl Hasher for Spread {
 
 impl Ledger {
     pub(super) fn new(spec: Spec) -> Self {
+        Self::keeping(MAX_SUBJECTS, spec)
+    }
+
+    /// One that keeps at most so many subjects apart.
+    pub(super) fn keeping(most: i64, spec: Spec) -> Self {
         let buckets = match spec.shared {
             true => Buckets::One(AtomicU64::new(0)),
             false => Buckets::Many((0..PARTS).map(|_| RwLock::default()).collect()),
         };
         let (overflow, subjects) = (AtomicU64::new(0), AtomicI64::new(i64::from(spec.shared)));
-        Self { spec, buckets, overflow, subjects, counts: Counts::default() }
+        Self { spec, buckets, overflow, subjects, most, counts: Counts::default() }
     }
 
     /// What tells it from other limits.
@@ -137,7 +146,7 @@ impl Ledger {
                 match part.map.get(&subject) {
                     Some(bucket) => bucket.load(Relaxed),
                     None if self.is_crowded() => self.overflow.load(Relaxed),
-                    None => 0,
+                    None => self.spec.quota.fresh(part.searched),
                 }
             }
         }
@@ -170,7 +179,9 @@ impl Ledger {
             return (act(&self.overflow), true);
         }
         self.subjects.fetch_add(1, Relaxed);
-        (act(part.map.entry(subject).or_default()), false)
+        // Whoever looked at the clock before others were forgotten must not find their buckets fuller than they were.
+        let fresh = self.spec.quota.fresh(part.searched);
+        (act(part.map.entry(subject).or_insert_with(|| AtomicU64::new(fresh))), false)
     }
 
     /// Corrects what was taken, in the bucket it was taken from.
@@ -204,7 +215,7 @@ impl Ledger {
 
     fn forget_idle(&self, part: &mut Part, now: u64) {
         let before = part.map.len();
-        part.searched = now;
+        part.searched = part.searched.max(now);
         part.map.retain(|_, bucket| !self.spec.quota.is_idle(*bucket.get_mut(), now));
         let forgotten = i64::try_from(before - part.map.len()).unwrap_or(i64::MAX);
         self.subjects.fetch_sub(forgotten, Relaxed);
@@ -215,7 +226,7 @@ impl Ledger {
     }
 
     fn is_crowded(&self) -> bool {
-        self.subjects.load(Relaxed) >= MAX_SUBJECTS
+        self.subjects.load(Relaxed) >= self.most
     }
 }
 

@@ -3,11 +3,12 @@
 use super::clock::Clock;
 use super::ledger::{Ledger, PARTS, Spec};
 use super::quota::TICKS;
+use super::sync::{AtomicU64, AtomicUsize, Mutex};
 use super::{Demand, Level, Store, Subject};
 use async_trait::async_trait;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, Weak};
 
 /// Idle subjects are looked for in one part of each ledger this often, in ticks: 16 s for all parts.
 const SEARCH_EVERY: u64 = 250_000_000 * TICKS;

@@ -6,7 +6,8 @@
 
 use super::Level;
 use super::clock::ticks;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use super::sync::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Ticks in a nanosecond.
@@ -58,6 +59,14 @@ impl Quota {
         match *self {
             Self::Rate { burst, .. } => burst,
             Self::InFlight { most } => most,
+        }
+    }
+
+    /// The state of a bucket that was full at `since`, if not before.
+    pub(super) fn fresh(&self, since: u64) -> u64 {
+        match self {
+            Self::Rate { .. } => since,
+            Self::InFlight { .. } => 0,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Instant;
 
 /// Decides without a runtime: the local form never waits.
-fn take(store: &Local, demands: &mut [Demand]) -> bool {
+pub(super) fn take(store: &Local, demands: &mut [Demand]) -> bool {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match store.try_take(demands).as_mut().poll(&mut context) {
         std::task::Poll::Ready(granted) => granted,
@@ -14,7 +14,7 @@ fn take(store: &Local, demands: &mut [Demand]) -> bool {
     }
 }
 
-fn level(store: &Local, ledger: &Ledger, subject: Subject) -> Level {
+pub(super) fn level(store: &Local, ledger: &Ledger, subject: Subject) -> Level {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match store.peek(ledger, subject).as_mut().poll(&mut context) {
         std::task::Poll::Ready(level) => level,
@@ -22,15 +22,15 @@ fn level(store: &Local, ledger: &Ledger, subject: Subject) -> Level {
     }
 }
 
-fn open(store: &Local, id: &str, quota: Quota) -> Arc<Ledger> {
+pub(super) fn open(store: &Local, id: &str, quota: Quota) -> Arc<Ledger> {
     store.open(Spec { id: id.into(), label: id.into(), quota, shared: false })
 }
 
-fn per_second(count: u64, burst: u64) -> Quota {
+pub(super) fn per_second(count: u64, burst: u64) -> Quota {
     Quota::rate(count, Duration::from_secs(1), burst).unwrap()
 }
 
-fn who(n: u64) -> Subject {
+pub(super) fn who(n: u64) -> Subject {
     Subject::of(&n.to_le_bytes())
 }
 

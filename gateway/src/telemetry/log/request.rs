@@ -4,10 +4,12 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tidegate_plugins::Source;
 use tracing::Level;
 
 use super::text::{Clean, Stamp, write_digits, write_json_string};
 use super::{Style, level_name};
+use crate::telemetry::metrics::HedgeOutcome;
 use crate::telemetry::record::{Cause, Record, bounded};
 
 /// How loud the line of a request is: its fault, not its status, decides, so that `level: warn` shows what is ours to mend.
@@ -51,11 +53,18 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
     line.maybe_text("model_served", record.model_served.as_deref());
     line.text("pool", pool);
     line.maybe_text("backend", record.backend.as_deref());
+    if let Some(served_by) = served_by(record) {
+        line.text("served_by", served_by);
+    }
     line.number("attempts", record.attempts.into());
     if !record.retried.is_empty() {
         let causes: Vec<_> = record.retried.iter().map(|cause| cause.label()).collect();
         line.text("retried", &causes.join(","));
     }
+    if !record.fallback.is_empty() {
+        line.text("fallback", &record.fallback.join(","));
+    }
+    line.maybe_text("hedge", record.hedge.map(HedgeOutcome::label));
     line.number("status", record.status.into());
     line.maybe_number("upstream_status", record.upstream_status.map(u64::from));
     line.maybe_text("upstream_request_id", record.upstream_request_id.as_deref());
@@ -69,6 +78,11 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
     json_measures(&mut line, record);
     line.notes(&record.notes);
     out.push(b'}');
+}
+
+/// Who gave a backend's answer, if not a backend.
+fn served_by(record: &Record) -> Option<&'static str> {
+    matches!(record.source, Source::Cache | Source::Flight | Source::Replay).then(|| record.source.label())
 }
 
 fn json_measures(line: &mut Fields<'_>, record: &Record) {
@@ -185,6 +199,9 @@ fn human(out: &mut Vec<u8>, style: Style, record: &Record, route: &str, pool: &s
     write!(out, "  {route} {dim}>{undim} {pool}")?;
     if let Some(backend) = &record.backend {
         write!(out, " {dim}>{undim} {backend}")?;
+    }
+    if let Some(served_by) = served_by(record) {
+        write!(out, " {dim}>{undim} ({served_by})")?;
     }
     if record.attempts > 1 {
         write!(out, " (attempt {})", record.attempts)?;

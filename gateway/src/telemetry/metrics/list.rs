@@ -1,6 +1,7 @@
 //! The one list of metrics: name, kind, labels and help of each. The fields of [`super::Metrics`] are built from it,
 //! and so is docs/METRICS.md.
 
+use crate::storage;
 use std::fmt::Write;
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, SUBJECTS, SUBJECTS_HELP};
 
@@ -70,6 +71,10 @@ metrics! {
         "Body bytes that clients were given.";
     ROUTE_IN_FLIGHT: Gauge, "tidegate_route_in_flight", &["route", "pool"],
         "Requests that have a route and are not over.";
+    FALLBACKS: Counter, "tidegate_fallbacks_total", &["route", "pool", "cause"],
+        "Requests that went on to a fallback, by the pool that did not answer and why.";
+    HEDGES: Counter, "tidegate_hedges_total", &["route", "pool", "outcome"],
+        "Second requests because the first was slow: won and lost, and refused by the budget.";
     QUEUE_WAITING: Gauge, "tidegate_queue_waiting", &["pool"],
         "Requests that wait because all backends of the pool are at their max_in_flight.";
     QUEUE_WAIT: Histogram(QUEUED), "tidegate_queue_wait_seconds", &["pool"],
@@ -91,7 +96,7 @@ metrics! {
     IN_FLIGHT: Gauge, "tidegate_requests_in_flight", &[],
         "Requests that are not over.";
     BAD_REQUESTS: Counter, "tidegate_bad_requests_total", &["reason"],
-        "Request heads that could not be read.";
+        "Request heads that could not be read, and connections whose PROXY header could not.";
     CONNECTIONS: Gauge, "tidegate_connections", &[],
         "Open client connections.";
     CONNECTIONS_TOTAL: Counter, "tidegate_connections_total", &[],
@@ -116,6 +121,14 @@ metrics! {
         DECISIONS_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    STORE_UP: Gauge, storage::UP, &["store"],
+        storage::UP_HELP;
+    STORE_QUEUE: Gauge, storage::QUEUE, &["store"],
+        storage::QUEUE_HELP;
+    STORE_WRITES: Counter, storage::WRITES, &["store", "outcome"],
+        storage::WRITES_HELP;
+    STORE_ERRORS: Counter, storage::ERRORS, &["store"],
+        storage::ERRORS_HELP;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }

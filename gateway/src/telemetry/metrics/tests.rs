@@ -124,6 +124,9 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
     let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, shared: true });
     metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
+    for collector in crate::storage::StorageMetrics::new("state").collectors() {
+        metrics.also(collector).unwrap();
+    }
     let text = metrics.render();
     let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
     for spec in list::ALL {

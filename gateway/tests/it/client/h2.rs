@@ -45,7 +45,7 @@ impl H2Connection {
         Self::over(stream, "https").await
     }
 
-    async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, scheme: &'static str) -> Self {
+    pub(crate) async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, scheme: &'static str) -> Self {
         let mut builder = client::Builder::new();
         let (send, connection) =
             builder.initial_window_size(1 << 20).initial_connection_window_size(8 << 20).handshake(io).await.unwrap();

@@ -100,7 +100,7 @@ impl Inner {
                 kind.words()
             ),
         };
-        exchange.note("limited_by", &**label);
+        exchange.limit_by(label);
         let mut refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).retry_after(wait);
         // OpenAI's `type` says what there was too much of; Anthropic's is the same for all.
         if !matches!(exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
@@ -119,7 +119,7 @@ impl Inner {
             "This request needs {needs} {}, but the limit {label} allows {whose} {text}, at most {most} at once: it could never be admitted. {cure}",
             limit.kind.words()
         );
-        exchange.note("limited_by", &**label);
+        exchange.limit_by(label);
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "larger_than_limit", message);
         refusal.param(is_stated.then_some("max_tokens")).reply(exchange.endpoint(), exchange.id())
     }

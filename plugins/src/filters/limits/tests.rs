@@ -52,7 +52,16 @@ fn said(follower: &mut Box<dyn ResponseFilter>, exchange: &mut Exchange) -> Head
 }
 
 fn outcome(status: u16, usage: Option<Usage>) -> Outcome {
-    Outcome { status, complete: status < 400, usage, request_bytes: 50, response_bytes: 4000 }
+    let charged = true;
+    Outcome {
+        status,
+        complete: status < 400,
+        usage,
+        charged,
+        request_bytes: 50,
+        response_bytes: 4000,
+        ..Outcome::default()
+    }
 }
 
 fn usage(prompt: u64, completion: u64) -> Option<Usage> {
@@ -142,7 +151,7 @@ async fn a_guess_that_is_too_large_waits_for_a_full_bucket_and_a_stated_number_n
     follower.end(&guess);
     let never = house.ask(&mut exchange(r#"{"model":"m","max_tokens":501,"messages":[]}"#)).await.err().unwrap();
     assert_eq!(never.status, StatusCode::BAD_REQUEST);
-    let body: Value = serde_json::from_slice(&never.body).unwrap();
+    let body: Value = serde_json::from_slice(never.text()).unwrap();
     assert!(body["error"]["message"].as_str().unwrap().contains("global/tokens"), "{body}");
 }
 
@@ -187,7 +196,7 @@ async fn an_ipv6_client_is_its_network_and_an_ipv4_client_is_itself_however_writ
         held.extend(asked.ok());
     }
     let refused = house.ask(&mut from(Some("2001:db8:1:3::2"))).await.err().unwrap();
-    assert!(String::from_utf8_lossy(&refused.body).contains("address 2001:db8:1:3::/64"));
+    assert!(String::from_utf8_lossy(refused.text()).contains("address 2001:db8:1:3::/64"));
     assert!(matches!(house.filter.request(&mut from(None)).await, Ok(Verdict::Continue)), "a socket has no address");
 }
 

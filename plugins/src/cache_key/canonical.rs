@@ -1,0 +1,331 @@
+//! What a JSON document means, as bytes that are the same however it is written.
+//!
+//! Blanks, the order of an object's members, escapes in strings and the spelling of numbers do not matter; everything
+//! else does. The form is made for hashing: no two documents of different meaning share one, and it is handed out in
+//! pieces, so that nothing of the document's size is built. What is held meanwhile is where containers end and where
+//! the members of the objects that are open stand: a few bytes for each.
+//!
+//! Members of the same name are all taken in, in their order: which of them counts is for the backend to say, so no two
+//! such objects may share a form.
+
+use crate::json::{end_of_string, end_of_value, skip_blanks};
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+/// Takes the pieces of a canonical form.
+pub trait Sink {
+    /// The next piece.
+    fn put(&mut self, piece: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, piece: &[u8]) {
+        self.extend_from_slice(piece);
+    }
+}
+
+/// Ends a string, a number, an array or an object: no UTF-8 has this byte.
+const END: u8 = 0xff;
+
+/// Writes the canonical form of the value that begins at `start` of `json` to `sink`, without the members of its topmost
+/// object that `leave_out` names. False if it is no JSON; `sink` has got half a form then. `json` must not nest deeper
+/// than [`crate::call::MAX_DEPTH`], and be smaller than 4 GiB: what [`crate::call::Call::read`] has read is both.
+#[must_use]
+pub fn write(json: &[u8], start: usize, leave_out: &dyn Fn(&str) -> bool, sink: &mut impl Sink) -> bool {
+    let Some(nests) = nests(json, start) else { return false };
+    let mut writer = Writer { json, nests, members: Vec::new(), sink };
+    let mut nest = 0;
+    writer.value(skip_blanks(json, start), &mut nest, Some(leave_out)).is_some()
+}
+
+/// A container: where it ends, and how many containers begin before that end.
+#[derive(Clone, Copy)]
+struct Nest {
+    end: u32,
+    next: u32,
+}
+
+/// All containers from `start`, in the order in which they begin, so that each can be stepped over at once. Stepping over
+/// them by reading, once a level, is what a hostile document would make expensive.
+fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
+    let mut nests: Vec<Nest> = Vec::new();
+    let mut open: Vec<u32> = Vec::new();
+    let mut at = start;
+    while let Some(step) = json.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']')) {
+        at += step;
+        match json[at] {
+            b'"' => {
+                at = end_of_string(json, at)?;
+                continue;
+            }
+            b'{' | b'[' => {
+                open.push(u32::try_from(nests.len()).ok()?);
+                nests.push(Nest { end: 0, next: 0 });
+            }
+            _ => {
+                let nest = open.pop()? as usize;
+                let next = u32::try_from(nests.len()).ok()?;
+                nests[nest] = Nest { end: u32::try_from(at + 1).ok()?, next };
+                if open.is_empty() {
+                    return Some(nests);
+                }
+            }
+        }
+        at += 1;
+    }
+    open.is_empty().then_some(nests)
+}
+
+/// A member of an open object.
+#[derive(Clone, Copy)]
+struct Member {
+    key: (u32, u32),
+    value: u32,
+    nest: u32,
+}
+
+struct Writer<'a, S> {
+    json: &'a [u8],
+    nests: Vec<Nest>,
+    /// Of all objects that are open, the innermost's last.
+    members: Vec<Member>,
+    sink: &'a mut S,
+}
+
+impl<S: Sink> Writer<'_, S> {
+    /// Writes the value at `at`; says where it ends. `nest` counts the containers that have begun before.
+    fn value(&mut self, at: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<usize> {
+        match self.json.get(at)? {
+            b'{' => self.object(at, nest, leave_out),
+            b'[' => self.array(at, nest),
+            b'"' => {
+                let end = end_of_string(self.json, at)?;
+                self.sink.put(b"s");
+                self.string(at + 1, end - 1)?;
+                Some(end)
+            }
+            _ => {
+                let end = end_of_value(self.json, at)?;
+                match &self.json[at..end] {
+                    b"true" => self.sink.put(b"t"),
+                    b"false" => self.sink.put(b"f"),
+                    b"null" => self.sink.put(b"0"),
+                    number => self.number(number)?,
+                }
+                Some(end)
+            }
+        }
+    }
+
+    fn array(&mut self, start: usize, nest: &mut usize) -> Option<usize> {
+        let end = self.nests.get(*nest)?.end as usize;
+        *nest += 1;
+        self.sink.put(b"[");
+        let mut at = skip_blanks(self.json, start + 1);
+        while at < end - 1 {
+            at = skip_blanks(self.json, self.value(at, nest, None)?);
+            if self.json.get(at) == Some(&b',') {
+                at = skip_blanks(self.json, at + 1);
+            } else if at != end - 1 {
+                return None;
+            }
+        }
+        self.sink.put(&[END]);
+        Some(end)
+    }
+
+    fn object(&mut self, start: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<usize> {
+        let Nest { end, next } = *self.nests.get(*nest)?;
+        let first = self.members.len();
+        self.list(start, end as usize, *nest + 1)?;
+        // Stable: members of the same name stay in their order.
+        let json = self.json;
+        self.members[first..].sort_by(|one, other| compare(json, one.key, other.key));
+        self.sink.put(b"{");
+        for index in first..self.members.len() {
+            let Member { key: (from, to), value, nest } = self.members[index];
+            let (from, to) = (from as usize, to as usize);
+            if let Some(leave_out) = leave_out
+                && leave_out(&String::from_utf8_lossy(&meant(&json[from..to])?))
+            {
+                continue;
+            }
+            self.sink.put(b"s");
+            self.string(from, to)?;
+            self.value(value as usize, &mut (nest as usize), None)?;
+        }
+        self.sink.put(&[END]);
+        self.members.truncate(first);
+        *nest = next as usize;
+        Some(end as usize)
+    }
+
+    /// Lists the members of the object at `start`, whose first inner container is number `nest`.
+    fn list(&mut self, start: usize, end: usize, mut nest: usize) -> Option<()> {
+        let json = self.json;
+        let mut at = skip_blanks(json, start + 1);
+        while at < end - 1 {
+            let key_end = end_of_string(json, at)?;
+            let colon = skip_blanks(json, key_end);
+            if json.get(colon) != Some(&b':') {
+                return None;
+            }
+            let value = skip_blanks(json, colon + 1);
+            let key = (u32::try_from(at + 1).ok()?, u32::try_from(key_end - 1).ok()?);
+            self.members.push(Member { key, value: u32::try_from(value).ok()?, nest: u32::try_from(nest).ok()? });
+            at = match json.get(value)? {
+                b'{' | b'[' => {
+                    let inner = self.nests.get(nest)?;
+                    nest = inner.next as usize;
+                    inner.end as usize
+                }
+                _ => end_of_value(json, value)?,
+            };
+            at = skip_blanks(json, at);
+            if json.get(at) == Some(&b',') {
+                at = skip_blanks(json, at + 1);
+            } else if at != end - 1 {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    fn string(&mut self, start: usize, end: usize) -> Option<()> {
+        unescape(&self.json[start..end], |piece| self.sink.put(piece))?;
+        self.sink.put(&[END]);
+        Some(())
+    }
+
+    /// Digits without zeros at either end, and the power of ten of the last of them: exact, however large.
+    fn number(&mut self, text: &[u8]) -> Option<()> {
+        let (sign, unsigned) = match text.strip_prefix(b"-") {
+            Some(unsigned) => (&b"-"[..], unsigned),
+            None => (&b"+"[..], text),
+        };
+        let is_exponent = |byte: &u8| matches!(byte, b'e' | b'E');
+        let (mantissa, power) = match unsigned.iter().position(is_exponent) {
+            Some(at) => (&unsigned[..at], Some(&unsigned[at + 1..])),
+            None => (unsigned, None),
+        };
+        let (whole, fraction) = match mantissa.iter().position(|byte| *byte == b'.') {
+            Some(at) => (&mantissa[..at], &mantissa[at + 1..]),
+            None => (mantissa, &b""[..]),
+        };
+        if whole.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
+            return None;
+        }
+        let fraction = trim_end(fraction);
+        let whole = trim_start(whole);
+        let kept = if fraction.is_empty() { trim_end(whole) } else { whole };
+        let fraction_digits = if whole.is_empty() { trim_start(fraction) } else { fraction };
+        if kept.is_empty() && fraction_digits.is_empty() {
+            // Minus zero is zero.
+            self.sink.put(b"n+");
+            self.sink.put(&[END]);
+            return Some(());
+        }
+        let moved = (whole.len() - kept.len()) as i128 - fraction.len() as i128;
+        match exponent(power)? {
+            Some(power) => {
+                self.sink.put(b"n");
+                for part in [sign, kept, fraction_digits, b"e", (i128::from(power) + moved).to_string().as_bytes()] {
+                    self.sink.put(part);
+                }
+            }
+            // Beyond all numbers: as it is written. Another spelling of it is taken for another number.
+            None => {
+                self.sink.put(b"N");
+                self.sink.put(text);
+            }
+        }
+        self.sink.put(&[END]);
+        Some(())
+    }
+}
+
+/// The power of ten that is written; `Some(None)` if it is too large for any use.
+fn exponent(power: Option<&[u8]>) -> Option<Option<i64>> {
+    let Some(power) = power else { return Some(Some(0)) };
+    let digits = power.strip_prefix(b"+").or(power.strip_prefix(b"-")).unwrap_or(power);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let text = std::str::from_utf8(trim_start(digits)).ok()?;
+    let value = if text.is_empty() { Some(0) } else { text.parse::<i64>().ok() };
+    Some(value.map(|value| if power.starts_with(b"-") { -value } else { value }))
+}
+
+fn trim_start(digits: &[u8]) -> &[u8] {
+    &digits[digits.iter().take_while(|digit| **digit == b'0').count()..]
+}
+
+fn trim_end(digits: &[u8]) -> &[u8] {
+    &digits[..digits.len() - digits.iter().rev().take_while(|digit| **digit == b'0').count()]
+}
+
+/// By what two keys mean.
+fn compare(json: &[u8], one: (u32, u32), other: (u32, u32)) -> Ordering {
+    let text = |(start, end): (u32, u32)| &json[start as usize..end as usize];
+    let (one, other) = (text(one), text(other));
+    let escaped = |text| memchr::memchr(b'\\', text).is_some();
+    if escaped(one) || escaped(other) { meant(one).cmp(&meant(other)) } else { one.cmp(other) }
+}
+
+/// What a string means, as UTF-8; a lone half of a surrogate pair, which has none, as the three bytes it would have.
+fn meant(inner: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if memchr::memchr(b'\\', inner).is_none() {
+        return Some(Cow::Borrowed(inner));
+    }
+    let mut text = Vec::with_capacity(inner.len());
+    unescape(inner, |piece| text.extend_from_slice(piece))?;
+    Some(Cow::Owned(text))
+}
+
+fn unescape(mut inner: &[u8], mut put: impl FnMut(&[u8])) -> Option<()> {
+    while let Some(at) = memchr::memchr(b'\\', inner) {
+        put(&inner[..at]);
+        let escape = &inner[at + 1..];
+        let (plain, rest) = match escape.first()? {
+            b'n' => (b"\n", &escape[1..]),
+            b't' => (b"\t", &escape[1..]),
+            b'r' => (b"\r", &escape[1..]),
+            b'b' => (b"\x08", &escape[1..]),
+            b'f' => (b"\x0c", &escape[1..]),
+            b'u' => {
+                inner = unicode(&escape[1..], &mut put)?;
+                continue;
+            }
+            b'"' => (b"\"", &escape[1..]),
+            b'\\' => (b"\\", &escape[1..]),
+            b'/' => (b"/", &escape[1..]),
+            _ => return None,
+        };
+        put(plain);
+        inner = rest;
+    }
+    put(inner);
+    Some(())
+}
+
+/// Writes the character whose four digits `text` begins with, with the second half of a pair if it follows; what is left.
+fn unicode<'a>(text: &'a [u8], put: &mut impl FnMut(&[u8])) -> Option<&'a [u8]> {
+    let unit = |text: &[u8]| -> Option<u32> {
+        let digits = text.get(..4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
+        u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (first, mut rest) = (unit(text)?, &text[4..]);
+    let mut code = first;
+    if (0xd800..0xdc00).contains(&first)
+        && let Some(second) = rest.strip_prefix(br"\u").and_then(unit)
+        && (0xdc00..0xe000).contains(&second)
+    {
+        code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+        rest = &rest[6..];
+    }
+    match char::from_u32(code) {
+        Some(letter) => put(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+        None => put(&[0xe0 | (code >> 12) as u8, 0x80 | (code >> 6 & 0x3f) as u8, 0x80 | (code & 0x3f) as u8]),
+    }
+    Some(rest)
+}
