@@ -14,8 +14,8 @@ use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue, Retries, Signals, Storage,
-    TimeoutOverrides, Timeouts,
+    Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue,
+    Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -183,6 +183,12 @@ pub struct Model {
     pub keep_name: bool,
     /// Over those of the target's pool, over those of the file.
     pub timeouts: TimeoutOverrides,
+    /// Who answers when those cannot, in this order.
+    pub fallback: Vec<Fallback>,
+    /// How long a queue may be before the first fallback for it is taken.
+    pub overflow_after: Option<Duration>,
+    /// When a second backend is asked; over that of the pool.
+    pub hedge: Option<Hedge>,
     /// Where it stands in the file; the root for the implied `"*"`.
     pub path: KeyPath,
 }
@@ -214,6 +220,48 @@ impl std::fmt::Display for Pattern {
             Self::Prefix(prefix) => write!(f, "{prefix}*"),
         }
     }
+}
+
+/// Who answers for a model when those before cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fallback {
+    /// Who.
+    #[serde(flatten)]
+    pub to: FallbackTo,
+    /// After what.
+    pub on: Vec<FallbackOn>,
+    /// How long it may take to begin its answer; `None`: as its pool says.
+    #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Where it stands in the file.
+    #[serde(skip)]
+    pub path: KeyPath,
+}
+
+impl Fallback {
+    /// Whether it is this pool.
+    pub fn is_pool(&self, name: &str) -> bool {
+        matches!(&self.to, FallbackTo::Pool { pool, .. } if pool == name)
+    }
+}
+
+/// Who a fallback is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum FallbackTo {
+    /// A pool that exists.
+    Pool {
+        /// Its name.
+        pool: String,
+        /// The model's name there; `None`: the one the client asked for.
+        #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
+        as_model: Option<String>,
+    },
+    /// A model that somebody answers for.
+    Model {
+        /// Its name.
+        model: String,
+    },
 }
 
 /// One of those who answer for a model.
@@ -263,6 +311,11 @@ pub struct Pool {
     /// How long an idle connection to a backend is kept.
     #[serde(with = "units::duration")]
     pub idle_connections: Duration,
+    /// When a second backend is asked; `None`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+    /// How much of a stream is held before its client gets any.
+    pub hold: Hold,
     /// Where requests wait while all backends are full; `None`: they are refused at once.
     #[serde(serialize_with = "show::or_off")]
     pub queue: Option<Queue>,

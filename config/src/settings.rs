@@ -5,6 +5,8 @@
 
 mod backends;
 mod breaker;
+mod fallback;
+mod hedge;
 mod limits;
 mod prices;
 mod queue;
@@ -17,6 +19,9 @@ use std::time::Duration;
 
 pub use backends::{MaxInFlight, Signals};
 pub use breaker::Breaker;
+pub use fallback::FallbackOn;
+pub(crate) use fallback::{FallbackStep, usual};
+pub use hedge::{After, Hedge, Hold};
 pub use limits::{CompressedBodies, Limits};
 pub use prices::{Money, Price, Prices};
 pub(crate) use queue::QueueForm;

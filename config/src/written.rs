@@ -17,9 +17,10 @@ use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
+pub(crate) use crate::settings::Hedge;
 use crate::settings::{
-    Auth, Breaker, Drain, Health, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue, QueueForm, Retries, RetriesForm,
-    Signals, Storage, TimeoutOverrides, Timeouts,
+    Auth, Breaker, Drain, FallbackStep, Health, Hold, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue, QueueForm,
+    Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -188,11 +189,28 @@ pub(crate) struct Model {
     pub(crate) keep_name: bool,
     /// Over those of the pool, which go over those of the file.
     pub(crate) timeouts: TimeoutOverrides,
+    /// Who answers when those cannot, one after the other: the name of a pool or of a model, or a table.
+    pub(crate) fallback: Vec<TextOr<FallbackStep>>,
+    /// When a request would wait longer than this in the queue, it goes to the first fallback that is for `overloaded`.
+    #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub(crate) overflow_after: Option<Duration>,
+    /// When a second backend is asked because the first is slow. Over that of the pool.
+    pub(crate) hedge: Option<Hedge>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { pool: None, as_model: None, split: None, keep_name: true, timeouts: TimeoutOverrides::default() }
+        Self {
+            pool: None,
+            as_model: None,
+            split: None,
+            keep_name: true,
+            timeouts: TimeoutOverrides::default(),
+            fallback: Vec::new(),
+            overflow_after: None,
+            hedge: None,
+        }
     }
 }
 
@@ -235,6 +253,11 @@ pub(crate) struct Pool {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) idle_connections: Duration,
+    /// When a second backend is asked because the first has not sent the first token of a stream. Absent: never.
+    pub(crate) hedge: Option<Hedge>,
+    /// How much of a stream is held before its client gets any: the head until the first `event`, or everything until
+    /// the first with `content`, so that a stream that begins with an error can be tried elsewhere.
+    pub(crate) hold: Hold,
     /// Where requests wait while all backends are at their `max_in_flight`, or `off`: then they are refused at once.
     pub(crate) queue: QueueForm,
     /// What is tried again, and how often: a number, or a table.
@@ -277,6 +300,8 @@ impl Default for Pool {
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
+            hedge: None,
+            hold: Hold::default(),
             queue: QueueForm::On(Queue::default()),
             retries: RetriesForm(Retries::default()),
             signals: Switch::Off,

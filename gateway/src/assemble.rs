@@ -1,11 +1,12 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
 mod backends;
+mod routes;
 
 pub use backends::Recipe;
 use backends::authority;
 
-use crate::models::{Model, Models, Target};
+use crate::models::Models;
 use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
@@ -95,7 +96,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         return Err(faults);
     }
     let find = |name: &str| pools.iter().find(|pool| &*pool.name == name);
-    let models = config.models.iter().map(|model| Arc::new(build_model(model, find, parts.metrics))).collect();
+    let models = config.models.iter().map(|model| Arc::new(routes::build_model(config, model, &find, parts))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
     let (mut early, mut rest) = (filters, Vec::new());
     rest.extend(early.drain(late..));
@@ -250,6 +251,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         timeouts: pool.timeouts.resolve(&config.timeouts),
         budget: retry_budget(pool, parts),
         queue: queue(pool, parts),
+        hold: pool.hold,
         retries: pool.retries.clone(),
         idle_connections: pool.idle_connections,
         membership: ArcSwap::from_pointee(Membership::new(backends)),
@@ -284,23 +286,4 @@ fn listed(pool: &config::Pool, discover: &config::Discover, faults: &mut Vec<Fau
     let config::Discovered::File(file) = &discover.from else { return Some(Vec::new()) };
     let read = discovery::read(file);
     read.map_err(|trouble| faults.push(Fault::error(pool.path.key("discover").key("file"), trouble))).ok()
-}
-
-fn build_model<'a>(model: &config::Model, find: impl Fn(&str) -> Option<&'a Arc<Pool>>, metrics: &Metrics) -> Model {
-    let route = model.pattern.to_string();
-    let targets = model
-        .targets
-        .iter()
-        .filter_map(|target| {
-            let pool = find(&target.pool)?;
-            Some(Target {
-                pool: pool.clone(),
-                send_as: target.as_model.as_deref().map(Into::into),
-                weight: target.weight,
-                timeouts: model.timeouts.resolve(&pool.timeouts),
-                series: metrics.series(&route, &pool.name),
-            })
-        })
-        .collect();
-    Model::new(model.pattern.clone(), targets, model.keep_name)
 }

@@ -44,6 +44,7 @@ impl Resolver<'_> {
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
         let balance = self.balance(&path.key("balance"), pool.balance);
         self.retries(&path.key("retries"), &pool.retries.0);
+        self.hedge(&path.key("hedge"), pool.hedge.as_ref());
         let queue = self.queue(&path.key("queue"), pool.queue);
         let health = self.health(&path.key("health"), pool.health);
         let breaker = self.breaker(&path.key("breaker"), pool.breaker);
@@ -70,6 +71,8 @@ impl Resolver<'_> {
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
+            hedge: pool.hedge,
+            hold: pool.hold,
             queue,
             retries: pool.retries.0,
             signals,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
-use tidegate_config::{MaxInFlight, Retries, RetryOn, write_duration};
+use tidegate_config::{Fallback, FallbackTo, MaxInFlight, Retries, RetryOn, write_duration};
 
 use super::say::{Paint, say};
 use super::{Failure, Format, file};
@@ -88,6 +88,9 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
     for target in &explanation.targets {
         destination(&mut rows, target, request.stream);
     }
+    for (n, step) in explanation.fallback.iter().enumerate() {
+        rows.add(if n == 0 { "fallback" } else { "" }, &fallback(step));
+    }
     match &explanation.refused {
         Some(refused) => rows.add("answer", &paint.red(format!("{}: {}", refused.status, refused.why))),
         None if explanation.targets.is_empty() => rows.add("answer", "from the gateway itself"),
@@ -111,6 +114,10 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     let listed = file::count(target.candidates.len(), "backend");
     let (balance, backends) = (&target.balance, target.discovered.as_ref().unwrap_or(&listed));
     rows.add("", &format!("{balance} over {backends}; {}", retries(&target.retries)));
+    if let Some(hedge) = target.hedge.as_ref().filter(|_| stream) {
+        let line = format!("a second backend after {}, for at most {} of streams", hedge.after, hedge.budget);
+        rows.add("", &line);
+    }
     if let Some(queue) = target.queue.as_ref().filter(|_| target.candidates.iter().all(|c| c.max_in_flight.is_some())) {
         let wait = write_duration(queue.max_wait);
         rows.add("", &format!("when all are full, up to {} requests wait, each up to {wait}", queue.most));
@@ -130,6 +137,16 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     let told = [("connect", limits.connect), first, ("between pieces", limits.idle), ("in all", limits.total)];
     let told: Vec<String> = told.iter().map(|(name, time)| format!("{name} {}", write_duration(*time))).collect();
     rows.add("", &paint.dim(format!("timeouts: {}", told.join(", "))));
+}
+
+fn fallback(step: &Fallback) -> String {
+    let to = match &step.to {
+        FallbackTo::Pool { pool, as_model: None } => format!("pool {pool}"),
+        FallbackTo::Pool { pool, as_model: Some(name) } => format!("pool {pool}, as {name}"),
+        FallbackTo::Model { model } => format!("model {model}, and what it falls back to"),
+    };
+    let on: Vec<_> = step.on.iter().map(|on| on.as_str()).collect();
+    format!("{to}, after {}", on.join(", "))
 }
 
 fn retries(rules: &Retries) -> String {

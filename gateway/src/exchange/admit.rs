@@ -191,7 +191,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
         let (pool, series) = (other.pool.clone(), other.series.clone());
         let timeouts = pool.timeouts;
         trip.under_way = Some(InFlight::new(&series.in_flight));
-        trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts });
+        trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts, hedging: None });
         return Ok(());
     };
     if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
@@ -217,7 +217,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.
-fn rename(trip: &mut Trip<'_>, route: &Route) {
+pub(super) fn rename(trip: &mut Trip<'_>, route: &Route) {
     let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
     let served = route.send_as.as_ref().unwrap_or(model);
     let body = trip.exchange.body();

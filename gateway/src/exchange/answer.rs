@@ -237,6 +237,11 @@ pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
             insert(headers, "x-tidegate-backend", backend);
             headers.insert(HeaderName::from_static("x-tidegate-attempts"), HeaderValue::from(record.attempts));
         }
+        if let Some(why) = record.fallback.last() {
+            insert(headers, "x-tidegate-fallback", why);
+            insert(headers, "x-tidegate-pool", trip.route.as_ref().map_or("", |route| &route.pool.name));
+            insert(headers, "x-tidegate-model", record.model_served.as_deref().unwrap_or_default());
+        }
         if !record.queued.is_zero() {
             let queued = u64::try_from(record.queued.as_millis()).unwrap_or(u64::MAX);
             headers.insert("x-tidegate-queue-ms", super::headers::number(queued));

@@ -48,6 +48,8 @@ pub(super) enum Miss {
     Timeout,
     /// What came is no answer.
     Malformed,
+    /// It began a stream with an error.
+    ErrorEvent,
     /// It answered, with this status.
     Status(u16),
 }
@@ -58,9 +60,10 @@ impl From<Fault> for Failed {
     }
 }
 
-type Outcome<T> = std::result::Result<T, Failed>;
+pub(super) type Outcome<T> = std::result::Result<T, Failed>;
 
 /// One request to one backend. It knows nothing of the client, so that several can be under way for one request.
+#[derive(Clone)]
 pub(super) struct Ask<'a> {
     core: &'a Core,
     backend: Arc<Backend>,
@@ -129,6 +132,21 @@ impl<'a> Ask<'a> {
         })
     }
 
+    /// How long this wait for an answer that has begun may take, and which limit that is.
+    pub(super) fn until(&self, wait: Wait, sent: Instant) -> (Instant, Wait) {
+        self.deadline.until(wait, sent, self.timeouts.first_token, true)
+    }
+
+    /// The backend has sent something.
+    pub(super) fn alive(&self) {
+        self.backend.health.alive(Instant::now());
+    }
+
+    /// What went wrong, for the log.
+    pub(super) fn told(&self, error: &Error) -> String {
+        format!("{}: {error}", self.backend.settings.name)
+    }
+
     async fn connect(&self, fresh: bool) -> Outcome<Upstream> {
         let (began, backend) = (Instant::now(), &self.backend);
         let (until, limit) = self.deadline.until(Wait::FirstByte, began, self.timeouts.connect, true);
@@ -156,7 +174,7 @@ impl<'a> Ask<'a> {
         if upstream.reused && error.is_unanswered() && self.replayable {
             return Err(Failed::Stale);
         }
-        let log = format!("{}: {error}", self.backend.settings.name);
+        let log = self.told(&error);
         Err(match () {
             () if error.is_refused() => Failed::Missed(Miss::Connect, Fault::broken(log)),
             () if error.is_disconnect() => Failed::Missed(Miss::Lost, Fault::broken(log)),

@@ -3,16 +3,23 @@
 
 use super::arrive::client_patience;
 use super::attempt::{Failed, Got, Miss, attempt};
+use super::body::Body;
 use super::fail::{Fault, Result, Wait};
-use super::place::{self, NoPlace};
+use super::fallback::{self, Chain, Stuck};
+use super::hedge;
+use super::opening::Opened;
+use super::place;
 use super::retry::Retrying;
 use super::{Route, Session, Trip};
 use crate::core::Core;
 use crate::upstream::queue::Place;
-use crate::upstream::{NoBackend, Upstream};
+use crate::upstream::{self, NoBackend, Upstream};
+use bytes::Bytes;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::time::{Duration, Instant};
-use tidegate_plugins::Head;
+use tidegate_config::{FallbackOn, Hold};
+use tidegate_plugins::{Head, Source};
 
 /// A backend that has begun to answer.
 pub(super) struct Fetched {
@@ -22,8 +29,28 @@ pub(super) struct Fetched {
     pub head: Head,
     /// The place at the backend.
     pub lease: Place,
+    /// What of the answer has been read already.
+    pub held: VecDeque<Bytes>,
     /// When this has to be over.
     pub deadline: Deadline,
+}
+
+impl Fetched {
+    /// The next piece of the answer; none at its end. Nothing is lost if this is not waited for.
+    ///
+    /// # Errors
+    /// If the connection breaks before the answer's end.
+    pub(super) async fn read_body(&mut self) -> upstream::error::Result<Option<Bytes>> {
+        match self.held.pop_front() {
+            Some(data) => Ok(Some(data)),
+            None => self.upstream.read_body().await,
+        }
+    }
+
+    /// Whether the answer has been read to its end.
+    pub(super) fn is_done(&self) -> bool {
+        self.held.is_empty() && self.upstream.is_done()
+    }
 }
 
 /// Until when a request may wait, whatever for.
@@ -98,7 +125,7 @@ pub(super) async fn alongside<T>(core: &Core, session: &mut Session, future: imp
 }
 
 /// What an attempt that another may follow has led to, to be told if none does.
-enum Missed {
+pub(super) enum Missed {
     /// A fault.
     Fault(Fault),
     /// An answer: a refusal.
@@ -114,7 +141,7 @@ impl Missed {
     }
 
     /// Counts it as the backend's, where nobody is told of it.
-    fn count(&self, trip: &Trip<'_>) {
+    pub(super) fn count(&self, trip: &Trip<'_>) {
         let fault = match self {
             Self::Fault(Fault::Told { refusal, .. }) => super::fail::counted(refusal, trip),
             Self::Fault(Fault::ClientGone) => None,
@@ -135,39 +162,64 @@ impl Missed {
     }
 }
 
-/// Gets the head of an answer.
+/// Gets the head of an answer: of the route's pool, or of the next that its model falls back to.
 ///
 /// # Errors
 /// Why there is none.
 pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<Fetched> {
-    let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
+    let mut route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
-    let mut retrying = Retrying::new(trip, &route);
-    let mut place = match place::take(session, trip, &route, deadline).await {
-        Ok(place) => place,
-        Err(NoPlace::Fault(fault)) => return Err(fault),
-        Err(NoPlace::Queue(why, wait)) => return Err(place::refusal(trip, &route, why, wait)),
-        Err(NoPlace::Backend(why)) => {
-            let model = trip.exchange.model().map_or("this path", |model| &**model);
-            return Err(Fault::no_backend(why, model));
+    let mut chain = Chain::new(trip, &route);
+    loop {
+        let stuck = match at(session, trip, &route, deadline, &chain).await? {
+            At::Answered(fetched) => return Ok(*fetched),
+            At::Stuck(stuck) => stuck,
+        };
+        match fallback::turn(session, trip, route, &mut chain, stuck).await {
+            Ok(next) => route = next,
+            Err(missed) => return missed.told(),
         }
+    }
+}
+
+/// What became of a request at one pool.
+enum At {
+    Answered(Box<Fetched>),
+    Stuck(Stuck),
+}
+
+/// Asks one pool, as often as it may.
+async fn at(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    route: &Route,
+    deadline: Deadline,
+    chain: &Chain,
+) -> Result<At> {
+    let mut retrying = Retrying::new(trip, route);
+    // As long as there is somewhere to go, nobody waits for longer than this.
+    let overflow = route.model.as_ref().and_then(|model| model.overflow_after);
+    let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded));
+    let mut place = match place::take(session, trip, route, deadline, overflow).await {
+        Ok(place) => place,
+        Err(why) => return Ok(At::Stuck(Stuck::without_place(trip, route, why))),
     };
     loop {
         let backend = place.backend().clone();
-        let (miss, missed) = match ask(session, trip, &route, deadline, place).await? {
-            Asked::Answered(fetched) => return Ok(*fetched),
+        let (miss, missed) = match ask(session, trip, route, deadline, place).await? {
+            Asked::Answered(fetched) => return Ok(At::Answered(fetched)),
             Asked::Missed(miss, missed) => (miss, missed),
         };
-        if !retrying.allows(trip, &route, miss) {
-            return missed.told();
+        if !retrying.allows(trip, route, miss) {
+            return Ok(At::Stuck(Stuck::after(miss, missed)));
         }
         retrying.tried.push(backend);
-        match next(session, trip, &route, &mut retrying).await? {
-            Some(next) if retrying.spend(trip, &route, miss) => {
+        match next(session, trip, route, &mut retrying).await? {
+            Some(next) if retrying.spend(trip, route, miss) => {
                 missed.count(trip);
                 place = next;
             }
-            _ => return missed.told(),
+            _ => return Ok(At::Stuck(Stuck::after(miss, missed))),
         }
     }
 }
@@ -179,7 +231,7 @@ async fn next(
     route: &Route,
     retrying: &mut Retrying,
 ) -> Result<Option<Place>> {
-    match place::now(&route.pool, trip, Some(retrying)) {
+    match place::now(&route.pool, trip, &retrying.tried) {
         Ok(place) => return Ok(Some(place)),
         Err(NoBackend::Tried) => {}
         Err(_) => return Ok(None),
@@ -188,7 +240,7 @@ async fn next(
     let began = Instant::now();
     alongside(trip.core, session, tokio::time::sleep(pause)).await?;
     trip.record.upstream_time += began.elapsed();
-    Ok(place::now(&route.pool, trip, Some(retrying)).ok())
+    Ok(place::now(&route.pool, trip, &retrying.tried).ok())
 }
 
 /// What became of an attempt.
@@ -197,41 +249,57 @@ enum Asked {
     Missed(Miss, Missed),
 }
 
-/// Asks the backend of `lease`; an idle connection to it that turns out to be dead is replaced by a new one.
+/// Asks the backend of `place`; an idle connection to it that turns out to be dead is replaced by a new one.
 async fn ask(
     session: &mut Session,
     trip: &mut Trip<'_>,
     route: &Route,
     deadline: Deadline,
-    lease: Place,
+    place: Place,
 ) -> Result<Asked> {
-    let backend = lease.backend().clone();
-    trip.record.attempts += 1;
-    trip.record.backend = Some(backend.settings.name.clone());
-    trip.backend = Some(backend.clone());
-    trip.attempt = Some(lease.attempt().clone());
+    asks(trip, &place);
     let began = Instant::now();
-    let mut outcome = attempt(session, trip, &backend, route, deadline, false).await;
-    if matches!(outcome, Err(Failed::Stale)) {
-        outcome = attempt(session, trip, &backend, route, deadline, true).await;
-    }
+    let opens = (route.pool.hold == Hold::Content || route.hedging.is_some()) && trip.exchange.wants_stream();
+    let (outcome, place) = match opens && matches!(trip.body, Body::Whole) {
+        true => hedge::ask(session, trip, route, deadline, place).await?,
+        false => {
+            let backend = place.backend().clone();
+            let mut outcome = attempt(session, trip, &backend, route, deadline, false).await;
+            if matches!(outcome, Err(Failed::Stale)) {
+                outcome = attempt(session, trip, &backend, route, deadline, true).await;
+            }
+            (outcome.map(|got| Opened { got, held: VecDeque::new(), is_error: false }), place)
+        }
+    };
     trip.record.upstream_time += began.elapsed();
-    let Got { upstream, head, sent, headed } = match outcome {
-        Ok(got) => got,
+    let Opened { got, held, is_error } = match outcome {
+        Ok(opened) => opened,
         Err(Failed::Missed(miss, fault)) => return Ok(Asked::Missed(miss, Missed::Fault(fault))),
         Err(Failed::Final(fault)) => return Err(fault),
         Err(Failed::Stale) => return Err(Fault::broken("a new connection was called stale")),
     };
+    let Got { upstream, head, sent, headed } = got;
     trip.record.sent = Some(sent);
     trip.record.head = Some(headed);
     let status = head.status.as_u16();
     trip.record.upstream_status = Some(status);
+    trip.record.source = Source::Backend;
+    trip.exchange.answer_from(Source::Backend, true);
     if matches!(status, 429 | 503 | 529) {
-        backend.holdoff.refused(&head.headers);
+        place.backend().holdoff.refused(&head.headers);
     }
-    let fetched = Box::new(Fetched { upstream, head, lease, deadline });
+    let fetched = Box::new(Fetched { upstream, head, lease: place, held, deadline });
     Ok(match status {
         400.. => Asked::Missed(Miss::Status(status), Missed::Answer(fetched)),
+        _ if is_error => Asked::Missed(Miss::ErrorEvent, Missed::Answer(fetched)),
         _ => Asked::Answered(fetched),
     })
+}
+
+/// A backend is asked.
+pub(super) fn asks(trip: &mut Trip<'_>, place: &Place) {
+    trip.record.attempts += 1;
+    trip.record.backend = Some(place.backend().settings.name.clone());
+    trip.backend = Some(place.backend().clone());
+    trip.attempt = Some(place.attempt().clone());
 }

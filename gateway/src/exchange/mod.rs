@@ -9,9 +9,12 @@ pub(crate) mod body;
 pub(crate) mod budget;
 mod cors;
 mod fail;
+mod fallback;
 mod fetch;
 mod finish;
 mod headers;
+mod hedge;
+mod opening;
 mod place;
 mod query;
 mod relay;
@@ -28,6 +31,7 @@ use crate::models::{Model, Target};
 use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, Record, Series};
+use crate::upstream::hedge::Hedging;
 use crate::upstream::{Attempt, Backend, Pool};
 use answer::Answered;
 use arrive::{Address, Plan};
@@ -104,6 +108,8 @@ struct Route {
     /// The model's name there, if another than the client asked for.
     send_as: Option<Arc<str>>,
     timeouts: Timeouts,
+    /// When a second backend is asked; none: never.
+    hedging: Option<Arc<Hedging>>,
 }
 
 impl Route {
@@ -114,6 +120,7 @@ impl Route {
             series: target.series.clone(),
             send_as: target.send_as.clone(),
             timeouts: target.timeouts,
+            hedging: target.hedging.clone(),
         }
     }
 

@@ -3,10 +3,9 @@
 use super::arrive::short;
 use super::fail::{Fault, Result};
 use super::fetch::{Deadline, alongside};
-use super::retry::Retrying;
 use super::{Route, Session, Trip, headers, relay};
 use crate::upstream::queue::{Claim, NoWait, Place, Queue, Ticket};
-use crate::upstream::{NoBackend, Pool};
+use crate::upstream::{Backend, NoBackend, Pool};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
@@ -43,17 +42,18 @@ pub(super) async fn take(
     trip: &mut Trip<'_>,
     route: &Route,
     deadline: Deadline,
+    overflow: Option<Duration>,
 ) -> std::result::Result<Place, NoPlace> {
     let pool = &route.pool;
-    let Some(queue) = &pool.queue else { return now(pool, trip, None).map_err(NoPlace::Backend) };
+    let Some(queue) = &pool.queue else { return now(pool, trip, &[]).map_err(NoPlace::Backend) };
     // Who waits already goes before.
     if queue.is_empty() {
-        match now(pool, trip, None) {
+        match now(pool, trip, &[]) {
             Err(NoBackend::Busy | NoBackend::Resting(_)) => {}
             outcome => return outcome.map_err(NoPlace::Backend),
         }
     }
-    let patience = patience(trip, queue, deadline);
+    let patience = patience(trip, queue, deadline).min(overflow.unwrap_or(Duration::MAX));
     if let Some(rest) = pool.rest()
         && rest > patience
     {
@@ -67,12 +67,7 @@ pub(super) async fn take(
 }
 
 /// A place now, without waiting. For attempts after the first: their request has had its turn.
-pub(super) fn now(
-    pool: &Arc<Pool>,
-    trip: &Trip<'_>,
-    retrying: Option<&Retrying>,
-) -> std::result::Result<Place, NoBackend> {
-    let tried = retrying.map_or(&[][..], |retrying| &retrying.tried);
+pub(super) fn now(pool: &Arc<Pool>, trip: &Trip<'_>, tried: &[Arc<Backend>]) -> std::result::Result<Place, NoBackend> {
     Ok(Place::new(pool.lease(&trip.exchange, tried)?, pool.queue.as_ref()))
 }
 
@@ -97,7 +92,7 @@ async fn wait(
             }
         };
         if alongside(core, session, turn).await.map_err(NoPlace::Fault)? {
-            match now(&route.pool, trip, None) {
+            match now(&route.pool, trip, &[]) {
                 Ok(place) => {
                     trip.record.queued += ticket.served();
                     return Ok(place);
@@ -161,7 +156,7 @@ fn claim(trip: &Trip<'_>, queue: &Queue) -> Claim {
 /// The priority of a request of which nothing is said.
 const NORMAL: u8 = 5;
 
-/// Its caller's priority, or a lower one that it asks for.
+/// The usual priority, or a lower one that it asks for.
 fn priority(exchange: &Exchange) -> u8 {
     let asked = headers::text(exchange.headers(), "x-tidegate-priority").and_then(|text| match text.trim() {
         "interactive" => Some(8),

@@ -34,6 +34,7 @@ impl Retrying {
             Miss::Lost => rules.on.contains(&RetryOn::Lost),
             Miss::Timeout => rules.on.contains(&RetryOn::Timeout),
             Miss::Status(status) => rules.on.contains(&RetryOn::Status(status)),
+            Miss::ErrorEvent => rules.on.contains(&RetryOn::ErrorEvent),
             Miss::Malformed => false,
         };
         listed && self.left > 0 && trip.replayable
@@ -80,6 +81,7 @@ fn cause(miss: Miss) -> RetryCause {
         Miss::Connect => RetryCause::Connect,
         Miss::Lost => RetryCause::Lost,
         Miss::Timeout => RetryCause::Timeout,
+        Miss::ErrorEvent => RetryCause::ErrorEvent,
         Miss::Malformed => RetryCause::Malformed,
         Miss::Status(429) => RetryCause::RateLimited,
         Miss::Status(503 | 529) => RetryCause::Overloaded,

@@ -124,7 +124,7 @@ async fn next(
     loop {
         tokio::select! {
             biased;
-            read = fetched.upstream.read_body() => return Ok(read),
+            read = fetched.read_body() => return Ok(read),
             () = session.left() => return Err(Fault::ClientGone),
             () = trip.core.is_cut() => return Err(Fault::leaving()),
             () = &mut timer => {

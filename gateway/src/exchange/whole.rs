@@ -210,6 +210,18 @@ pub(super) fn in_our_words(cause: Cause, told: Option<&str>) -> (&'static str, &
     }
 }
 
+/// Reads a refusal and puts it back, so that it can still be told.
+///
+/// # Errors
+/// That the connection broke, or the client has left.
+pub(super) async fn peek(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched) -> Result<Bytes> {
+    let body = match collect(session, trip, fetched, MAX_ERROR).await? {
+        Collected::Whole(body) | Collected::More(body) => body,
+    };
+    fetched.held.push_front(body.clone());
+    Ok(body)
+}
+
 enum Collected {
     Whole(Bytes),
     More(Bytes),
@@ -220,12 +232,12 @@ async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetch
     let idle = trip.route.as_ref().map(|route| route.timeouts.idle).unwrap_or_default();
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     let collected = loop {
-        if fetched.upstream.is_done() {
+        if fetched.is_done() {
             break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });
         }
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, true);
         let began = Instant::now();
-        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await;
+        let read = wait(trip.core, session, until, fetched.read_body()).await;
         trip.record.upstream_time += began.elapsed();
         let read = read?;
         let name = &fetched.lease.backend().settings.name;

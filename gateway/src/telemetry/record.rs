@@ -8,7 +8,7 @@ use tidegate_plugins::Source;
 use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
-use super::metrics::RetryCause;
+use super::metrics::{HedgeOutcome, RetryCause};
 
 /// Longest path that is kept for the log, in bytes.
 const PATH_LIMIT: usize = 256;
@@ -54,6 +54,10 @@ pub struct Record {
     pub attempts: u32,
     /// How long it waited for a backend to have a place.
     pub queued: Duration,
+    /// Why it went on to a fallback, each time it did.
+    pub fallback: Vec<&'static str>,
+    /// What became of a second request, if one was made because the first was slow.
+    pub hedge: Option<HedgeOutcome>,
     /// Why others were tried after the first.
     pub retried: Vec<RetryCause>,
     /// The status the client got; 499 when it left before the end.
@@ -120,6 +124,8 @@ impl Record {
             source: Source::Gateway,
             attempts: 0,
             queued: Duration::ZERO,
+            fallback: Vec::new(),
+            hedge: None,
             retried: Vec::new(),
             status: 0,
             upstream_status: None,

@@ -67,9 +67,9 @@ impl Attempt {
     pub fn refused(&self, status: u16) {
         self.judge(match status {
             429 | 503 | 529 => Verdict::Full,
-            501 => Verdict::Good,
-            500.. => Verdict::Fault,
-            _ => Verdict::Good,
+            400..=499 | 501 => Verdict::Good,
+            // A good status is not gone away from but for an error event.
+            _ => Verdict::Fault,
         });
     }
 

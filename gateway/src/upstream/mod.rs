@@ -8,6 +8,7 @@ pub mod connect;
 pub mod discovery;
 pub mod error;
 pub mod health;
+pub mod hedge;
 pub mod holdoff;
 pub mod http1;
 mod idle;
@@ -19,6 +20,7 @@ pub mod probe;
 pub mod queue;
 pub(crate) mod revision;
 pub mod signals;
+pub(crate) mod too_long;
 
 pub use attempt::Attempt;
 pub use backend::Backend;

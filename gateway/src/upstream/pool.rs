@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidegate_config::{Balance, Breaker, Retries, Signals, Timeouts};
+use tidegate_config::{Balance, Breaker, Hold, Retries, Signals, Timeouts};
 use tidegate_plugins::{Balancer, Exchange};
 
 /// Backends that answer for each other.
@@ -30,6 +30,8 @@ pub struct Pool {
     pub retries: Retries,
     /// How much more is tried again. Kept over a reload that does not change it.
     pub budget: Arc<Budget>,
+    /// How much of a stream is held before its client gets any.
+    pub hold: Hold,
     /// Where requests wait while all are full. Kept over a reload that does not change it.
     pub queue: Option<Arc<Queue>>,
     /// How long an idle connection is kept.

@@ -9,6 +9,7 @@ use tracing::Level;
 
 use super::text::{Clean, Stamp, write_digits, write_json_string};
 use super::{Style, level_name};
+use crate::telemetry::metrics::HedgeOutcome;
 use crate::telemetry::record::{Cause, Record, bounded};
 
 /// How loud the line of a request is: its fault, not its status, decides, so that `level: warn` shows what is ours to mend.
@@ -60,6 +61,10 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
         let causes: Vec<_> = record.retried.iter().map(|cause| cause.label()).collect();
         line.text("retried", &causes.join(","));
     }
+    if !record.fallback.is_empty() {
+        line.text("fallback", &record.fallback.join(","));
+    }
+    line.maybe_text("hedge", record.hedge.map(HedgeOutcome::label));
     line.number("status", record.status.into());
     line.maybe_number("upstream_status", record.upstream_status.map(u64::from));
     line.maybe_text("upstream_request_id", record.upstream_request_id.as_deref());

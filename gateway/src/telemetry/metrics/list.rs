@@ -71,6 +71,10 @@ metrics! {
         "Body bytes that clients were given.";
     ROUTE_IN_FLIGHT: Gauge, "tidegate_route_in_flight", &["route", "pool"],
         "Requests that have a route and are not over.";
+    FALLBACKS: Counter, "tidegate_fallbacks_total", &["route", "pool", "cause"],
+        "Requests that went on to a fallback, by the pool that did not answer and why.";
+    HEDGES: Counter, "tidegate_hedges_total", &["route", "pool", "outcome"],
+        "Second requests because the first was slow: won and lost, and refused by the budget.";
     QUEUE_WAITING: Gauge, "tidegate_queue_waiting", &["pool"],
         "Requests that wait because all backends of the pool are at their max_in_flight.";
     QUEUE_WAIT: Histogram(QUEUED), "tidegate_queue_wait_seconds", &["pool"],

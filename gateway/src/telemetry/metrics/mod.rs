@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use list::documentation;
-pub use sets::{BackendFault, BackendSeries, BadHead, InFlight, QueueSeries, RetryCause, Series};
+pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series};
 
 use super::record::Record;
 use build::Builder;
@@ -62,6 +62,8 @@ struct Families {
     failures: IntCounterVec,
     retries: IntCounterVec,
     retries_refused: IntCounterVec,
+    fallbacks: IntCounterVec,
+    hedges: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
@@ -178,6 +180,8 @@ impl Families {
             failures: build.counters(&list::FAILURES),
             retries: build.counters(&list::RETRIES),
             retries_refused: build.counters(&list::RETRIES_REFUSED),
+            fallbacks: build.counters(&list::FALLBACKS),
+            hedges: build.counters(&list::HEDGES),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -212,7 +216,8 @@ impl Families {
             build::retain(family, route);
         }
         let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
-        for family in counters.into_iter().chain([&self.request_bytes, &self.response_bytes]) {
+        let bytes = [&self.request_bytes, &self.response_bytes];
+        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges]).chain(bytes) {
             build::retain(family, route);
         }
         build::retain(&self.route_in_flight, route);

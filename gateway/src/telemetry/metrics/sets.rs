@@ -10,6 +10,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntGauge};
 use super::Families;
 use crate::telemetry::record::{Cause, Record};
 use crate::upstream::breaker::Opened;
+use tidegate_config::FallbackOn;
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CAUSES: usize = Cause::ALL.len();
@@ -46,6 +47,8 @@ pub struct Series {
     /// Retries that the pool's budget did not have.
     pub retries_refused: IntCounter,
     retries: [IntCounter; RetryCause::ALL.len()],
+    fallbacks: [IntCounter; FallbackOn::ALL.len()],
+    hedges: [IntCounter; HedgeOutcome::ALL.len()],
     request_bytes: IntCounter,
     response_bytes: IntCounter,
     operations: [OnceLock<Box<Operation>>; OPERATIONS.len()],
@@ -72,6 +75,8 @@ impl Series {
             overhead: Default::default(),
             retries_refused: families.retries_refused.with_label_values(&labels),
             retries: RetryCause::ALL.map(|cause| families.retries.with_label_values(&[route, pool, cause.label()])),
+            fallbacks: FallbackOn::ALL.map(|why| families.fallbacks.with_label_values(&[route, pool, why.as_str()])),
+            hedges: HedgeOutcome::ALL.map(|how| families.hedges.with_label_values(&[route, pool, how.label()])),
             request_bytes: families.request_bytes.with_label_values(&labels),
             response_bytes: families.response_bytes.with_label_values(&labels),
             operations: Default::default(),
@@ -83,6 +88,16 @@ impl Series {
             series.failures(families, *cause);
         }
         series
+    }
+
+    /// Requests that went on elsewhere, because of this.
+    pub fn fallbacks(&self, why: FallbackOn) -> &IntCounter {
+        &self.fallbacks[why as usize]
+    }
+
+    /// Second requests that ended so.
+    pub fn hedges(&self, how: HedgeOutcome) -> &IntCounter {
+        &self.hedges[how as usize]
     }
 
     pub(super) fn observe(&self, families: &Families, record: &Record) {
@@ -350,11 +365,25 @@ closed_set! {
         Timeout = "timeout",
         /// What came was no answer.
         Malformed = "malformed",
+        /// A stream began with an error.
+        ErrorEvent = "error_event",
         /// 429.
         RateLimited = "rate_limited",
         /// 503 or 529.
         Overloaded = "overloaded",
         /// Any other status.
         Status = "status",
+    }
+}
+
+closed_set! {
+    /// What became of a second request that was made because the first was slow.
+    HedgeOutcome {
+        /// It was heard first.
+        Won = "won",
+        /// The first was heard after all.
+        Lost = "lost",
+        /// It was not made: the budget was spent.
+        Refused = "refused",
     }
 }
