@@ -48,11 +48,11 @@ pub use meant::{
 pub use network::{Clients, Network};
 pub use plain::parse_value;
 pub use positions::Positions;
-pub use schema::{schema, schema_with};
+pub use schema::{adopt_section, schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    After, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, LogFormat, LogLevel,
-    MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Retries, RetryOn, Share, Signals,
-    Storage, TimeoutOverrides, Timeouts,
+    After, AskUsage, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log,
+    LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Retries, RetryOn,
+    Share, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -14,8 +14,8 @@ use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue,
-    Retries, Signals, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
+    Prices, Queue, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -48,6 +48,11 @@ pub struct Config {
     pub storage: Option<Storage>,
     /// What becomes of unknown `/v1/*` paths.
     pub other_paths: OtherPaths,
+    /// How keys are kept.
+    pub keys: Keys,
+    /// Who may, as the file writes it: what it means is known to those who know filters.
+    #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<serde_json::Value>,
     /// The filters, in the order of the file.
     #[serde(serialize_with = "show::filters")]
     pub filters: Vec<FilterEntry>,
@@ -324,6 +329,8 @@ pub struct Pool {
     /// `None`: the backends' own metrics are not read.
     #[serde(serialize_with = "show::or_off")]
     pub signals: Option<Signals>,
+    /// Whether its backends are asked what a stream has cost where the client did not ask.
+    pub usage: AskUsage,
     /// At least one, unless they are discovered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,

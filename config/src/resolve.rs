@@ -18,7 +18,7 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{Keys, Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -38,6 +38,7 @@ impl Resolver<'_> {
     pub(crate) fn config(&mut self, file: File) -> Config {
         let root = KeyPath::root();
         self.limits(&file.limits);
+        self.keys(&file.keys);
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
@@ -51,6 +52,8 @@ impl Resolver<'_> {
             answer_headers: file.answer_headers,
             drain: file.drain,
             storage: file.storage.map(|storage| self.storage(storage)),
+            keys: file.keys,
+            tenants: file.tenants,
             filters: self.filters(file.filters),
             models: self.models(file.models),
             default_model: file.default_model,
@@ -93,6 +96,13 @@ impl Resolver<'_> {
         });
         let message = format!("there is no pool `{}`", self.tree.as_written(path, pool));
         self.fault(path, message, Some(help));
+    }
+
+    fn keys(&mut self, keys: &Keys) {
+        if keys.pepper.as_ref().is_some_and(|pepper| pepper.expose().is_empty()) {
+            let help = "leave it out, or set the variable it comes from".to_owned();
+            self.fault(&KeyPath::root().key("keys").key("pepper"), "the pepper is empty", Some(help));
+        }
     }
 
     fn storage(&mut self, storage: Storage) -> Storage {

@@ -70,6 +70,16 @@ fn one_of(schema: &mut Value, named: &[(&str, Value)]) -> Value {
     json!({ "oneOf": one_of })
 }
 
+/// Spells out the settings of a section that only others know.
+pub fn adopt_section(schema: &mut Value, name: &str, mut settings: Value) {
+    adopt_definitions(schema, name, &mut settings);
+    finish(&mut settings);
+    if settings.get("description").is_none() {
+        settings["description"] = schema["properties"][name]["description"].clone();
+    }
+    schema["properties"][name] = settings;
+}
+
 /// Moves a filter's own definitions beside the file's, under names that cannot collide.
 fn adopt_definitions(schema: &mut Value, filter: &str, settings: &mut Value) {
     if let Some(object) = settings.as_object_mut() {

@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use share::Share;
 pub use timeouts::{TimeoutOverrides, Timeouts};
 
+use crate::secret::Secret;
 use crate::units::{self, DurationText};
 
 /// What is logged and how: one line a request, on standard output.
@@ -97,6 +98,25 @@ pub struct Storage {
     pub path: PathBuf,
 }
 
+/// How keys are kept, wherever they are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// What goes into the hash of every key, so that who gets hold of the hashes cannot even test a guess. Whoever
+    /// changes it has to make all keys anew. Absent: nothing.
+    pub pepper: Option<Secret>,
+    /// How long the old key still works after a managed key was rotated, if whoever rotates it does not say.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub overlap: Duration,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { pepper: None, overlap: Duration::from_secs(24 * 3600) }
+    }
+}
+
 /// What happens on SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -126,6 +146,19 @@ pub enum OtherPaths {
     Refuse,
     /// To this pool, as it came.
     Pool(String),
+}
+
+/// Whether backends are asked what a stream has cost where the client did not ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AskUsage {
+    /// Where a limit counts tokens or money.
+    #[default]
+    Auto,
+    /// Always.
+    Ask,
+    /// Never.
+    Off,
 }
 
 /// How a backend wants its key.

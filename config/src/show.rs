@@ -79,6 +79,12 @@ pub(crate) fn filters<S: Serializer>(filters: &[FilterEntry], serializer: S) -> 
     list.end()
 }
 
+pub(crate) fn section<S: Serializer>(section: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut section = section.clone();
+    section.iter_mut().for_each(|section| mask(section, false));
+    section.serialize(serializer)
+}
+
 pub(crate) fn allowed_headers<S: Serializer>(headers: &AllowedHeaders, serializer: S) -> Result<S::Ok, S::Error> {
     match headers {
         AllowedHeaders::Asked => serializer.collect_seq(["*"]),

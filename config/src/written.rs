@@ -19,8 +19,8 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 pub(crate) use crate::settings::Hedge;
 use crate::settings::{
-    Auth, Breaker, Drain, FallbackStep, Health, Hold, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue, QueueForm,
-    Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, Drain, FallbackStep, Health, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths, Prices,
+    Queue, QueueForm, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -54,6 +54,10 @@ pub(crate) struct File {
     pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
+    /// How keys are kept, wherever they are kept.
+    pub(crate) keys: Keys,
+    /// Who may: organisations by name, with their teams, users and services. Absent: names of tenants are labels.
+    pub(crate) tenants: Option<serde_json::Value>,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
     /// a table with the name as its one key and the settings as its value.
     pub(crate) filters: Vec<TextOr<OneFilter>>,
@@ -85,6 +89,8 @@ impl Default for File {
             drain: Drain::default(),
             storage: None,
             other_paths: OtherPaths::default(),
+            keys: Keys::default(),
+            tenants: None,
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,
@@ -264,6 +270,9 @@ pub(crate) struct Pool {
     pub(crate) retries: RetriesForm,
     /// What is read of the backends' own metrics, so that the load that others put on them counts; or `off`.
     pub(crate) signals: Switch<Signals>,
+    /// Whether the backends are asked what a stream has cost where the client did not ask: `auto` (where a limit counts
+    /// tokens or money), `ask`, or `off`, for backends that refuse `stream_options`. The client sees nothing of it.
+    pub(crate) usage: AskUsage,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
@@ -305,6 +314,7 @@ impl Default for Pool {
             queue: QueueForm::On(Queue::default()),
             retries: RetriesForm(Retries::default()),
             signals: Switch::Off,
+            usage: AskUsage::Auto,
             backends: Vec::new(),
             discover: None,
         }

@@ -1,8 +1,10 @@
 //! What all requests share: the current snapshot, connections to backends, counters.
 
 use crate::exchange::budget::Budget;
+use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
+use crate::storage::spent::Spending;
 use crate::telemetry::{Log, Metrics};
 use crate::upstream::Connector;
 use arc_swap::ArcSwap;
@@ -30,12 +32,16 @@ pub struct Core {
     pub log: Log,
     /// What outlives the process, if the file has a place for it.
     pub storage: Option<Storage>,
+    /// Keeps in it what budgets spend.
+    pub(crate) spending: Option<Arc<Spending>>,
     /// Requests that are being answered.
     pub requests: Open,
     /// Client connections that are open.
     pub connections: Count,
     /// How many lines about heads that cannot be read are worth writing: a flood of them says no more than a few.
     pub nuisances: DefaultDirectRateLimiter,
+    /// Answers to be fetched for no client.
+    pub(crate) renewals: Renewals,
     draining: AtomicBool,
 }
 
@@ -49,9 +55,11 @@ impl Core {
             metrics,
             log,
             storage: None,
+            spending: None,
             requests: Open::default(),
             connections: Count::default(),
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
+            renewals: Renewals::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -60,6 +68,12 @@ impl Core {
     #[must_use]
     pub fn with_storage(self, storage: Option<Storage>) -> Self {
         Self { storage, ..self }
+    }
+
+    /// With what keeps the spending of budgets.
+    #[must_use]
+    pub(crate) fn with_spending(self, spending: Option<Arc<Spending>>) -> Self {
+        Self { spending, ..self }
     }
 
     /// From now on `/readyz` says no and connections are closed after the request they carry.
@@ -75,11 +89,16 @@ impl Core {
 
     /// Returns once the time for draining is over. Costs one load when polled: [`Core::cut`] wakes whoever waits.
     pub async fn is_cut(&self) {
-        let over = |_: &mut Context<'_>| match self.requests.cut.load(Ordering::Relaxed) {
+        let over = |_: &mut Context<'_>| match self.has_cut() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         };
         std::future::poll_fn(over).await;
+    }
+
+    /// Whether the time for draining is over.
+    pub fn has_cut(&self) -> bool {
+        self.requests.cut.load(Ordering::Relaxed)
     }
 
     /// Whether the process is on its way out.

@@ -3,6 +3,7 @@
 use crate::admin::{self, House};
 use crate::assemble::{self, Parts};
 use crate::core::Core;
+use crate::exchange::renew;
 use crate::snapshot::Snapshot;
 use crate::telemetry::LogGuard;
 use crate::upstream::discovery::{self, Discovery};
@@ -61,12 +62,18 @@ impl Life {
 
     async fn admin(&self) {
         let Some(listener) = self.admin.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let token = self.config.admin.token.as_ref().map(|token| token.expose().into());
+        let token: Option<Box<str>> = self.config.admin.token.as_ref().map(|token| token.expose().into());
+        let api = admin::api::router(self.core.clone(), token.is_some());
         match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
-            Ok(listener) => {
-                admin::serve(listener, self.core.clone(), admin::api::router(self.core.clone()), token, pending()).await
-            }
+            Ok(listener) => admin::serve(listener, self.core.clone(), api, token, pending()).await,
             Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
+        }
+    }
+
+    /// What budgets spend is handed to the store all along.
+    async fn spend(&self) {
+        if let Some(spending) = self.core.spending.clone() {
+            spending.run().await;
         }
     }
 
@@ -140,6 +147,10 @@ impl Life {
             }
         };
         let _ = tokio::time::timeout(LAST_BYTES, closed).await;
+        // Nothing is reserved any more: what is spent is exact.
+        if let Some(spending) = &self.core.spending {
+            spending.write_down();
+        }
         if let Some(storage) = &self.core.storage
             && !storage.flush(LAST_WRITES)
         {
@@ -174,6 +185,8 @@ impl BackgroundService for Life {
             self.reload(),
             probe::run(&self.core),
             discovery::run(&self.core),
+            renew::run(&self.core),
+            self.spend(),
             self.end(shutdown)
         );
     }

@@ -3,7 +3,7 @@
 use crate::balancer::{Balancer, BalancerPlugin};
 use crate::balancers::{LeastBusy, PeakEwma, PrefixAffinity, RoundRobin, Session};
 use crate::filter::{Filter, Plugin, SettingsError};
-use crate::filters::{ApiKey, Limits};
+use crate::filters::{ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, SharedFlight, TrustedHeaders};
 use crate::services::Services;
 use schemars::Schema;
 use serde_json::Value;
@@ -59,7 +59,13 @@ impl Registry {
     pub fn built_in() -> Self {
         Self { filters: Vec::new(), balancers: Vec::new() }
             .with::<ApiKey>()
+            .with::<Jwt>()
+            .with::<TrustedHeaders>()
             .with::<Limits>()
+            .with::<ModelRoute>()
+            .with::<PromptCache>()
+            .with::<Idempotency>()
+            .with::<SharedFlight>()
             .with_balancer::<RoundRobin>()
             .with_balancer::<LeastBusy>()
             .with_balancer::<PeakEwma>()

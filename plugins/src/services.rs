@@ -1,8 +1,16 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::idempotency::Kept;
+use crate::filters::jwt::Issuers;
 use crate::filters::limits::Estimates;
+use crate::filters::prompt_cache::Caches;
+use crate::flight::Counts;
+use crate::keys::ManagedKeys;
+
+use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::store::{Local, Store};
+use crate::tenants::Tenants;
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -18,6 +26,28 @@ pub trait Files: Send + Sync {
     fn read(&self, path: &Path) -> io::Result<Value>;
 }
 
+/// What was spent of a budget by one subject in one window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spent {
+    /// Names the limit.
+    pub limit: Arc<str>,
+    /// Whose: a hash that says nothing about who that is.
+    pub subject: [u8; 16],
+    /// The half days from 1970 to the window's beginning.
+    pub window: u32,
+    /// How much, in what the limit counts.
+    pub amount: u64,
+}
+
+/// Keeps what budgets have spent beyond the end of the process. No request waits for it.
+pub trait Journal: Send + Sync {
+    /// Adds these amounts to those it has, soon and all of them.
+    ///
+    /// # Errors
+    /// If it cannot take them now: then it has taken none.
+    fn add(&self, spent: &[Spent]) -> io::Result<()>;
+}
+
 /// What outlives a reload: the same for every version of the configuration.
 #[derive(Clone)]
 pub struct Shared {
@@ -25,6 +55,18 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// The public keys of those who issue tokens.
+    pub issuers: Arc<Issuers>,
+    /// Other servers, and work beside the requests.
+    pub outbound: Arc<dyn Outbound>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
+    /// What requests that share answers had to do with each other.
+    pub flights: Arc<Counts>,
+    /// What requests with an idempotency key were answered.
+    pub kept: Arc<Kept>,
+    /// The keys that are made and revoked while the gateway runs.
+    pub managed_keys: Arc<ManagedKeys>,
 }
 
 impl Default for Shared {
@@ -36,7 +78,16 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default() }
+        Self {
+            store,
+            estimates: Arc::default(),
+            issuers: Arc::default(),
+            outbound: Arc::new(Nowhere),
+            caches: Arc::default(),
+            flights: Arc::default(),
+            kept: Arc::default(),
+            managed_keys: Arc::default(),
+        }
     }
 }
 
@@ -47,6 +98,10 @@ pub struct Services {
     pub shared: Shared,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// The managed keys, if the file has a place to keep them.
+    pub managed_keys: Option<Arc<ManagedKeys>>,
+    /// Who there is, if the file says so; without, names are labels.
+    pub tenants: Option<Arc<Tenants>>,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
@@ -67,6 +122,8 @@ impl Services {
         Self {
             shared: Shared::default(),
             models: Arc::default(),
+            managed_keys: None,
+            tenants: None,
             prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,

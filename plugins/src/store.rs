@@ -7,12 +7,16 @@
 //!
 //! Rates are kept by the generic cell rate algorithm (GCRA): a bucket is one number, the time at which it will be full
 //! again. Taking moves that time ahead, giving back moves it back, and a bucket whose time has passed is as good as a
-//! fresh one, so it may be forgotten.
+//! fresh one, so it may be forgotten. A budget's bucket is a number as well: the window it is for, and what is spent.
 
+#[cfg(test)]
+mod budgets;
+mod calendar;
 mod clock;
 mod ledger;
 mod local;
 mod metrics;
+mod pending;
 mod quota;
 #[cfg(test)]
 mod races;
@@ -20,16 +24,20 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+use crate::services::{Journal, Spent};
 use async_trait::async_trait;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use calendar::{Calendar, OVER, Period, half_day};
 pub use clock::Clock;
 pub use ledger::{Ledger, MAX_SUBJECTS, Spec};
 pub use local::Local;
-pub use metrics::{DECISIONS, DECISIONS_HELP, LimitMetrics, SUBJECTS, SUBJECTS_HELP};
-pub use quota::Quota;
+pub use metrics::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, LimitMetrics, SUBJECTS, SUBJECTS_HELP};
+use quota::At;
+pub use quota::{MAX_BUDGET, Quota};
 
 /// Who a bucket belongs to: 128 bits of a hash, the same on every machine. All zero where all share one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +57,19 @@ impl Subject {
         let number = |bytes: &[u8]| bytes[..8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         Self([number(high), number(low)])
     }
+
+    /// As bytes, to be kept beyond the process.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.0[0]) << 64 | u128::from(self.0[1])).to_be_bytes()
+    }
+
+    /// From what [`Subject::to_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        let number = u128::from_be_bytes(bytes);
+        Self([(number >> 64) as u64, number as u64])
+    }
 }
 
 /// One limit's part in a decision, and what became of it.
@@ -66,20 +87,25 @@ pub struct Demand {
     pub tag: usize,
     /// What was really spent, for [`Store::settle`].
     pub spent: u64,
+    /// Whether `spent` is a guess.
+    pub estimated: bool,
     /// How the bucket stood after the decision.
     pub level: Level,
     /// How long until this demand alone could be met; none if it was.
     pub wait: Option<Duration>,
     taken: bool,
     overflow: bool,
+    /// When it was taken: where it goes back to.
+    at: At,
 }
 
 impl Demand {
     /// Asks `ledger` for `amount` for `subject`.
     pub fn new(ledger: Arc<Ledger>, subject: Subject, amount: u64) -> Self {
         let level = Level::default();
-        let (binding, tag, spent) = (true, 0, 0);
-        Self { ledger, subject, amount, binding, tag, spent, level, wait: None, taken: false, overflow: false }
+        let (binding, tag, spent, estimated, at) = (true, 0, 0, false, At::default());
+        let (wait, taken, overflow) = (None, false, false);
+        Self { ledger, subject, amount, binding, tag, spent, estimated, level, wait, taken, overflow, at }
     }
 
     /// Whether it would have refused, but does not bind.
@@ -95,7 +121,7 @@ pub struct Level {
     pub most: u64,
     /// What is left; 0 also for a bucket in debt.
     pub left: u64,
-    /// How long until it is full again, if nothing more is taken.
+    /// How long until it is full again, if nothing more is taken; of a budget, until the next one begins.
     pub full_in: Duration,
 }
 
@@ -114,6 +140,29 @@ pub trait Store: Send + Sync {
     /// granted demands. Does not wait, since it is called where nothing may; a form that has to ask another machine
     /// sends it behind the request's back.
     fn settle(&self, demands: &[Demand]);
+
+    /// Adds what was spent of budgets before the process began, as soon as that is known, and keeps what is spent from
+    /// now on for [`Store::write_down`]. A form that keeps everything elsewhere has nothing to add.
+    fn go_on_from(&self, spent: Option<Vec<Spent>>) {
+        drop(spent);
+    }
+
+    /// Gives what was spent of budgets since the last time to `journal`; says how many entries it had.
+    ///
+    /// # Errors
+    /// What the journal says. Nothing is lost: it has them the next time.
+    fn write_down(&self, journal: &dyn Journal) -> io::Result<usize> {
+        let _ = journal;
+        Ok(0)
+    }
+
+    /// Whether a budget is counted here that is gone with the process unless it is written down.
+    fn has_budgets(&self) -> bool {
+        false
+    }
+
+    /// The clocks it goes by.
+    fn clock(&self) -> &Clock;
 
     /// How a subject's bucket stands.
     async fn peek(&self, ledger: &Ledger, subject: Subject) -> Level;

@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use tidegate_bench_micro::limits::{Buckets, House, eight};
+use tidegate_bench_micro::limits::{Buckets, House, budgets, eight};
 
 /// The store alone.
 fn store(c: &mut Criterion) {
@@ -15,6 +15,8 @@ fn store(c: &mut Criterion) {
 fn filter(c: &mut Criterion) {
     let mut house = House::new(eight());
     c.bench_function("limits/filter: 8 limits, request and end", |b| b.iter(|| house.decide()));
+    let mut house = House::new(budgets());
+    c.bench_function("limits/filter: 8 limits with budgets and money", |b| b.iter(|| house.decide()));
 }
 
 criterion_group!(benches, store, filter);

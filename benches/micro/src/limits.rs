@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_plugins::exchange::Outcome;
+use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::store::{Clock, Demand, Local, Quota, Spec, Store, Subject};
 use tidegate_plugins::testing::exchange;
 use tidegate_plugins::usage::Usage;
@@ -25,7 +26,8 @@ impl Buckets {
         let subject = Subject::of(b"alice");
         let demand = |n: usize| {
             let id: Arc<str> = format!("l{n}").into();
-            let ledger = store.open(Spec { id: id.clone(), label: id, quota, shared: n == 0 });
+            let (label, calendar) = (id.clone(), None);
+            let ledger = store.open(Spec { id, label, quota, calendar, shared: n == 0 });
             Demand::new(ledger, subject, 1)
         };
         let demands = (0..count).map(demand).collect();
@@ -63,6 +65,17 @@ pub fn eight() -> Value {
     ])
 }
 
+/// Eight again, two of them budgets, of tokens and of money.
+pub fn budgets() -> Value {
+    json!([
+        { "per": "user", "requests": "500M/s", "tokens": "1G/s" },
+        { "per": "user", "tokens": "1G/day", "zone": "Europe/Berlin" },
+        { "per": "org", "cost": "1M/month", "in_flight": 1000 },
+        { "per": ["key", "model"], "requests": "500M/s" },
+        { "per": "global", "requests": "500M/s", "in_flight": 1000 },
+    ])
+}
+
 /// One limit.
 pub fn one() -> Value {
     json!([{ "per": "user", "requests": "500M/s" }])
@@ -71,7 +84,9 @@ pub fn one() -> Value {
 impl House {
     /// With these limits, which a request has met before.
     pub fn new(settings: Value) -> Self {
-        let services = Services { models: ["m".into()].into(), ..Services::none() };
+        let price = Price { prompt: 1, cached_prompt: 1, completion: 2, request: 0 };
+        let prices = Arc::new(Prices::new("USD", [("m", price)]));
+        let services = Services { models: ["m".into()].into(), prices, ..Services::none() };
         let filter = Registry::built_in().filter("limits", settings, &services);
         let filter = filter.and_then(Result::ok).expect("the settings are fine");
         let prompt = "word ".repeat(200);

@@ -76,6 +76,7 @@ impl Resolver<'_> {
             queue,
             retries: pool.retries.0,
             signals,
+            usage: pool.usage,
             backends,
             discover,
             path,

@@ -11,7 +11,8 @@ use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_plugins::call::{Call, CallFault, Key};
+use tidegate_config::AskUsage;
+use tidegate_plugins::call::{Call, CallFault, Endpoint, Key};
 use tidegate_plugins::{Refusal, Reply, Verdict};
 use tidegate_plugins::{filter, splice};
 
@@ -165,7 +166,7 @@ fn only_model(trip: &Trip<'_>) -> Option<Arc<str>> {
 /// filter sends the request elsewhere before.
 fn settle(trip: &mut Trip<'_>) {
     let Some(name) = trip.exchange.model().cloned().filter(|_| trip.exchange.answerer().is_none()) else { return };
-    if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
+    if !may_use(trip, &name) {
         return;
     }
     let snapshot = trip.snapshot.clone();
@@ -173,6 +174,13 @@ fn settle(trip: &mut Trip<'_>) {
     let route = Route::of_model(model, model.target());
     trip.exchange.settle_on(Arc::new(route.answerer(&name)));
     trip.settled = Some(route);
+}
+
+/// Whether the caller may have what it asks for. Where a filter sends that is the file's own decision, and none of the
+/// caller's.
+fn may_use(trip: &Trip<'_>, name: &str) -> bool {
+    let asked = trip.asked.as_deref().unwrap_or(name);
+    trip.exchange.caller().is_none_or(|caller| caller.may_use(asked))
 }
 
 /// Finds who answers.
@@ -194,8 +202,9 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
         trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts, hedging: None });
         return Ok(());
     };
-    if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
-        let message = format!("This key may not use the model '{}'.", short(&name));
+    if !may_use(trip, &name) {
+        let asked = trip.asked.as_deref().unwrap_or(&name);
+        let message = format!("This key may not use the model '{}'.", short(asked));
         return Err(Fault::refused(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")));
     }
     let Some(model) = snapshot.models.resolve(&name) else {
@@ -204,6 +213,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
     let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
     rename(trip, &route);
+    ask_usage(trip, &route);
     if let Some(served) = &route.send_as {
         super::body::rename_in_form(trip, served);
     }
@@ -229,6 +239,22 @@ pub(super) fn rename(trip: &mut Trip<'_>, route: &Route) {
     }
     let (renamed, call) = splice::set_model(call, body, served);
     trip.exchange.replace_body(renamed, Some(call));
+}
+
+/// Asks what the stream will have cost, where somebody here wants to know and the client did not ask.
+fn ask_usage(trip: &mut Trip<'_>, route: &Route) {
+    let asks = match route.pool.usage {
+        AskUsage::Auto => trip.exchange.needs_usage(),
+        AskUsage::Ask => true,
+        AskUsage::Off => false,
+    };
+    let Some(call) = trip.exchange.call().filter(|_| asks) else { return };
+    if matches!(call.endpoint, Endpoint::Chat | Endpoint::Completions)
+        && let Some((body, call)) = splice::ask_usage(call, trip.exchange.body())
+    {
+        trip.exchange.replace_body(body, Some(call));
+        trip.hides_usage = true;
+    }
 }
 
 /// The query with the name the backend knows.

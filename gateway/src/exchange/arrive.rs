@@ -100,6 +100,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         streaming: false,
         form: None,
         model_in_form: None,
+        hides_usage: false,
         grown: 0,
         voice: if anthropic { Endpoint::Messages } else { endpoint.unwrap_or(Endpoint::Other) },
         backend: None,
@@ -108,6 +109,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         query: None,
         head_sent: false,
         receiving: Duration::ZERO,
+        instead: std::sync::Mutex::default(),
         trailers: None,
     }
 }
@@ -164,7 +166,7 @@ fn check_address(address: Address) -> Result<()> {
         Address::Refused => {
             let message = "Requests from this network address are not taken here.";
             let refusal = Refusal::new(StatusCode::FORBIDDEN, "client_not_allowed", message);
-            Err(Fault::refused(refusal).closing())
+            Err(Fault::refused(refusal))
         }
         Address::Contradicted => {
             let message = "X-Forwarded-For and Forwarded name different clients. Send neither; a proxy must drop the \

@@ -21,6 +21,7 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     }
     if let Some(caller) = trip.exchange.caller() {
         record.user.clone_from(&caller.user);
+        record.service.clone_from(&caller.service);
         record.team.clone_from(&caller.team);
         record.org.clone_from(&caller.org);
         record.key_id.clone_from(&caller.key);

@@ -18,6 +18,7 @@ mod opening;
 mod place;
 mod query;
 mod relay;
+pub(crate) mod renew;
 mod request;
 mod retry;
 mod socket;
@@ -42,9 +43,9 @@ use futures_util::FutureExt;
 use http::HeaderMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tidegate_config::Timeouts;
+use tidegate_config::{AskUsage, Timeouts};
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
@@ -83,6 +84,8 @@ pub(crate) struct Trip<'a> {
     under_way: Option<InFlight>,
     /// Where in a form the model's name stands.
     model_in_form: Option<Range<usize>>,
+    /// Whether the backend was asked for the usage of its stream, and the client did not ask.
+    hides_usage: bool,
     /// Bytes by which the gateway has made the body longer than it came.
     grown: i64,
     /// Reads a form as it is sent on, so that a second model in it does not get past.
@@ -95,6 +98,9 @@ pub(crate) struct Trip<'a> {
     head_sent: bool,
     /// Time spent waiting for the client to send.
     receiving: Duration,
+    /// What the client is told in the place of a failure. Never locked: the mutex makes it a thing that may be looked at
+    /// by several, which a body in pieces is not.
+    instead: Mutex<Option<Reply>>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
 }
@@ -129,7 +135,8 @@ impl Route {
         let model = self.send_as.as_ref().unwrap_or(name).clone();
         let revision = crate::upstream::revision::of_pool(&self.pool, &model);
         let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
-        Answerer { route, pool: self.pool.name.clone(), model, revision }
+        let tells_usage = self.pool.usage != AskUsage::Off;
+        Answerer { route, pool: self.pool.name.clone(), model, revision, tells_usage }
     }
 
     /// Its name in metrics and logs.
@@ -186,14 +193,21 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
+    // A filter may have waited long: nothing is begun for which there is no time.
+    if trip.core.has_cut() {
+        return Err(Fault::leaving());
+    }
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
 }
 
 /// A filter has the answer. What stands for a backend's answer is for those only who may ask the backend.
-async fn answered(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
+async fn answered(session: &mut Session, trip: &mut Trip<'_>, mut reply: Reply) -> Result<Answered> {
     if reply.source != Source::Gateway {
         admit::route(trip)?;
+    }
+    if let Some(renewal) = reply.renewal.take() {
+        renew::later(trip, renewal.0);
     }
     answer::reply(session, trip, reply).await
 }

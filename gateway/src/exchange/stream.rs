@@ -1,6 +1,6 @@
 //! Event streams: cut into whole events, watched for whether they are complete, relayed as they come.
 
-use super::answer::Answered;
+use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::Fetched;
 use super::{Session, Trip, relay};
@@ -16,7 +16,7 @@ use tidegate_plugins::Head;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
 use tidegate_plugins::json;
-use tidegate_plugins::splice::ModelRenamer;
+use tidegate_plugins::splice::{self, ModelRenamer};
 use tokio::time::Sleep;
 
 /// What a stream is on its way through: the cutter, the watcher, and how far it has come.
@@ -68,6 +68,7 @@ pub(super) async fn relay(
     };
     let outcome = flow(session, trip, fetched, &mut streaming).await;
     trip.record.usage = streaming.watch.usage();
+    trip.exchange.spend(trip.record.usage);
     trip.record.events = streaming.watch.content_events();
     outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
@@ -95,8 +96,8 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
         let read = read?;
         let (block, flow) = step(trip, fetched, it, read)?;
         if let Some(block) = block {
-            if let Some(mut head) = it.head.take() {
-                relay::start(session, trip, &mut head).await?;
+            if let Some(head) = it.head.take() {
+                answer::send_head(session, trip, &head).await?;
             }
             relay::write(session, trip, block).await?;
         }
@@ -104,8 +105,8 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
             Flow::Open => {}
             Flow::Done => return Ok(()),
             Flow::Ended => {
-                if let Some(mut head) = it.head.take() {
-                    relay::start(session, trip, &mut head).await?;
+                if let Some(head) = it.head.take() {
+                    answer::send_head(session, trip, &head).await?;
                 }
                 return Ok(());
             }
@@ -209,11 +210,20 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
 }
 
-fn outgoing(trip: &mut Trip<'_>, it: &Streaming, block: &mut Bytes) -> Result<()> {
+/// What goes out next, head first, past the followers.
+fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Result<()> {
+    if let Some(head) = &mut it.head {
+        relay::show(trip, head)?;
+    }
     if let Some(renamer) = &it.renamer
         && let Some(renamed) = renamer.rename_in_events(block)
     {
         *block = renamed;
+    }
+    if trip.hides_usage
+        && let Some(left) = splice::without_usage(block)
+    {
+        *block = left;
     }
     relay::follow(trip, block, false)
 }

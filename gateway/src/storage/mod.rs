@@ -14,8 +14,10 @@
 
 mod fault;
 mod file;
+pub mod keys;
 mod metrics;
 mod queue;
+pub(crate) mod spent;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -36,7 +38,7 @@ use std::time::{Duration, Instant};
 use watch::Watchers;
 
 /// What is kept in the store of the gateway, one module each.
-pub const TABLES: &[Table] = &[];
+pub const TABLES: &[Table] = &[keys::TABLE, spent::TABLE];
 
 /// The name of the store of the gateway.
 pub const MAIN: &str = "main";

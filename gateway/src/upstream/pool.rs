@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidegate_config::{Balance, Breaker, Hold, Retries, Signals, Timeouts};
+use tidegate_config::{AskUsage, Balance, Breaker, Hold, Retries, Signals, Timeouts};
 use tidegate_plugins::{Balancer, Exchange};
 
 /// Backends that answer for each other.
@@ -34,6 +34,8 @@ pub struct Pool {
     pub hold: Hold,
     /// Where requests wait while all are full. Kept over a reload that does not change it.
     pub queue: Option<Arc<Queue>>,
+    /// Whether its backends are asked what a stream has cost where the client did not ask.
+    pub usage: AskUsage,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
     /// Who is in it now.

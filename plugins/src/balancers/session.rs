@@ -1,6 +1,6 @@
 //! `session`: all requests of one session to the same backend.
 
-use super::choices::{Random, choose, mix};
+use super::choices::{Random, choose};
 use super::prefix_affinity::tree::Tree;
 use crate::balancer::{Balancer, BalancerPlugin, Candidate, Field};
 use crate::exchange::Exchange;
@@ -98,12 +98,13 @@ fn hash(bytes: &[u8]) -> u64 {
 fn choices(key: u64, field: &dyn Field) -> ([usize; CHOICES], usize) {
     let members = field.members();
     let mut best = [(f32::NEG_INFINITY, 0_usize); CHOICES];
-    for (position, member) in members.as_slice().iter().enumerate() {
-        let drawn = (mix(key ^ member.id.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 40) as f32;
+    for (position, spread) in members.spread().iter().enumerate() {
+        // Both are spread already: one multiplication brings every bit of both to the top.
+        let drawn = ((key ^ spread).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32;
         // Uniform draws to the power of 1/weight: who weighs twice as much wins twice as often.
         let score = match members.are_alike() {
             true => drawn,
-            false => ((drawn + 0.5) / 16_777_216.0).ln() / member.weight as f32,
+            false => ((drawn + 0.5) / 16_777_216.0).ln() / members.as_slice()[position].weight as f32,
         };
         if score > best[CHOICES - 1].0 {
             let place = best.partition_point(|(known, _)| *known >= score);

@@ -85,16 +85,16 @@ impl Call {
         self.is_empty
     }
 
-    /// The same call in a body where the bytes at `old` have given way, and the model's value stands at `model`, with
+    /// The same call in a body where the bytes at `old` have given way, and the value of `key` stands at `value`, with
     /// which the new bytes end.
-    pub(crate) fn moved(&self, old: &Range<usize>, model: Range<usize>) -> Self {
-        let (old_end, start, end) = (old.end as u32, model.start as u32, model.end as u32);
+    pub(crate) fn moved(&self, old: &Range<usize>, key: Key, value: Range<usize>) -> Self {
+        let (old_end, start, end) = (old.end as u32, value.start as u32, value.end as u32);
         let shift = |at: u32| at - old_end + end;
         let mut spans = self.spans.map(|span| match span {
             Span { start, end } if start >= old_end => Span { start: shift(start), end: shift(end) },
             before => before,
         });
-        spans[Key::Model as usize] = Span { start, end };
+        spans[key as usize] = Span { start, end };
         Self { spans, end: shift(self.end), is_empty: false, ..self.clone() }
     }
 }

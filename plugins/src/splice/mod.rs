@@ -2,9 +2,11 @@
 //!
 //! What a backend gets is what the client sent, but for the few values the gateway has a reason to change: no number
 //! is respelt, no key reordered, no blank lost. Edits are collected while a request is prepared and applied once, into
-//! one allocation of the exact size. Answers are edited in one place only, the model's name: see [`ModelRenamer`].
+//! one allocation of the exact size. Answers are edited in two places only, the model's name and the usage that we asked
+//! for: see [`ModelRenamer`] and [`without_usage`].
 
 mod rename;
+mod usage;
 
 use std::ops::Range;
 
@@ -12,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 pub use rename::ModelRenamer;
+pub use usage::{ask_usage, without_usage};
 
 use crate::call::{Call, Key};
 use crate::json;
@@ -45,14 +48,21 @@ pub enum SpliceFault {
 /// behind it, is another.
 #[must_use]
 pub fn set_model(call: &Call, body: &Bytes, model: &str) -> (Bytes, Call) {
-    let value = json::quoted(model);
-    let (old, before, comma) = match call.span(Key::Model) {
-        Some(span) => (span, "", ""),
-        None => (call.end()..call.end(), "\"model\":", if call.is_empty() { "" } else { "," }),
+    set_value(call, body, Key::Model, json::quoted(model).as_bytes())
+}
+
+/// The same for any of the members we read; a member that is not there is added at the end. `value` is JSON.
+fn set_value(call: &Call, body: &Bytes, key: Key, value: &[u8]) -> (Bytes, Call) {
+    let (old, before) = match call.span(key) {
+        Some(span) => (span, String::new()),
+        None => {
+            let comma = if call.is_empty() { "" } else { "," };
+            (call.end()..call.end(), format!("{comma}\"{}\":", key.name()))
+        }
     };
-    let start = old.start + comma.len() + before.len();
-    let parts = [&body[..old.start], comma.as_bytes(), before.as_bytes(), value.as_bytes(), &body[old.end..]];
-    let call = call.moved(&old, start..start + value.len());
+    let start = old.start + before.len();
+    let parts = [&body[..old.start], before.as_bytes(), value, &body[old.end..]];
+    let call = call.moved(&old, key, start..start + value.len());
     (Bytes::from(parts.concat()), call)
 }
 

@@ -4,13 +4,16 @@
 //! a bucket is looked up and alone while one is added or forgotten. The map is cut into parts, so that requests of
 //! different subjects do not meet. A limit that everybody shares has one bucket and no map.
 
-use super::quota::Quota;
+use super::calendar::{Calendar, Window};
+use super::clock::Moment;
+use super::quota::{At, Quota, TICKS};
 use super::sync::{AtomicI64, AtomicU64, RwLock};
 use super::{Level, Subject};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// The most subjects one limit keeps apart. Beyond it, new ones share one bucket: the limit still holds, for all of
 /// them together.
@@ -20,7 +23,7 @@ pub const MAX_SUBJECTS: i64 = 1 << 20;
 pub(super) const PARTS: usize = 64;
 
 /// A part is searched for idle buckets at most this often, in ticks: once a second.
-const SEARCH_EVERY: u64 = 1_000_000_000 * super::quota::TICKS;
+const SEARCH_EVERY: u64 = 1_000_000_000 * TICKS;
 
 /// What a ledger is opened with.
 #[derive(Debug, Clone)]
@@ -31,19 +34,31 @@ pub struct Spec {
     pub label: Arc<str>,
     /// How much.
     pub quota: Quota,
+    /// For a budget: when its windows begin.
+    pub calendar: Option<Arc<Calendar>>,
     /// Whether all subjects are one.
     pub shared: bool,
 }
 
-/// One limit and its buckets.
+/// One limit: how much it allows, and its buckets.
 #[derive(Debug)]
 pub struct Ledger {
+    quota: Quota,
+    calendar: Option<Arc<Calendar>>,
+    book: Arc<Book>,
+}
+
+/// The buckets of a limit. They outlive a reload that changes how much a budget allows.
+#[derive(Debug)]
+pub(super) struct Book {
     spec: Spec,
     buckets: Buckets,
     overflow: AtomicU64,
     subjects: AtomicI64,
     /// The most subjects that are kept apart.
     most: i64,
+    /// How long a place in flight is held, in ticks; 0 until somebody has given one back.
+    held: AtomicU64,
     pub(super) counts: Counts,
 }
 
@@ -54,6 +69,8 @@ pub(super) struct Counts {
     pub(super) refused: AtomicU64,
     pub(super) would_refuse: AtomicU64,
     pub(super) crowded: AtomicU64,
+    /// Settled without being told by the backend what was spent.
+    pub(super) estimated: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -87,45 +104,146 @@ impl Hasher for Spread {
     }
 }
 
+/// How long a place in flight is taken to be held before anybody has given one back.
+const FIRST_HELD: Duration = Duration::from_secs(1);
+
+/// The least and the most that somebody is told to wait for a place in flight.
+const PLACE_WAITS: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(60)];
+
 impl Ledger {
-    pub(super) fn new(spec: Spec) -> Self {
-        Self::keeping(MAX_SUBJECTS, spec)
+    #[cfg(test)]
+    pub(super) fn keeping(most: i64, spec: Spec) -> Self {
+        let (quota, calendar) = (spec.quota, spec.calendar.clone());
+        Self::over(Arc::new(Book::keeping(most, spec)), quota, calendar)
     }
 
-    /// One that keeps at most so many subjects apart.
-    pub(super) fn keeping(most: i64, spec: Spec) -> Self {
-        let buckets = match spec.shared {
-            true => Buckets::One(AtomicU64::new(0)),
-            false => Buckets::Many((0..PARTS).map(|_| RwLock::default()).collect()),
-        };
-        let (overflow, subjects) = (AtomicU64::new(0), AtomicI64::new(i64::from(spec.shared)));
-        Self { spec, buckets, overflow, subjects, most, counts: Counts::default() }
+    /// What `quota` allows of the buckets in `book`.
+    pub(super) fn over(book: Arc<Book>, quota: Quota, calendar: Option<Arc<Calendar>>) -> Self {
+        Self { quota, calendar, book }
     }
 
     /// What tells it from other limits.
     pub fn id(&self) -> &Arc<str> {
-        &self.spec.id
+        &self.book.spec.id
     }
 
     /// Its name in metrics and messages.
     pub fn label(&self) -> &Arc<str> {
-        &self.spec.label
+        &self.book.spec.label
     }
 
     /// How much it allows.
     pub fn quota(&self) -> &Quota {
-        &self.spec.quota
+        &self.quota
+    }
+
+    /// Whether it counts in the same buckets as `other`.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.book, &other.book)
     }
 
     /// Counts a request that asked for more than a full bucket holds, and so was refused (or, if the limit does not
     /// bind, would have been) without a decision.
     pub fn count_never(&self, binding: bool) {
-        let count = if binding { &self.counts.refused } else { &self.counts.would_refuse };
+        let count = if binding { &self.counts().refused } else { &self.counts().would_refuse };
         count.fetch_add(1, Relaxed);
     }
 
     /// How many subjects have a bucket now.
     pub fn subjects(&self) -> u64 {
+        self.book.subjects()
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.book.counts
+    }
+
+    /// Whether what is spent is worth keeping beyond the process.
+    pub(super) fn is_budget(&self) -> bool {
+        self.calendar.is_some()
+    }
+
+    pub(super) fn at(&self, now: Moment) -> At {
+        let window = self.calendar.as_ref().map(|calendar| calendar.window(now.wall));
+        At { ticks: now.ticks, window: window.unwrap_or_default() }
+    }
+
+    /// The state after taking `amount` from a bucket, or how long until that can be done.
+    pub(super) fn after(&self, state: u64, at: At, amount: u64) -> Result<u64, Duration> {
+        self.quota.after(state, at, amount).map_err(|wait| self.wait(wait))
+    }
+
+    /// Takes from a subject's bucket; says whether it is the one for those beyond the bound.
+    pub(super) fn take(&self, subject: Subject, at: At, amount: u64) -> (Result<u64, Duration>, bool) {
+        let (taken, overflow) = self.book.with(subject, at, |bucket| self.quota.take(bucket, at, amount));
+        (taken.map_err(|wait| self.wait(wait)), overflow)
+    }
+
+    /// When a place in flight will be free nobody knows. About as many as are held at once are given back in the time
+    /// that one is held; twice that is mostly enough, and it is all of that time where there is one place only.
+    fn wait(&self, wait: Duration) -> Duration {
+        let Quota::InFlight { most } = self.quota else { return wait };
+        let held = match self.book.held.load(Relaxed) {
+            0 => FIRST_HELD,
+            ticks => Duration::from_nanos(ticks / TICKS),
+        };
+        let [least, longest] = PLACE_WAITS;
+        let places = u32::try_from(most.saturating_add(1)).unwrap_or(u32::MAX);
+        (held * 2 / places).clamp(least, longest)
+    }
+
+    /// Learns how long a place in flight was held.
+    pub(super) fn learn_held(&self, ticks: u64) {
+        let old = self.book.held.load(Relaxed);
+        let new = if old == 0 { ticks } else { old - old / 8 + ticks / 8 };
+        // Who loses a race is not learned from.
+        self.book.held.store(new.max(1), Relaxed);
+    }
+
+    pub(super) fn state(&self, subject: Subject) -> u64 {
+        self.book.state(subject)
+    }
+
+    pub(super) fn level(&self, subject: Subject, at: At) -> Level {
+        self.quota.level(self.state(subject), at)
+    }
+
+    pub(super) fn correct(&self, subject: Subject, overflow: bool, at: At, back: u64, more: u64) {
+        self.book.correct(subject, overflow, at, back, more);
+    }
+
+    #[cfg(test)]
+    pub(super) fn search(&self, index: usize, now: Moment) {
+        self.book.search(index, now);
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.book.bytes()
+    }
+}
+
+impl Book {
+    pub(super) fn new(spec: Spec) -> Self {
+        Self::keeping(MAX_SUBJECTS, spec)
+    }
+
+    /// One that keeps at most so many subjects apart.
+    fn keeping(most: i64, spec: Spec) -> Self {
+        let buckets = match spec.shared {
+            true => Buckets::One(AtomicU64::new(0)),
+            false => Buckets::Many((0..PARTS).map(|_| RwLock::default()).collect()),
+        };
+        let (overflow, subjects) = (AtomicU64::new(0), AtomicI64::new(i64::from(spec.shared)));
+        let (held, counts) = (AtomicU64::new(0), Counts::default());
+        Self { spec, buckets, overflow, subjects, most, held, counts }
+    }
+
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    pub(super) fn subjects(&self) -> u64 {
         self.subjects.load(Relaxed).unsigned_abs()
     }
 
@@ -138,7 +256,7 @@ impl Ledger {
     }
 
     /// How a subject's bucket stands.
-    pub(super) fn state(&self, subject: Subject) -> u64 {
+    fn state(&self, subject: Subject) -> u64 {
         match &self.buckets {
             Buckets::One(bucket) => bucket.load(Relaxed),
             Buckets::Many(parts) => {
@@ -152,12 +270,8 @@ impl Ledger {
         }
     }
 
-    pub(super) fn level(&self, subject: Subject, now: u64) -> Level {
-        self.spec.quota.level(self.state(subject), now)
-    }
-
     /// Shows a subject's bucket, which is made if need be; says whether it is the one for those beyond the bound.
-    pub(super) fn with<T>(&self, subject: Subject, now: u64, act: impl Fn(&AtomicU64) -> T) -> (T, bool) {
+    pub(super) fn with<T>(&self, subject: Subject, at: At, act: impl Fn(&AtomicU64) -> T) -> (T, bool) {
         let parts = match &self.buckets {
             Buckets::One(bucket) => return (act(bucket), false),
             Buckets::Many(parts) => parts,
@@ -171,8 +285,8 @@ impl Ledger {
             return (act(bucket), false);
         }
         let is_full = part.map.len() == part.map.capacity();
-        if (is_full || self.is_crowded()) && now >= part.searched.saturating_add(SEARCH_EVERY) {
-            self.forget_idle(&mut part, now);
+        if (is_full || self.is_crowded()) && at.ticks >= part.searched.saturating_add(SEARCH_EVERY) {
+            self.forget_idle(&mut part, at);
         }
         if self.is_crowded() {
             self.counts.crowded.fetch_add(1, Relaxed);
@@ -185,8 +299,8 @@ impl Ledger {
     }
 
     /// Corrects what was taken, in the bucket it was taken from.
-    pub(super) fn correct(&self, subject: Subject, overflow: bool, now: u64, back: u64, more: u64) {
-        let correct = |bucket: &AtomicU64| self.spec.quota.correct(bucket, now, back, more);
+    fn correct(&self, subject: Subject, overflow: bool, at: At, back: u64, more: u64) {
+        let correct = |bucket: &AtomicU64| self.spec.quota.correct(bucket, at, back, more);
         match &self.buckets {
             Buckets::One(bucket) => correct(bucket),
             Buckets::Many(_) if overflow => correct(&self.overflow),
@@ -198,7 +312,7 @@ impl Ledger {
                     None if more == 0 => {}
                     None => {
                         drop(held);
-                        self.with(subject, now, correct);
+                        self.with(subject, at, correct);
                     }
                 }
             }
@@ -206,22 +320,41 @@ impl Ledger {
     }
 
     /// Forgets the idle subjects of one part.
-    pub(super) fn search(&self, index: usize, now: u64) {
+    pub(super) fn search(&self, index: usize, now: Moment) {
         if let Buckets::Many(parts) = &self.buckets {
+            let window = self.spec.calendar.as_ref().map(|calendar| calendar.window(now.wall));
+            let at = At { ticks: now.ticks, window: window.unwrap_or_default() };
             let mut part = parts[index % PARTS].write().unwrap_or_else(PoisonError::into_inner);
-            self.forget_idle(&mut part, now);
+            self.forget_idle(&mut part, at);
         }
     }
 
-    fn forget_idle(&self, part: &mut Part, now: u64) {
+    fn forget_idle(&self, part: &mut Part, at: At) {
         let before = part.map.len();
-        part.searched = part.searched.max(now);
-        part.map.retain(|_, bucket| !self.spec.quota.is_idle(*bucket.get_mut(), now));
+        part.searched = part.searched.max(at.ticks);
+        part.map.retain(|_, bucket| !self.spec.quota.is_idle(*bucket.get_mut(), at));
         let forgotten = i64::try_from(before - part.map.len()).unwrap_or(i64::MAX);
         self.subjects.fetch_sub(forgotten, Relaxed);
         if part.map.len() < part.map.capacity() / 4 {
             let room = part.map.len() * 2;
             part.map.shrink_to(room);
+        }
+    }
+
+    /// Adds what was spent of a budget in the window of this number, unless that is over.
+    pub(super) fn restore(&self, subject: Subject, at: At, number: u32, amount: u64) {
+        let quota = &self.spec.quota;
+        if !quota.is_idle(Quota::restored(number, amount), at) {
+            let then = At { window: Window { number, ..at.window }, ..at };
+            self.with(subject, at, |bucket| quota.correct(bucket, then, 0, amount));
+        }
+    }
+
+    /// Whether nobody has spent anything.
+    pub(super) fn is_unspent(&self, at: At) -> bool {
+        match &self.buckets {
+            Buckets::One(bucket) => self.spec.quota.is_idle(bucket.load(Relaxed), at),
+            Buckets::Many(_) => self.subjects() == 0,
         }
     }
 

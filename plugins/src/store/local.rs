@@ -1,14 +1,18 @@
 //! The store of one machine: everything in memory.
 
-use super::clock::Clock;
-use super::ledger::{Ledger, PARTS, Spec};
-use super::quota::TICKS;
+use super::calendar::Calendar;
+use super::clock::{Clock, Moment};
+use super::ledger::{Book, Ledger, PARTS, Spec};
+use super::pending::Pending;
+use super::quota::{At, Quota, TICKS};
 use super::sync::{AtomicU64, AtomicUsize, Mutex};
 use super::{Demand, Level, Store, Subject};
+use crate::services::{Journal, Spent};
 use async_trait::async_trait;
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 /// Idle subjects are looked for in one part of each ledger this often, in ticks: 16 s for all parts.
 const SEARCH_EVERY: u64 = 250_000_000 * TICKS;
@@ -17,7 +21,11 @@ const SEARCH_EVERY: u64 = 250_000_000 * TICKS;
 #[derive(Debug, Default)]
 pub struct Local {
     clock: Clock,
-    ledgers: Mutex<HashMap<Arc<str>, Weak<Ledger>>>,
+    books: Mutex<HashMap<Arc<str>, Weak<Book>>>,
+    /// Those of budgets, whose buckets stay while anything is spent in them, also if a reload does not know them.
+    lasting: Mutex<Vec<Arc<Book>>>,
+    /// What was spent of budgets, to be written down; nothing if there is nowhere to.
+    pending: OnceLock<Pending>,
     next_search: AtomicU64,
     next_part: AtomicUsize,
 }
@@ -29,42 +37,71 @@ impl Local {
     }
 
     #[cfg(test)]
-    pub(super) fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> Moment {
         self.clock.now()
     }
 
-    /// The ledgers that somebody holds.
-    pub(super) fn ledgers(&self) -> Vec<Arc<Ledger>> {
-        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect()
+    /// The buckets of limits that somebody holds.
+    pub(super) fn books(&self) -> Vec<Arc<Book>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The buckets of a limit, and what was spent of them before the process began.
+    fn book(&self, spec: Spec) -> Arc<Book> {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(book) = books.get(&spec.id).and_then(Weak::upgrade) {
+            return book;
+        }
+        books.retain(|_, book| book.strong_count() > 0);
+        let book = Arc::new(Book::new(spec));
+        books.insert(book.spec().id.clone(), Arc::downgrade(&book));
+        drop(books);
+        if let Some(calendar) = book.spec().calendar.clone() {
+            let now = self.clock.now();
+            self.restore(&book, &calendar, now);
+            let at = At { ticks: now.ticks, window: calendar.window(now.wall) };
+            let mut lasting = self.lasting.lock().unwrap_or_else(PoisonError::into_inner);
+            lasting.retain(|book| Arc::strong_count(book) > 1 || !book.is_unspent(at));
+            lasting.push(book.clone());
+        }
+        book
+    }
+
+    /// Adds what was spent of a budget before the process began.
+    fn restore(&self, book: &Book, calendar: &Calendar, now: Moment) {
+        let at = At { ticks: now.ticks, window: calendar.window(now.wall) };
+        for spent in self.pending.get().into_iter().flat_map(|pending| pending.before(&book.spec().id)) {
+            book.restore(Subject::from_bytes(spent.subject), at, spent.window, spent.amount);
+        }
     }
 
     /// Forgets some of those who have been idle. Called after answers, where nobody waits for it.
-    fn tidy(&self, now: u64) {
+    fn tidy(&self, now: Moment) {
         let due = self.next_search.load(Relaxed);
-        let next = now.saturating_add(SEARCH_EVERY);
-        if now < due || self.next_search.compare_exchange(due, next, Relaxed, Relaxed).is_err() {
+        let next = now.ticks.saturating_add(SEARCH_EVERY);
+        if now.ticks < due || self.next_search.compare_exchange(due, next, Relaxed, Relaxed).is_err() {
             return;
         }
         let part = self.next_part.fetch_add(1, Relaxed) % PARTS;
-        self.ledgers().iter().for_each(|ledger| ledger.search(part, now));
+        self.books().iter().for_each(|book| book.search(part, now));
     }
 }
 
 /// Whether all that bind could be met now; tells each how it stands.
-fn look(demands: &mut [Demand], now: u64) -> bool {
+fn look(demands: &mut [Demand], now: Moment) -> bool {
     let mut all = true;
     for demand in demands {
-        let quota = demand.ledger.quota();
+        demand.at = demand.ledger.at(now);
         let state = demand.ledger.state(demand.subject);
-        demand.level = quota.level(state, now);
-        demand.wait = quota.after(state, now, demand.amount).err();
+        demand.level = demand.ledger.quota().level(state, demand.at);
+        demand.wait = demand.ledger.after(state, demand.at, demand.amount).err();
         all &= demand.wait.is_none() || !demand.binding;
     }
     all
 }
 
 /// Takes each, unless somebody else was faster; then what was taken goes back.
-fn take(demands: &mut [Demand], now: u64) -> bool {
+fn take(demands: &mut [Demand]) -> bool {
     for at in 0..demands.len() {
         let demand = &mut demands[at];
         if demand.amount == 0 {
@@ -72,17 +109,18 @@ fn take(demands: &mut [Demand], now: u64) -> bool {
             demand.taken = true;
             continue;
         }
-        let (quota, amount) = (*demand.ledger.quota(), demand.amount);
-        let (taken, overflow) = demand.ledger.with(demand.subject, now, |bucket| quota.take(bucket, now, amount));
+        let (taken, overflow) = demand.ledger.take(demand.subject, demand.at, demand.amount);
         match taken {
             Ok(state) => {
-                demand.level = quota.level(state, now);
+                let quota = demand.ledger.quota();
+                demand.level = quota.level(state, demand.at);
+                demand.at.window.number = quota.window(state, demand.at);
                 (demand.taken, demand.overflow, demand.wait) = (true, overflow, None);
             }
             Err(wait) => {
                 demand.wait = Some(wait);
                 if demand.binding {
-                    demands[..at].iter_mut().for_each(|demand| give_back(demand, now));
+                    demands[..at].iter_mut().for_each(give_back);
                     return false;
                 }
             }
@@ -91,15 +129,15 @@ fn take(demands: &mut [Demand], now: u64) -> bool {
     true
 }
 
-fn give_back(demand: &mut Demand, now: u64) {
+fn give_back(demand: &mut Demand) {
     if std::mem::take(&mut demand.taken) {
-        demand.ledger.correct(demand.subject, demand.overflow, now, demand.amount, 0);
+        demand.ledger.correct(demand.subject, demand.overflow, demand.at, demand.amount, 0);
     }
 }
 
 fn count(demands: &[Demand], granted: bool) {
     for demand in demands {
-        let counts = &demand.ledger.counts;
+        let counts = demand.ledger.counts();
         match demand.wait {
             Some(_) if demand.binding => counts.refused.fetch_add(1, Relaxed),
             Some(_) => counts.would_refuse.fetch_add(1, Relaxed),
@@ -113,21 +151,15 @@ fn count(demands: &[Demand], granted: bool) {
 #[async_trait]
 impl Store for Local {
     fn open(&self, spec: Spec) -> Arc<Ledger> {
-        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ledger) = ledgers.get(&spec.id).and_then(Weak::upgrade) {
-            return ledger;
-        }
-        ledgers.retain(|_, ledger| ledger.strong_count() > 0);
-        let ledger = Arc::new(Ledger::new(spec));
-        ledgers.insert(ledger.id().clone(), Arc::downgrade(&ledger));
-        ledger
+        let (quota, calendar) = (spec.quota, spec.calendar.clone());
+        Arc::new(Ledger::over(self.book(spec), quota, calendar))
     }
 
     async fn try_take(&self, demands: &mut [Demand]) -> bool {
         let now = self.clock.now();
         // Looking first means that who is refused takes nothing, not even for a moment, so that it keeps nobody else
         // out. Only a race that is lost after that takes and gives back.
-        let granted = look(demands, now) && take(demands, now);
+        let granted = look(demands, now) && take(demands);
         count(demands, granted);
         granted
     }
@@ -136,14 +168,49 @@ impl Store for Local {
         let now = self.clock.now();
         for demand in demands.iter().filter(|demand| demand.taken) {
             let (back, more) = (demand.amount.saturating_sub(demand.spent), demand.spent.saturating_sub(demand.amount));
+            let ledger = &demand.ledger;
             if back > 0 || more > 0 {
-                demand.ledger.correct(demand.subject, demand.overflow, now, back, more);
+                let at = At { ticks: now.ticks, ..demand.at };
+                ledger.correct(demand.subject, demand.overflow, at, back, more);
+            }
+            if matches!(ledger.quota(), Quota::InFlight { .. }) {
+                ledger.learn_held(now.ticks.saturating_sub(demand.at.ticks));
+            }
+            if demand.estimated {
+                ledger.counts().estimated.fetch_add(1, Relaxed);
+            }
+            if let Some(pending) = self.pending.get().filter(|_| ledger.is_budget() && demand.spent > 0) {
+                pending.add(ledger.id(), demand.subject, demand.at.window.number, demand.spent);
             }
         }
         self.tidy(now);
     }
 
     async fn peek(&self, ledger: &Ledger, subject: Subject) -> Level {
-        ledger.level(subject, self.clock.now())
+        ledger.level(subject, ledger.at(self.clock.now()))
+    }
+
+    fn go_on_from(&self, spent: Option<Vec<Spent>>) {
+        let pending = self.pending.get_or_init(Pending::default);
+        if spent.is_some_and(|spent| pending.go_on_from(spent)) {
+            let now = self.clock.now();
+            for book in self.books() {
+                if let Some(calendar) = &book.spec().calendar {
+                    self.restore(&book, calendar, now);
+                }
+            }
+        }
+    }
+
+    fn write_down(&self, journal: &dyn Journal) -> io::Result<usize> {
+        self.pending.get().map_or(Ok(0), |pending| pending.write_down(journal))
+    }
+
+    fn has_budgets(&self) -> bool {
+        self.books().iter().any(|book| book.spec().calendar.is_some())
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 }

@@ -5,6 +5,7 @@
 //! of takings is exact and the rate is never more than the file says.
 
 use super::Level;
+use super::calendar::{Period, Window};
 use super::clock::ticks;
 use super::sync::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,8 +23,16 @@ const MAX_FILL: Duration = Duration::from_secs(30 * 86_400);
 /// The most a bucket can owe beyond its burst: what a backend reports as usage must not close a bucket for good.
 const MAX_DEBT: Duration = Duration::from_secs(3600);
 
-/// After how long a place among those in flight may be free: nobody knows, and asking again costs little.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Bits of a budget's bucket that say how much is spent; those above are the window's number.
+const AMOUNT_BITS: u32 = 54;
+
+/// The most a budget can be.
+pub const MAX_BUDGET: u64 = 10_000_000_000_000_000;
+
+const AMOUNT: u64 = (1 << AMOUNT_BITS) - 1;
+
+/// Window numbers are kept modulo this: more than a year of half days.
+const NUMBERS: u32 = 1 << (64 - AMOUNT_BITS);
 
 /// How much a limit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +49,42 @@ pub enum Quota {
         /// How many.
         most: u64,
     },
+    /// So much from the beginning of a day, a week or a month to its end.
+    Budget {
+        /// How much.
+        most: u64,
+        /// For how long.
+        period: Period,
+    },
+}
+
+/// A moment, as the buckets of one limit see it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct At {
+    /// By the monotonic clock.
+    pub(super) ticks: u64,
+    /// By the clock on the wall, for a budget.
+    pub(super) window: Window,
+}
+
+/// How a budget's bucket stands: how many half days its window is ahead of the clock's (which was set back, then), and
+/// what is spent in it.
+fn spent(state: u64, period: Period, window: Window) -> (u32, u64) {
+    let ahead = (number(state).wrapping_sub(window.number)) % NUMBERS;
+    if ahead <= period.half_days() { (ahead, state & AMOUNT) } else { (0, 0) }
+}
+
+fn number(state: u64) -> u32 {
+    u32::try_from(state >> AMOUNT_BITS).unwrap_or_default()
+}
+
+fn packed(number: u32, amount: u64) -> u64 {
+    u64::from(number % NUMBERS) << AMOUNT_BITS | amount.min(AMOUNT)
+}
+
+/// Until the bucket's own window is over.
+fn over_in(ahead: u32, period: Period, window: Window) -> Duration {
+    if ahead == 0 { window.ends_in } else { window.ends_in + period.longest() }
 }
 
 impl Quota {
@@ -58,27 +103,42 @@ impl Quota {
     pub fn burst(&self) -> u64 {
         match *self {
             Self::Rate { burst, .. } => burst,
-            Self::InFlight { most } => most,
+            Self::InFlight { most } | Self::Budget { most, .. } => most,
         }
+    }
+
+    /// The number of the window that a bucket in this state is in; 0 for what is no budget.
+    pub(super) fn window(&self, state: u64, at: At) -> u32 {
+        match *self {
+            Self::Budget { period, .. } => at.window.number + spent(state, period, at.window).0,
+            Self::Rate { .. } | Self::InFlight { .. } => 0,
+        }
+    }
+
+    /// The state of a budget's bucket in which so much was spent in the window of this number.
+    pub(super) fn restored(number: u32, amount: u64) -> u64 {
+        packed(number, amount)
     }
 
     /// The state of a bucket that was full at `since`, if not before.
     pub(super) fn fresh(&self, since: u64) -> u64 {
         match self {
             Self::Rate { .. } => since,
-            Self::InFlight { .. } => 0,
+            Self::InFlight { .. } | Self::Budget { .. } => 0,
         }
     }
 
     /// Whether a bucket in this state is as good as a fresh one.
-    pub(super) fn is_idle(&self, state: u64, now: u64) -> bool {
-        match self {
-            Self::Rate { .. } => state <= now,
+    pub(super) fn is_idle(&self, state: u64, at: At) -> bool {
+        match *self {
+            Self::Rate { .. } => state <= at.ticks,
             Self::InFlight { .. } => state == 0,
+            Self::Budget { period, .. } => spent(state, period, at.window).1 == 0,
         }
     }
 
-    pub(super) fn level(&self, state: u64, now: u64) -> Level {
+    pub(super) fn level(&self, state: u64, at: At) -> Level {
+        let now = at.ticks;
         match *self {
             Self::Rate { unit, burst } => {
                 let used = state.saturating_sub(now);
@@ -86,11 +146,19 @@ impl Quota {
                 Level { most: burst, left, full_in: Duration::from_nanos(used.div_ceil(TICKS)) }
             }
             Self::InFlight { most } => Level { most, left: most.saturating_sub(state), full_in: Duration::ZERO },
+            Self::Budget { most, period } => {
+                let (ahead, spent) = spent(state, period, at.window);
+                let full_in = over_in(ahead, period, at.window);
+                Level { most, left: most.saturating_sub(spent), full_in }
+            }
         }
     }
 
     /// The state after taking `amount`, or how long until that can be done.
-    pub(super) fn after(&self, state: u64, now: u64, amount: u64) -> Result<u64, Duration> {
+    ///
+    /// When a place in flight will be free is not known here, and told as no time at all.
+    pub(super) fn after(&self, state: u64, at: At, amount: u64) -> Result<u64, Duration> {
+        let now = at.ticks;
         match *self {
             Self::Rate { unit, burst } => {
                 // What nobody can be granted is cut to what a full bucket holds: the caller has refused it before.
@@ -103,16 +171,24 @@ impl Quota {
             }
             Self::InFlight { most } => match state.saturating_add(amount) {
                 next if next <= most || amount == 0 => Ok(next),
-                _ => Err(ASK_AGAIN),
+                _ => Err(Duration::ZERO),
             },
+            Self::Budget { most, period } => {
+                let (ahead, spent) = spent(state, period, at.window);
+                match spent.saturating_add(amount) {
+                    _ if amount == 0 => Ok(state),
+                    next if next <= most => Ok(packed(at.window.number + ahead, next)),
+                    _ => Err(over_in(ahead, period, at.window)),
+                }
+            }
         }
     }
 
     /// Takes `amount` from a bucket that others take from at the same time.
-    pub(super) fn take(&self, bucket: &AtomicU64, now: u64, amount: u64) -> Result<u64, Duration> {
+    pub(super) fn take(&self, bucket: &AtomicU64, at: At, amount: u64) -> Result<u64, Duration> {
         let mut state = bucket.load(Relaxed);
         loop {
-            let next = self.after(state, now, amount)?;
+            let next = self.after(state, at, amount)?;
             match bucket.compare_exchange_weak(state, next, Relaxed, Relaxed) {
                 Ok(_) => return Ok(next),
                 Err(other) => state = other,
@@ -120,8 +196,9 @@ impl Quota {
         }
     }
 
-    /// Gives `back`, and takes `more` whether it is there or not.
-    pub(super) fn correct(&self, bucket: &AtomicU64, now: u64, back: u64, more: u64) {
+    /// Gives `back`, and takes `more` whether it is there or not. For a budget `at` has the window that was taken from.
+    pub(super) fn correct(&self, bucket: &AtomicU64, at: At, back: u64, more: u64) {
+        let now = at.ticks;
         let step = |state: u64| match *self {
             Self::Rate { unit, burst } => {
                 let state = state.saturating_sub(unit.saturating_mul(back));
@@ -132,6 +209,13 @@ impl Quota {
                 }
             }
             Self::InFlight { .. } => state.saturating_sub(back),
+            Self::Budget { .. } => match number(state).wrapping_sub(at.window.number) % NUMBERS {
+                0 => packed(at.window.number, (state & AMOUNT).saturating_sub(back).saturating_add(more)),
+                // Nothing was spent in the bucket's window, or it is over.
+                later if state & AMOUNT == 0 || later > NUMBERS / 2 => packed(at.window.number, more),
+                // That window is over: what it was spent on does not count in this one.
+                _ => state,
+            },
         };
         // The closure always has a next state.
         let _ = bucket.fetch_update(Relaxed, Relaxed, |state| Some(step(state)));

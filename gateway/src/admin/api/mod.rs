@@ -2,6 +2,7 @@
 //! `application/problem+json`.
 
 mod backends;
+mod keys;
 
 use super::routes::{JSON, answer, problem};
 use crate::core::Core;
@@ -10,9 +11,11 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use std::sync::Arc;
 
-/// All of it.
-pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new().merge(backends::routes()).with_state(core)
+pub use keys::shown as shown_key;
+
+/// All of it. What lets strangers in is only managed by those who have a token.
+pub(crate) fn router(core: Arc<Core>, has_token: bool) -> Router {
+    Router::new().merge(backends::routes()).merge(keys::routes(has_token)).with_state(core)
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
-use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
+use serde_json::json;
+use tidegate_plugins::keys::KeyMetrics;
 use tidegate_plugins::usage::Usage;
+use tidegate_plugins::{Registry, Services};
 
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};
@@ -121,10 +123,16 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.queue("gpu");
     metrics.bad_request(BadHead::Framing);
     metrics.observe(&metrics.series("llama", "gpu"), &record());
-    let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
-    let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, shared: true });
-    metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
-    for collector in crate::storage::StorageMetrics::new("state").collectors() {
+    // What filters share counts once there is somebody who does something.
+    let shared = crate::assemble::first_shared(&metrics);
+    let services = Services { shared: shared.clone(), ..Services::none() };
+    let jwt = json!({ "issuer": "i", "audience": ["a"], "algorithms": ["EdDSA"], "jwks": { "url": "https://i" } });
+    let built = [("jwt", jwt), ("limits", json!([{ "per": "global", "requests": "1/s" }]))]
+        .map(|(name, settings)| Registry::built_in().filter(name, settings, &services));
+    assert!(built.iter().all(|filter| matches!(filter, Some(Ok(_)))));
+    shared.caches.counts().begin("other");
+    metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();
+    for collector in crate::storage::StorageMetrics::new("main").collectors() {
         metrics.also(collector).unwrap();
     }
     let text = metrics.render();

@@ -135,8 +135,10 @@ impl StreamWatch {
         // A chat's first chunk names the role only, and the one with the reason need not have a text.
         let is_opening = !self.has_begun && memmem::find(data, b"\"role\"").is_some();
         let is_closing = finished > 0 && memmem::find(data, b"\"delta\":{}").is_some();
+        // One that is there for the usage only.
+        let is_bill = hints.usage && memmem::find(data, b"\"choices\":[]").is_some();
         self.has_begun = true;
-        self.content_events += u64::from(!is_opening && !is_closing);
+        self.content_events += u64::from(!is_opening && !is_closing && !is_bill);
     }
 
     fn message_event(&mut self, name: &[u8]) {

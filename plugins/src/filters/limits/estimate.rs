@@ -4,6 +4,7 @@
 //! if another answer is just being learned from.
 
 use crate::call::{Call, Endpoint};
+use crate::prices::Price;
 use crate::usage::Usage;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -45,13 +46,16 @@ pub(super) struct Estimate {
     completion: AtomicU64,
     /// Prompts learned from.
     prompts: AtomicU64,
+    /// Tokens in 1024 events of a stream.
+    per_event: AtomicU64,
     learned: Mutex<Learned>,
 }
 
 impl Default for Estimate {
     fn default() -> Self {
         let (ratio, completion) = (AtomicU64::new(FIRST_RATIO), AtomicU64::new(FIRST_COMPLETION));
-        Self { ratio, completion, prompts: AtomicU64::new(0), learned: Mutex::default() }
+        let (prompts, per_event) = (AtomicU64::new(0), AtomicU64::new(1024));
+        Self { ratio, completion, prompts, per_event, learned: Mutex::default() }
     }
 }
 
@@ -59,6 +63,9 @@ impl Default for Estimate {
 struct Learned {
     tokens: f64,
     bytes: f64,
+    /// Tokens of streams, and the events they came in.
+    streamed: f64,
+    events: f64,
     /// Answers by length: the first 0 or 1 tokens, each further one half as long again as the one before.
     answers: [u32; LENGTHS],
     count: u32,
@@ -73,6 +80,8 @@ pub(super) struct Cost {
     pub(super) completion: u64,
     /// Whether `completion` is what the client asked for, not our guess.
     pub(super) is_stated: bool,
+    /// What its tokens cost, if money is limited.
+    pub(super) price: Price,
     /// Whether `prompt` rests on what the backend has said of others.
     is_measured: bool,
     /// Bytes of the prompt that are text.
@@ -85,6 +94,12 @@ pub(super) struct Cost {
 impl Cost {
     pub(super) fn total(&self) -> u64 {
         self.prompt.saturating_add(self.completion)
+    }
+
+    /// In money.
+    pub(super) fn money(&self) -> u64 {
+        let usage = Usage { prompt: Some(self.prompt), completion: Some(self.completion), ..Usage::default() };
+        self.price.of(&usage)
     }
 
     /// The parts of it that are more than a guess: by these a request may be told that it is too large for good.
@@ -133,12 +148,25 @@ impl Estimate {
             _ => 0,
         };
         let is_measured = media == 0 && self.prompts.load(Relaxed) >= u64::from(ENOUGH);
-        Cost { prompt, completion, is_stated: stated.is_some(), is_measured, text, media, choices }
+        let is_stated = stated.is_some();
+        Cost { prompt, completion, is_stated, is_measured, text, media, choices, price: Price::default() }
     }
 
-    /// Learns from what a call did cost, as its backend says.
-    pub(super) fn learn(&self, expected: &Cost, usage: &Usage) {
+    /// How many tokens so many events of a stream most likely carried.
+    pub(super) fn of_events(&self, events: u64) -> u64 {
+        (events.min(1 << 40) * self.per_event.load(Relaxed)).div_ceil(1024)
+    }
+
+    /// Learns from what a call did cost, as its backend says, and in how many events of a stream it came.
+    pub(super) fn learn(&self, expected: &Cost, usage: &Usage, events: u64) {
         let Ok(mut learned) = self.learned.try_lock() else { return };
+        let streamed = usage.completion.filter(|completion| !usage.estimated && *completion > 0 && events > 0);
+        if let Some(completion) = streamed {
+            learned.streamed = learned.streamed * 0.9 + completion.min(1 << 32) as f64;
+            learned.events = learned.events * 0.9 + events as f64;
+            let per_event = (learned.streamed / learned.events * 1024.0).clamp(128.0, 65536.0);
+            self.per_event.store(per_event as u64, Relaxed);
+        }
         if let Some(prompt) = usage.prompt.filter(|_| expected.media == 0 && expected.text > 0) {
             // Weighted by size, so that a template around short prompts does not pass for the density of long ones.
             learned.tokens = learned.tokens * 0.9 + prompt.min(1 << 32) as f64;
@@ -225,7 +253,7 @@ mod tests {
         let first = cost(&estimate, &body);
         assert_eq!(first.prompt, (body.len() as u64).div_ceil(4));
         let usage = Usage { prompt: Some(body.len() as u64 / 2), completion: Some(8), ..Usage::default() };
-        estimate.learn(&first, &usage);
+        estimate.learn(&first, &usage, 0);
         let next = cost(&estimate, &body);
         assert!(next.prompt.abs_diff(body.len() as u64 / 2) <= 4, "{next:?}");
         assert_eq!((next.completion, next.is_stated), (8, true));
@@ -238,12 +266,12 @@ mod tests {
         assert_eq!(cost(&estimate, body).completion, 2 * FIRST_COMPLETION);
         for tokens in (0..200).map(|n| if n % 50 == 0 { 5000 } else { 100 }) {
             let usage = Usage { completion: Some(tokens * 2), ..Usage::default() };
-            estimate.learn(&cost(&estimate, body), &usage);
+            estimate.learn(&cost(&estimate, body), &usage, 0);
         }
         let learned = cost(&estimate, body).completion / 2;
         assert!((100..160).contains(&learned), "{learned}");
         let counted = Usage { completion: Some(90_000), estimated: true, ..Usage::default() };
-        (0..500).for_each(|_| estimate.learn(&cost(&estimate, body), &counted));
+        (0..500).for_each(|_| estimate.learn(&cost(&estimate, body), &counted, 0));
         assert_eq!(cost(&estimate, body).completion / 2, learned);
     }
 
@@ -255,6 +283,18 @@ mod tests {
         let cost = cost(&estimate, &body);
         assert!(cost.prompt < 2 * MEDIA, "{cost:?}");
         assert_eq!(measure("a \"plain text\" ".repeat(1000).as_bytes()), (15_000, 0));
+    }
+
+    #[test]
+    fn events_are_worth_as_many_tokens_as_backends_put_into_them() {
+        let estimate = Estimate::default();
+        assert_eq!(estimate.of_events(10), 10);
+        let (cost, usage) = (Cost::default(), Usage { completion: Some(300), ..Usage::default() });
+        (0..50).for_each(|_| estimate.learn(&cost, &usage, 100));
+        assert_eq!(estimate.of_events(10), 30);
+        let counted = Usage { completion: Some(100), estimated: true, ..Usage::default() };
+        (0..50).for_each(|_| estimate.learn(&cost, &counted, 100));
+        assert_eq!(estimate.of_events(10), 30, "what was counted teaches nothing");
     }
 
     #[test]

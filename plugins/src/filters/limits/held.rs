@@ -1,11 +1,10 @@
 //! What one request holds of its limits, from the decision to the settlement.
 
 use super::estimate::{Cost, Estimate, Spends};
-use super::refusal::write_rates;
-use super::settings::Kind;
-use super::{Asked, Inner};
+use super::settings::{CacheHits, Kind};
+use super::{Asked, Inner, Limit};
 use crate::call::Endpoint;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Exchange, Outcome, Source};
 use crate::filter::{Head, ResponseFilter, Result};
 use crate::store::Demand;
 use crate::usage::Usage;
@@ -44,36 +43,97 @@ impl Held {
         }
     }
 
-    fn settle(&mut self, spent: impl Fn(Kind, &Demand) -> u64) {
+    fn settle(&mut self, spent: impl Fn(&Limit, &mut Demand) -> u64) {
         let mut reserved = std::mem::take(&mut self.reserved);
         for demand in &mut reserved {
-            demand.spent = spent(self.limits.limit(demand).kind, demand);
+            demand.spent = spent(self.limits.limit(demand), demand);
         }
         if !reserved.is_empty() {
             self.limits.store.settle(&reserved);
         }
     }
 
-    /// The tokens that a request has cost, prompt and answer: as the backend says, or as far as can be told without.
-    fn tokens(&self, outcome: &Outcome) -> (u64, u64) {
+    /// What a request has cost: as the backend says, or as far as can be told without.
+    fn used(&self, outcome: &Outcome) -> Used {
         let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
-        let Some(usage) = outcome.usage else {
-            // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
-            let told = (outcome.response_bytes / 4).min(self.cost.completion);
-            return if began { (self.cost.prompt, told) } else { (0, 0) };
+        let bytes = Some(outcome.request_bytes.saturating_add(outcome.response_bytes));
+        let again = match outcome.source {
+            _ if outcome.charged => Again::No,
+            Source::Cache | Source::Flight => Again::Shared,
+            Source::Gateway | Source::Backend | Source::Replay => Again::Repeated,
         };
-        (usage.prompt.unwrap_or(self.cost.prompt), usage.completion.unwrap_or(0))
+        let used = |usage| Used { usage, bytes, again };
+        // What the gateway says by itself has cost nobody anything.
+        let is_ours = outcome.source == Source::Gateway && outcome.status < 400;
+        match outcome.usage {
+            _ if self.spends == Spends::Nothing => used(None),
+            Some(usage) if usage.estimated => {
+                // As many as there were events that carried some of it.
+                let completion = usage.completion.map(|events| self.estimate.of_events(events));
+                used(Some(Usage { completion, prompt: usage.prompt.or(Some(self.cost.prompt)), ..usage }))
+            }
+            Some(usage) => used(Some(self.complete(usage))),
+            None if began && !is_ours => {
+                // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
+                let told = (outcome.response_bytes / 4).min(self.cost.completion);
+                let (prompt, completion) = (Some(self.cost.prompt), Some(told));
+                used(Some(Usage { prompt, completion, estimated: true, ..Usage::default() }))
+            }
+            None => used(None),
+        }
     }
 
-    fn settle_by(&mut self, (prompt, completion): (u64, u64), bytes: Option<u64>) {
-        self.settle(|kind, demand| match kind {
-            Kind::Requests => demand.amount,
-            Kind::InFlight => 0,
-            Kind::Tokens => prompt.saturating_add(completion),
-            Kind::PromptTokens => prompt,
-            Kind::CompletionTokens => completion,
-            Kind::Bytes => bytes.unwrap_or(demand.amount),
+    /// With the estimate for the prompt, if the backend did not count it.
+    fn complete(&self, usage: Usage) -> Usage {
+        Usage { prompt: usage.prompt.or(Some(self.cost.prompt)), ..usage }
+    }
+
+    fn settle_by(&mut self, used: &Used) {
+        let price = self.cost.price;
+        self.settle(|limit, demand| {
+            let usage = used.usage.filter(|_| used.again.counts(limit.cache_hits));
+            let (prompt, completion) =
+                usage.map_or((0, 0), |usage| (usage.prompt.unwrap_or(0), usage.completion.unwrap_or(0)));
+            demand.estimated = limit.kind.is_usage() && usage.is_some_and(|usage| usage.estimated);
+            match limit.kind {
+                Kind::Requests => demand.amount,
+                Kind::InFlight => 0,
+                Kind::Tokens => prompt.saturating_add(completion),
+                Kind::PromptTokens => prompt,
+                Kind::CompletionTokens => completion,
+                Kind::Cost => usage.map_or(0, |usage| price.of(&usage).div_ceil(limit.scale)),
+                Kind::Bytes => used.bytes.unwrap_or(demand.amount),
+            }
         });
+    }
+}
+
+/// What a request has used.
+struct Used {
+    /// None: nothing of tokens and money.
+    usage: Option<Usage>,
+    bytes: Option<u64>,
+    again: Again,
+}
+
+/// Whether somebody else has paid for the answer already.
+#[derive(Clone, Copy)]
+enum Again {
+    No,
+    /// It was made for another request.
+    Shared,
+    /// It was made for this very request when it was sent before.
+    Repeated,
+}
+
+impl Again {
+    /// Whether its tokens count all the same.
+    fn counts(self, hits: CacheHits) -> bool {
+        match self {
+            Self::No => true,
+            Self::Shared => hits == CacheHits::Full,
+            Self::Repeated => false,
+        }
     }
 }
 
@@ -82,7 +142,7 @@ const CLIENT_GONE: u16 = 499;
 
 impl ResponseFilter for Held {
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
-        write_rates(exchange.rates(), &mut head.headers);
+        self.limits.write_rates(exchange, &mut head.headers);
         let length = head.headers.get(header::CONTENT_LENGTH);
         self.left = length.and_then(|length| length.to_str().ok()?.parse().ok());
         self.is_whole = head.status.is_success() && exchange.call().is_some() && !exchange.wants_stream();
@@ -96,12 +156,14 @@ impl ResponseFilter for Held {
             self.let_go();
         }
         // The whole answer in one piece: settled before the client has it, so that its next request finds the rest.
-        if all
-            && self.limits.counts_tokens
-            && !self.limits.counts_bytes
-            && let Some(usage) = Usage::from_answer(data)
-        {
-            self.settle_by((usage.prompt.unwrap_or(self.cost.prompt), usage.completion.unwrap_or(0)), None);
+        if all && self.limits.counts_usage && exchange.is_charged() && exchange.source() == Source::Backend {
+            match Usage::from_answer(data) {
+                Some(usage) if !self.limits.counts_bytes => {
+                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, again: Again::No });
+                }
+                Some(_) => {}
+                None => exchange.note("usage", "estimated"),
+            }
         }
         self.is_whole &= data.is_empty();
         Ok(())
@@ -109,11 +171,14 @@ impl ResponseFilter for Held {
 
     fn end(mut self: Box<Self>, exchange: &Exchange) {
         self.let_go();
+        // Another limit has refused it: nothing of this one is spent.
+        if exchange.is_limited() {
+            return self.settle(|_, _| 0);
+        }
         let Some(outcome) = exchange.outcome() else { return };
-        let tokens = if self.spends == Spends::Nothing { (0, 0) } else { self.tokens(outcome) };
-        self.settle_by(tokens, Some(outcome.request_bytes.saturating_add(outcome.response_bytes)));
-        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && self.limits.counts_tokens) {
-            self.estimate.learn(&self.cost, &usage);
+        self.settle_by(&self.used(outcome));
+        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && outcome.charged && self.limits.counts_usage) {
+            self.estimate.learn(&self.cost, &usage, outcome.events);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `limits`: how much whom may have, in requests, tokens, bytes, and requests at a time.
+//! `limits`: how much whom may have, in requests, tokens, money, bytes, and requests at a time.
 //!
 //! One decision over every limit that applies to a request: all are taken from, or none. What a request will cost in
 //! tokens is reserved before it goes out, by an [`estimate`]; what it did cost is settled when it is over, by the
@@ -15,7 +15,7 @@ mod tests;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
-use crate::reply::Reply;
+use crate::prices::Prices;
 use crate::services::Services;
 use crate::store::{Demand, Ledger, Spec, Store, Subject};
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use estimate::{Cost, Estimate, Spends};
 use held::Held;
 use http::header;
 use scope::{Found, ModelNames, Scope, Scopes, any_matches};
-use settings::{Anonymous, Kind};
+use settings::{Anonymous, CacheHits, Kind, Meant, Reader};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -41,8 +41,11 @@ struct Inner {
     names: ModelNames,
     /// For each of the names, and last for what is none of them.
     estimates: Vec<Arc<Estimate>>,
+    prices: Arc<Prices>,
     needs_body: bool,
-    counts_tokens: bool,
+    /// Tokens or money.
+    counts_usage: bool,
+    counts_money: bool,
     counts_bytes: bool,
 }
 
@@ -53,6 +56,9 @@ struct Limit {
     models: Vec<String>,
     shadow: bool,
     anonymous: Anonymous,
+    cache_hits: CacheHits,
+    /// What one unit of its ledger stands for.
+    scale: u64,
     /// As the file writes it.
     text: String,
     ledger: Arc<Ledger>,
@@ -63,6 +69,8 @@ struct Asked {
     demands: Vec<Demand>,
     cost: Cost,
     spends: Spends,
+    /// The first limit that could never admit it: its place among the demands, and how much it would have to.
+    never: Option<(usize, u64)>,
 }
 
 #[async_trait]
@@ -73,11 +81,13 @@ impl Filter for Limits {
 
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let inner = &self.0;
-        let mut asked = match inner.ask(exchange) {
-            Ok(asked) if asked.demands.is_empty() => return Ok(Verdict::Continue),
-            Ok(asked) => asked,
-            Err(reply) => return Ok(Verdict::Answer(*reply)),
-        };
+        let mut asked = inner.ask(exchange);
+        if asked.demands.is_empty() {
+            return Ok(Verdict::Continue);
+        }
+        if let Some((at, needs)) = asked.never {
+            return Ok(Verdict::Answer(inner.refuse_for_good(exchange, &mut asked, at, needs).await));
+        }
         let granted = inner.store.try_take(&mut asked.demands).await;
         for demand in asked.demands.iter().filter(|demand| demand.would_refuse()) {
             exchange.note("shadow_limit", &**demand.ledger.label());
@@ -85,6 +95,9 @@ impl Filter for Limits {
         exchange.ration(inner.rates(&asked.demands));
         if !granted {
             return Ok(Verdict::Answer(inner.too_many(exchange, &asked.demands)));
+        }
+        if asked.demands.iter().any(|demand| inner.limit(demand).kind.is_usage()) {
+            exchange.ask_usage();
         }
         let estimate = inner.estimates[inner.model(exchange).0].clone();
         Ok(Verdict::Follow(Box::new(Held::new(inner.clone(), estimate, asked))))
@@ -108,22 +121,34 @@ impl Inner {
         }
     }
 
-    /// Finds the limits that apply, and how much is asked of each. A request that is larger than a limit's burst is
-    /// refused for good.
-    fn ask(&self, exchange: &mut Exchange) -> std::result::Result<Asked, Box<Reply>> {
+    /// What the request will cost, as far as any limit counts that.
+    fn cost(&self, exchange: &Exchange, index: usize, spends: Spends) -> Cost {
+        if !self.counts_usage {
+            return Cost::default();
+        }
+        let mut cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
+        if self.counts_money && spends != Spends::Nothing {
+            let price = exchange.model().and_then(|model| self.prices.of(model));
+            cost.price = price.copied().unwrap_or_default();
+        }
+        cost
+    }
+
+    /// The limits that are for a request, each with the tag that [`Inner::limit`] finds it by.
+    fn applying<'a>(&'a self, exchange: &Exchange) -> impl Iterator<Item = (usize, &'a Limit)> {
+        self.limits.iter().enumerate().filter(|(_, limit)| limit.is_for(exchange))
+    }
+
+    /// Finds the limits that apply, and how much is asked of each.
+    fn ask(&self, exchange: &mut Exchange) -> Asked {
         let (index, model) = self.model(exchange);
         let spends = Spends::of(exchange.endpoint(), !exchange.body().is_empty() || declared(exchange) > 0);
-        let cost = match self.counts_tokens {
-            true => self.estimates[index].cost(spends, exchange.call(), exchange.body()),
-            false => Cost::default(),
-        };
-        let mut demands = Vec::with_capacity(self.limits.len());
+        let cost = self.cost(exchange, index, spends);
+        let mut asked = Asked { demands: Vec::with_capacity(self.limits.len()), cost, spends, never: None };
         let mut name = Vec::with_capacity(64);
         let mut last: Option<(&Scopes, Found, Subject)> = None;
-        for (tag, limit) in self.limits.iter().enumerate() {
-            if !limit.is_for(exchange) {
-                continue;
-            }
+        let mut unmet = Vec::new();
+        for (tag, limit) in self.applying(exchange) {
             // Limits of the same subject mostly stand together.
             let (found, subject) = match last {
                 Some((per, found, subject)) if *per == limit.per => (found, subject),
@@ -138,43 +163,54 @@ impl Inner {
                 Found::Nobody if limit.anonymous == Anonymous::Shared => {}
                 Found::Nobody | Found::NoModel => continue,
             }
-            let (burst, certain) = (limit.ledger.quota().burst(), limit.kind.amount(&cost.certain(), exchange));
-            if certain > burst {
-                limit.ledger.count_never(!limit.shadow);
+            match limit.demand(tag, subject, &cost, exchange) {
+                Some(demand) => asked.demands.push(demand),
+                None if limit.shadow => {
+                    limit.ledger.count_never(false);
+                    unmet.push(limit.ledger.label().clone());
+                }
+                None => {
+                    let needs = limit.amount(&cost.certain(), exchange);
+                    asked.never.get_or_insert((asked.demands.len(), needs));
+                    let mut demand = Demand::new(limit.ledger.clone(), subject, 0);
+                    demand.tag = tag;
+                    asked.demands.push(demand);
+                }
             }
-            if certain > burst && limit.shadow {
-                exchange.note("shadow_limit", &**limit.ledger.label());
-                continue;
-            }
-            if certain > burst {
-                return Err(Box::new(self.never(exchange, limit, certain, cost.is_stated)));
-            }
-            // A guess that is too large is no reason to refuse for good: it takes all there is.
-            let amount = limit.kind.amount(&cost, exchange).min(burst);
-            let mut demand = Demand::new(limit.ledger.clone(), subject, amount);
-            (demand.tag, demand.binding) = (tag, !limit.shadow);
-            demands.push(demand);
         }
-        Ok(Asked { demands, cost, spends })
-    }
-}
-
-impl Kind {
-    /// How much of it a request takes.
-    fn amount(self, cost: &Cost, exchange: &Exchange) -> u64 {
-        match self {
-            Self::Requests | Self::InFlight => 1,
-            Self::Tokens => cost.total(),
-            Self::PromptTokens => cost.prompt,
-            Self::CompletionTokens => cost.completion,
-            Self::Bytes => declared(exchange).max(exchange.body().len() as u64),
-        }
+        unmet.iter().for_each(|label| exchange.note("shadow_limit", &**label));
+        asked
     }
 }
 
 impl Limit {
     fn is_for(&self, exchange: &Exchange) -> bool {
         self.models.is_empty() || exchange.model().is_some_and(|model| any_matches(&self.models, model))
+    }
+
+    /// How much of it a request takes, in units of its ledger.
+    fn amount(&self, cost: &Cost, exchange: &Exchange) -> u64 {
+        match self.kind {
+            Kind::Requests | Kind::InFlight => 1,
+            Kind::Tokens => cost.total(),
+            Kind::PromptTokens => cost.prompt,
+            Kind::CompletionTokens => cost.completion,
+            Kind::Cost => cost.money().div_ceil(self.scale),
+            Kind::Bytes => declared(exchange).max(exchange.body().len() as u64),
+        }
+    }
+
+    /// What a request asks of it; none if it could never be granted, since it surely needs more than a full bucket has.
+    fn demand(&self, tag: usize, subject: Subject, cost: &Cost, exchange: &Exchange) -> Option<Demand> {
+        let burst = self.ledger.quota().burst();
+        if self.amount(&cost.certain(), exchange) > burst {
+            return None;
+        }
+        // A guess that is too large is no reason to refuse for good: it takes all there is.
+        let amount = self.amount(cost, exchange).min(burst);
+        let mut demand = Demand::new(self.ledger.clone(), subject, amount);
+        (demand.tag, demand.binding) = (tag, !self.shadow);
+        Some(demand)
     }
 }
 
@@ -190,48 +226,77 @@ impl Plugin for Limits {
 
     fn new(settings: Settings, services: &Services) -> std::result::Result<Self, Vec<SettingsError>> {
         let mut faults = Vec::new();
-        let mut limits = Vec::new();
-        let mut labels = HashSet::new();
-        if settings.0.is_empty() {
-            faults.push(SettingsError::at("", "there is no limit").help("leave the filter out if you want none"));
-        }
-        for (index, entry) in settings.0.into_iter().enumerate() {
-            let path = format!("[{index}]");
-            for meant in entry.meant(&path, &mut faults) {
-                if !labels.insert(meant.label.clone()) {
-                    let fault = SettingsError::at(&*path, format!("there is another limit called {}", meant.label));
-                    faults.push(fault.help("give one of them a `name` of its own"));
-                }
-                let (id, label, quota) = (entry.id(&meant), meant.label, meant.quota);
-                let ledger = services.shared.store.open(Spec { id, label, quota, shared: entry.per.is_global() });
-                limits.push(Limit {
-                    kind: meant.kind,
-                    per: entry.per.clone(),
-                    models: entry.models.clone(),
-                    shadow: entry.shadow,
-                    anonymous: entry.anonymous,
-                    text: meant.text,
-                    ledger,
-                });
-            }
-        }
+        let limits = limits(&settings, services, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
         }
         let known = |name: &Arc<str>| services.shared.estimates.of(name);
         let estimates = services.models.iter().map(known).chain([Arc::default()]).collect();
-        let counts_tokens = limits.iter().any(|limit| limit.kind.is_tokens());
+        let counts_usage = limits.iter().any(|limit| limit.kind.is_usage());
         let reads = |limit: &Limit| {
-            limit.kind == Kind::Bytes || !limit.models.is_empty() || limit.per.parts().contains(&Scope::Model)
+            let parts = limit.per.parts();
+            let names_model = parts.contains(&Scope::Model) || parts.contains(&Scope::Route);
+            limit.kind == Kind::Bytes || !limit.models.is_empty() || names_model
         };
         Ok(Self(Arc::new(Inner {
             store: services.shared.store.clone(),
-            needs_body: counts_tokens || limits.iter().any(reads),
+            needs_body: counts_usage || limits.iter().any(reads),
             names: ModelNames::new(&services.models),
             counts_bytes: limits.iter().any(|limit| limit.kind == Kind::Bytes),
+            counts_money: limits.iter().any(|limit| limit.kind == Kind::Cost),
+            prices: services.prices.clone(),
             limits,
             estimates,
-            counts_tokens,
+            counts_usage,
         })))
     }
+}
+
+fn limits(settings: &Settings, services: &Services, faults: &mut Vec<SettingsError>) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    let mut labels = HashSet::new();
+    if settings.0.is_empty() {
+        faults.push(SettingsError::at("", "there is no limit").help("leave the filter out if you want none"));
+    }
+    for (index, entry) in settings.0.iter().enumerate() {
+        let path = format!("[{index}]");
+        let all = Reader { entry, path: &path, prices: &services.prices, faults }.meant();
+        if entry.cost.is_some() {
+            faults.extend(unpriced(entry, &path, services));
+        }
+        for Meant { kind, quota, calendar, scale, text, label, id } in all {
+            if !labels.insert(label.clone()) {
+                let fault = SettingsError::at(&*path, format!("there is another limit called {label}"));
+                faults.push(fault.help("give one of them a `name` of its own"));
+            }
+            let shared = entry.per.is_global();
+            limits.push(Limit {
+                kind,
+                per: entry.per.clone(),
+                models: entry.models.clone(),
+                shadow: entry.shadow,
+                anonymous: entry.anonymous,
+                cache_hits: entry.cache_hits,
+                scale,
+                text,
+                ledger: services.shared.store.open(Spec { id, label, quota, calendar, shared }),
+            });
+        }
+    }
+    limits
+}
+
+/// Models that a limit of money is for, and that have no price: they would cost nothing.
+fn unpriced(entry: &Entry, path: &str, services: &Services) -> Option<SettingsError> {
+    let all: Vec<&str> = match entry.models.is_empty() {
+        true => services.models.iter().map(|name| &**name).collect(),
+        false => entry.models.iter().map(String::as_str).collect(),
+    };
+    let unpriced: Vec<_> = all.into_iter().filter(|name| !services.prices.covers(name)).collect();
+    if unpriced.is_empty() {
+        return None;
+    }
+    let message = format!("no price is known for {}: what they are asked would cost nothing", unpriced.join(", "));
+    let help = "add them to `prices.models`, `\"*\"` for all others; `{}` if they are free";
+    Some(SettingsError::at(format!("{path}.cost"), message).help(help))
 }

@@ -1,13 +1,18 @@
-//! Rates and amounts as people write them: `60/min`, `40k/min`, `20/s`, `1M/h`; `200`, `1.5k`, `64KiB`.
+//! Rates, budgets and amounts as people write them: `60/min`, `40k/min`, `20/s`, `1M/h`; `5M/day`, `200/month`; `200`,
+//! `1.5k`, `64KiB`.
 
+use crate::prices::NANOS;
+use crate::store::Period;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-const WINDOWS: [(&str, u64); 7] =
-    [("s", 1), ("sec", 1), ("second", 1), ("min", 60), ("m", 60), ("minute", 60), ("h", 3600)];
+const WINDOWS: [(&str, u64); 8] =
+    [("s", 1), ("sec", 1), ("second", 1), ("min", 60), ("m", 60), ("minute", 60), ("h", 3600), ("hour", 3600)];
+const PERIODS: [(&str, Period); 4] =
+    [("d", Period::Day), ("day", Period::Day), ("week", Period::Week), ("month", Period::Month)];
 const FACTORS: [(&str, u64); 8] = [
     ("", 1),
     ("k", 1_000),
@@ -23,9 +28,22 @@ const FACTORS: [(&str, u64); 8] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rate {
     pub(super) count: u64,
-    pub(super) window: Duration,
+    pub(super) window: Window,
     /// As it was written, for messages.
     pub(super) text: String,
+}
+
+/// So much money in a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoneyRate(pub(super) Rate);
+
+/// What a number is allowed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Window {
+    /// Any stretch of time so long: a rate.
+    Any(Duration),
+    /// A day, a week or a month of the calendar: a budget.
+    Calendar(Period),
 }
 
 /// A number that may be written with a unit.
@@ -33,32 +51,51 @@ pub struct Rate {
 pub struct Amount(pub(super) u64);
 
 fn amount(text: &str) -> Result<u64, String> {
-    let expected = || format!("expected a number such as 60, 40k or 1M, not `{text}`");
+    let expected = || format!("expected a number such as 60, 40k or 1M, not `{}`", text.trim());
+    let (number, factor) = split(text).ok_or_else(expected)?;
+    scaled(number, factor).ok_or_else(expected)
+}
+
+/// Thousand millionths of whatever the currency is.
+fn money(text: &str) -> Result<u64, String> {
+    let expected = || format!("expected an amount of money such as 5, 0.50 or 10k, not `{}`", text.trim());
+    let (number, factor) = split(text).ok_or_else(expected)?;
+    scaled(number, factor.checked_mul(NANOS).ok_or_else(expected)?).ok_or_else(expected)
+}
+
+fn split(text: &str) -> Option<(&str, u64)> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let factor = FACTORS.iter().find(|(name, _)| *name == unit.trim()).map(|(_, factor)| *factor);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let parts = || -> Option<u64> {
-        let (factor, digits) = (factor?, u32::try_from(fraction.len()).ok().filter(|digits| (1..=9).contains(digits))?);
-        let fraction = fraction.parse::<u64>().ok()?.checked_mul(factor)? / 10_u64.pow(digits);
-        whole.parse::<u64>().ok()?.checked_mul(factor)?.checked_add(fraction)
-    };
-    parts().ok_or_else(expected)
+    let (_, factor) = FACTORS.iter().find(|(name, _)| *name == unit.trim())?;
+    Some((number, *factor))
 }
 
+fn scaled(number: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| (1..=9).contains(digits))?;
+    let parts = u128::from(fraction.parse::<u64>().ok()?) * u128::from(factor) / 10_u128.pow(digits);
+    whole.parse::<u64>().ok()?.checked_mul(factor)?.checked_add(u64::try_from(parts).ok()?)
+}
+
+const RATE: &str = "a rate such as 60/min, 20/s or 1M/h, or a budget such as 5M/day";
+const MONEY: &str = "a budget such as 200/month or 0.50/day, or a rate such as 5/h";
+
 fn rate(text: &str) -> Result<Rate, String> {
-    let expected = "expected a rate such as 60/min, 20/s, 40k/min or 1M/h";
-    let (count, window) = text.split_once('/').ok_or_else(|| format!("{expected}, not `{text}`"))?;
-    let count = amount(count)?;
-    let window = window.trim();
-    if matches!(window, "d" | "day" | "week" | "month") {
-        return Err("a rate is per s, min or h; budgets over days are not there yet".to_owned());
-    }
-    let hour = (window == "hour").then_some(3600);
-    let seconds = WINDOWS.iter().find(|(name, _)| *name == window).map(|(_, seconds)| *seconds).or(hour);
-    let seconds = seconds.ok_or_else(|| format!("unknown window `{window}`: {expected}"))?;
-    Ok(Rate { count, window: Duration::from_secs(seconds), text: text.trim().to_owned() })
+    per(text, amount, RATE)
+}
+
+fn money_rate(text: &str) -> Result<MoneyRate, String> {
+    per(text, money, MONEY).map(MoneyRate)
+}
+
+fn per(text: &str, count: fn(&str) -> Result<u64, String>, expected: &str) -> Result<Rate, String> {
+    let (number, name) = text.split_once('/').ok_or_else(|| format!("expected {expected}, not `{text}`"))?;
+    let (count, name) = (count(number)?, name.trim());
+    let rate = WINDOWS.iter().find(|(known, _)| *known == name).map(|(_, s)| Window::Any(Duration::from_secs(*s)));
+    let budget = || PERIODS.iter().find(|(known, _)| *known == name).map(|(_, period)| Window::Calendar(*period));
+    let window = rate.or_else(budget).ok_or_else(|| format!("unknown window `{name}`: expected {expected}"))?;
+    Ok(Rate { count, window, text: text.trim().to_owned() })
 }
 
 struct Text<T> {
@@ -84,7 +121,13 @@ impl<T> Visitor<'_> for Text<T> {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text { parse: rate, expected: "a rate such as 60/min, 20/s, 40k/min or 1M/h" })
+        deserializer.deserialize_any(Text { parse: rate, expected: RATE })
+    }
+}
+
+impl<'de> Deserialize<'de> for MoneyRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Text { parse: money_rate, expected: MONEY })
     }
 }
 
@@ -101,7 +144,17 @@ impl JsonSchema for Rate {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "60/min, 20/s, 40k/min, 1M/h" })
+        json_schema!({ "type": "string", "description": "60/min, 20/s, 40k/min, 1M/h; 5M/day, 20M/week, 50M/month" })
+    }
+}
+
+impl JsonSchema for MoneyRate {
+    fn schema_name() -> Cow<'static, str> {
+        "MoneyRate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": "0.50/day, 20/week, 200/month; 5/h" })
     }
 }
 
@@ -129,7 +182,14 @@ mod tests {
             ("1 MiB / s", 1 << 20, 1),
         ] {
             let rate = rate(text).unwrap();
-            assert_eq!((rate.count, rate.window.as_secs()), (count, seconds), "{text}");
+            assert_eq!((rate.count, rate.window), (count, Window::Any(Duration::from_secs(seconds))), "{text}");
+        }
+        let budget = rate("5M/ day").unwrap();
+        assert_eq!((budget.count, budget.window), (5_000_000, Window::Calendar(Period::Day)));
+        for (text, nanos) in
+            [("0.50/day", 500_000_000), ("200/month", 200_000_000_000), ("1.5k/week", 1_500_000_000_000)]
+        {
+            assert_eq!(money_rate(text).unwrap().0.count, nanos, "{text}");
         }
     }
 
@@ -138,6 +198,8 @@ mod tests {
         for text in ["60", "60/fortnight", "/s", "x/s", "1.2345678901/s", "-1/s", "99999999999999999999/s"] {
             assert!(rate(text).unwrap_err().contains("expected"), "{text}");
         }
-        assert!(rate("1M/day").unwrap_err().contains("budgets"));
+        for text in ["5", "$5/day", "5 USD/day", "5/year", "99999999999G/day", "-1/day"] {
+            assert!(money_rate(text).unwrap_err().contains("expected"), "{text}");
+        }
     }
 }

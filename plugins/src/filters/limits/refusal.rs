@@ -1,31 +1,46 @@
 //! What a caller is told: the `x-ratelimit-*` headers of every answer, and why a request is refused.
 
 use super::settings::Kind;
-use super::{Inner, Limit};
+use super::{Asked, Inner, Limit};
 use crate::call::Endpoint;
 use crate::exchange::{Exchange, Rates};
 use crate::reply::{Refusal, Reply};
-use crate::store::{Demand, Level};
+use crate::store::{Demand, Level, Quota};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use jiff::Timestamp;
 use std::time::Duration;
 
-/// Puts the rates into an answer's head, in place of a backend's own, which are not this caller's.
-pub(super) fn write_rates(rates: &Rates, headers: &mut HeaderMap) {
-    let requests = ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
-    let tokens = ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
-    for (names, level) in [(requests, rates.requests), (tokens, rates.tokens)] {
-        if let Some(level) = level {
-            write(headers, names, level);
-        }
-    }
+const OPENAI: [[&str; 3]; 2] = [
+    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+];
+
+const ANTHROPIC: [[&str; 3]; 2] = [
+    [
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-requests-reset",
+    ],
+    ["anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"],
+];
+
+fn is_anthropic(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Messages | Endpoint::CountTokens)
 }
 
-fn write(headers: &mut HeaderMap, names: [&'static str; 3], level: Level) {
-    let [limit, remaining, reset] = names.map(HeaderName::from_static);
+/// A moment as RFC 3339 has it, to the second, rounded up.
+fn rfc3339(wall: u64, later: Duration) -> String {
+    let seconds = later.as_secs() + u64::from(later.subsec_nanos() > 0);
+    let at = i64::try_from(wall.saturating_add(seconds)).unwrap_or(i64::MAX);
+    Timestamp::from_second(at).unwrap_or(Timestamp::MAX).to_string()
+}
+
+fn write(headers: &mut HeaderMap, names: [&'static str; 3], level: Level, reset: &str) {
+    let [limit, remaining, full] = names.map(HeaderName::from_static);
     headers.insert(limit, HeaderValue::from(level.most));
     headers.insert(remaining, HeaderValue::from(level.left));
-    if let Ok(value) = HeaderValue::from_str(&go_duration(level.full_in)) {
-        headers.insert(reset, value);
+    if let Ok(value) = HeaderValue::from_str(reset) {
+        headers.insert(full, value);
     }
 }
 
@@ -54,6 +69,30 @@ fn whole_millis(time: Duration) -> u64 {
 }
 
 impl Inner {
+    /// Puts the rates into an answer's head, in place of a backend's own, which are not this caller's. Anthropic's
+    /// clients get them under their names as well.
+    pub(super) fn write_rates(&self, exchange: &Exchange, headers: &mut HeaderMap) {
+        let rates = exchange.rates();
+        let levels = [rates.requests, rates.tokens];
+        for (names, level) in OPENAI.into_iter().zip(levels) {
+            if let Some(level) = level {
+                write(headers, names, level, &go_duration(level.full_in));
+            }
+        }
+        if !is_anthropic(exchange.endpoint()) {
+            return;
+        }
+        let theirs: Vec<_> =
+            headers.keys().filter(|name| name.as_str().starts_with("anthropic-ratelimit-")).cloned().collect();
+        theirs.iter().for_each(|name| drop(headers.remove(name)));
+        let wall = self.store.clock().wall();
+        for (names, level) in ANTHROPIC.into_iter().zip(levels) {
+            if let Some(level) = level {
+                write(headers, names, level, &rfc3339(wall, level.full_in));
+            }
+        }
+    }
+
     /// The tightest of the limits of requests, and of tokens.
     pub(super) fn rates(&self, demands: &[Demand]) -> Rates {
         let mut rates = Rates::default();
@@ -73,56 +112,113 @@ impl Inner {
     /// 429, for as long as the longest of the waits.
     pub(super) fn too_many(&self, exchange: &mut Exchange, demands: &[Demand]) -> Reply {
         let refusing = demands.iter().filter(|demand| demand.binding && demand.wait.is_some());
-        let reply = match refusing.max_by_key(|demand| demand.wait) {
-            Some(demand) => self.too_many_for(exchange, demand),
+        let refusal = match refusing.max_by_key(|demand| demand.wait) {
+            Some(demand) => {
+                let limit = self.limit(demand);
+                let whose = limit.per.told(exchange, self.model(exchange).1);
+                exchange.limit_by(limit.ledger.label());
+                match limit.ledger.quota() {
+                    Quota::Budget { .. } => self.spent(limit, demand, &whose),
+                    _ => self.too_fast(limit, demand, &whose),
+                }
+            }
             // Not to be reached: somebody has refused.
             None => Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests."),
         };
-        let mut reply = reply.reply(exchange.endpoint(), exchange.id());
-        write_rates(exchange.rates(), &mut reply.headers);
+        self.reply(exchange, refusal)
+    }
+
+    /// In the caller's protocol, with how much is left of its rates.
+    fn reply(&self, exchange: &Exchange, mut refusal: Refusal) -> Reply {
+        if is_anthropic(exchange.endpoint()) && refusal.status == StatusCode::TOO_MANY_REQUESTS {
+            refusal.kind = "rate_limit_error";
+        }
+        let mut reply = refusal.reply(exchange.endpoint(), exchange.id());
+        self.write_rates(exchange, &mut reply.headers);
         reply
     }
 
-    fn too_many_for(&self, exchange: &mut Exchange, demand: &Demand) -> Refusal {
-        let limit = self.limit(demand);
-        let wait = Duration::from_millis(whole_millis(demand.wait.unwrap_or_default()).max(1));
-        let whose = limit.per.told(exchange, self.model(exchange).1);
+    fn too_fast(&self, limit: &Limit, demand: &Demand, whose: &str) -> Refusal {
+        let wait = wait(demand);
         let (label, text, Level { most, left, .. }) = (limit.ledger.label(), &limit.text, demand.level);
-        let (seconds, amount) = (wait.as_millis() as f64 / 1000.0, demand.amount);
+        let seconds = wait.as_millis() as f64 / 1000.0;
         let allows = format!("the limit {label} allows {whose} {text}");
         let message = match limit.kind {
-            Kind::InFlight => {
-                format!("Too many requests at a time: {allows} in flight, and so many are. Try again soon.")
-            }
-            Kind::Requests => format!("Too many requests: {allows}, {most} at once. Try again in {seconds} s."),
-            kind => format!(
-                "Too many {}: {allows}, {most} at once; this request may need {amount}, and {left} are left. Try again in {seconds} s.",
-                kind.words()
+            Kind::InFlight => format!(
+                "Too many requests at a time: {allows} in flight, and so many are. Try again in about {seconds} s."
             ),
+            Kind::Requests => format!("Too many requests: {allows}, {most} at once. Try again in {seconds} s."),
+            kind => {
+                let (words, [most, left, needs]) =
+                    (kind.words(), [most, left, demand.amount].map(|n| self.told(limit, n)));
+                format!(
+                    "Too {many} {words}: {allows}, {most} at once; this request may need {needs}, and {left} are left. Try again in {seconds} s.",
+                    many = if kind == Kind::Cost { "much" } else { "many" },
+                )
+            }
         };
-        exchange.limit_by(label);
         let mut refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).retry_after(wait);
-        // OpenAI's `type` says what there was too much of; Anthropic's is the same for all.
-        if !matches!(exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
-            refusal.kind = if limit.kind.is_tokens() { "tokens" } else { "requests" };
-        }
+        // OpenAI's `type` says what there was too much of.
+        refusal.kind = if limit.kind.is_tokens() { "tokens" } else { "requests" };
         refusal
     }
 
+    /// A budget is spent: no SDK should try again by itself.
+    fn spent(&self, limit: &Limit, demand: &Demand, whose: &str) -> Refusal {
+        let wait = wait(demand);
+        let (label, text) = (limit.ledger.label(), &limit.text);
+        let [left, needs] = [demand.level.left, demand.amount].map(|amount| self.told(limit, amount));
+        let begins = rfc3339(self.store.clock().wall(), wait);
+        let message = format!(
+            "The budget {label} is spent: {whose} may have {text}; {left} are left, and this request may need {needs}. It begins anew at {begins}."
+        );
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message);
+        let mut refusal = refusal.retry_after(wait).should_retry(false);
+        refusal.kind = "insufficient_quota";
+        refusal
+    }
+
+    /// An amount of what a limit counts, for people.
+    fn told(&self, limit: &Limit, amount: u64) -> String {
+        match limit.kind {
+            Kind::Cost => self.prices.tell(amount.saturating_mul(limit.scale)),
+            _ => amount.to_string(),
+        }
+    }
+
     /// 400 for what no wait would help: it needs more than a full bucket holds.
-    pub(super) fn never(&self, exchange: &mut Exchange, limit: &Limit, needs: u64, is_stated: bool) -> Reply {
+    pub(super) async fn refuse_for_good(
+        &self,
+        exchange: &mut Exchange,
+        asked: &mut Asked,
+        at: usize,
+        needs: u64,
+    ) -> Reply {
+        for demand in &mut asked.demands {
+            demand.level = self.store.peek(&demand.ledger, demand.subject).await;
+        }
+        exchange.ration(self.rates(&asked.demands));
+        let limit = self.limit(&asked.demands[at]);
+        limit.ledger.count_never(true);
         let whose = limit.per.told(exchange, self.model(exchange).1);
         let (label, text, most) = (limit.ledger.label(), &limit.text, limit.ledger.quota().burst());
-        let is_stated = is_stated && matches!(limit.kind, Kind::Tokens | Kind::CompletionTokens);
+        let is_stated =
+            asked.cost.is_stated && matches!(limit.kind, Kind::Tokens | Kind::CompletionTokens | Kind::Cost);
         let cure = if is_stated { "Ask for fewer tokens, or send less." } else { "Send less." };
+        let (needs, most) = (self.told(limit, needs), self.told(limit, most));
+        let what = if limit.kind == Kind::Cost { String::new() } else { format!(" {}", limit.kind.words()) };
         let message = format!(
-            "This request needs {needs} {}, but the limit {label} allows {whose} {text}, at most {most} at once: it could never be admitted. {cure}",
-            limit.kind.words()
+            "This request needs {needs}{what}, but the limit {label} allows {whose} {text}, at most {most} at once: it could never be admitted. {cure}"
         );
         exchange.limit_by(label);
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "larger_than_limit", message);
-        refusal.param(is_stated.then_some("max_tokens")).reply(exchange.endpoint(), exchange.id())
+        self.reply(exchange, refusal.param(is_stated.then_some("max_tokens")))
     }
+}
+
+/// In whole milliseconds.
+fn wait(demand: &Demand) -> Duration {
+    Duration::from_millis(whole_millis(demand.wait.unwrap_or_default()).max(1))
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(super) enum Scope {
     Key,
     /// The user.
     User,
+    /// The service, where a key belongs to one.
+    Service,
     /// The user's team.
     Team,
     /// The organisation.
@@ -24,6 +26,8 @@ pub(super) enum Scope {
     Ip,
     /// The model, as the file's `models` name it: a wildcard is one model.
     Model,
+    /// The entry of the file that answers: one of `models`, or `other_paths`. Every request has one.
+    Route,
     /// Nothing: all share one bucket.
     Global,
 }
@@ -33,10 +37,12 @@ impl Scope {
         match self {
             Self::Key => "key",
             Self::User => "user",
+            Self::Service => "service",
             Self::Team => "team",
             Self::Org => "org",
             Self::Ip => "ip",
             Self::Model => "model",
+            Self::Route => "route",
             Self::Global => "global",
         }
     }
@@ -47,9 +53,11 @@ impl Scope {
         let text: Option<&str> = match self {
             Self::Key => caller.and_then(|caller| caller.key.as_deref()),
             Self::User => caller.and_then(|caller| caller.user.as_deref()),
+            Self::Service => caller.and_then(|caller| caller.service.as_deref()),
             Self::Team => caller.and_then(|caller| caller.team.as_deref()),
             Self::Org => caller.and_then(|caller| caller.org.as_deref()),
             Self::Model => model,
+            Self::Route => Some(model.unwrap_or("other_paths")),
             Self::Global => Some(""),
             Self::Ip => {
                 match exchange.client().map(|address| address.to_canonical()) {
@@ -98,7 +106,19 @@ enum Written {
     Several(Vec<String>),
 }
 
-const NAMES: &str = "key, user, team, org, ip, model or global";
+const NAMES: &str = "key, user, service, team, org, ip, model, route or global";
+
+const ALL: [Scope; 9] = [
+    Scope::Key,
+    Scope::User,
+    Scope::Service,
+    Scope::Team,
+    Scope::Org,
+    Scope::Ip,
+    Scope::Model,
+    Scope::Route,
+    Scope::Global,
+];
 
 impl TryFrom<Written> for Scopes {
     type Error = String;
@@ -108,9 +128,8 @@ impl TryFrom<Written> for Scopes {
             Written::One(name) => vec![name],
             Written::Several(names) => names,
         };
-        let all = [Scope::Key, Scope::User, Scope::Team, Scope::Org, Scope::Ip, Scope::Model, Scope::Global];
         let scope = |name: String| {
-            let found = all.into_iter().find(|scope| scope.name() == name);
+            let found = ALL.into_iter().find(|scope| scope.name() == name);
             found.ok_or_else(|| format!("unknown subject `{name}`: expected {NAMES}, or a list of two of them"))
         };
         names.into_iter().map(scope).collect::<Result<_, _>>().map(Self)
@@ -191,8 +210,8 @@ impl JsonSchema for Scopes {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let one = ["key", "user", "team", "org", "ip", "model", "global"];
-        let two = ["key", "user", "team", "org", "ip", "model"];
+        let one = ALL.map(Scope::name);
+        let two = &one[..one.len() - 1];
         json_schema!({ "anyOf": [
             { "type": "string", "enum": one },
             { "type": "array", "minItems": 2, "maxItems": 2, "uniqueItems": true, "items": { "type": "string", "enum": two } },

@@ -1,8 +1,11 @@
 //! The filter by itself: what it reserves, settles and tells.
 
 use super::*;
-use crate::exchange::{Caller, Outcome, RequestHead};
+use crate::caller::Caller;
+use crate::exchange::{Outcome, RequestHead, Source};
 use crate::filter::{Head, ResponseFilter};
+use crate::prices::{NANOS, Price, Prices};
+use crate::reply::Reply;
 use crate::services::Shared;
 use crate::store::{Clock, Local};
 use crate::testing::exchange;
@@ -21,8 +24,12 @@ struct House {
 impl House {
     fn new(settings: Value) -> Self {
         let clock = Clock::manual();
+        // A Friday, at noon.
+        clock.set(1_772_798_400);
         let shared = Shared::with(Arc::new(Local::new(clock.clone())));
-        let services = Services { shared, models: ["m".into(), "w*".into()].into(), ..Services::none() };
+        let price = Price { prompt: 10 * NANOS, cached_prompt: NANOS, completion: 100 * NANOS, request: NANOS };
+        let prices = Arc::new(Prices::new("EUR", [("m", price), ("w*", Price::default())]));
+        let services = Services { shared, prices, models: ["m".into(), "w*".into()].into(), ..Services::none() };
         let settings = serde_json::from_value(settings).unwrap();
         Self { filter: Limits::new(settings, &services).unwrap(), clock }
     }
@@ -57,6 +64,7 @@ fn outcome(status: u16, usage: Option<Usage>) -> Outcome {
         status,
         complete: status < 400,
         usage,
+        source: Source::Backend,
         charged,
         request_bytes: 50,
         response_bytes: 4000,
@@ -112,6 +120,7 @@ async fn a_whole_answer_is_settled_before_its_client_has_it() {
     let house = House::new(json!([{ "per": "global", "tokens": "10k/h" }]));
     let mut exchange = exchange(CALL);
     let mut follower = house.ask(&mut exchange).await.ok().unwrap();
+    exchange.answer_from(Source::Backend, true);
     let mut answer = Bytes::from(r#"{"usage":{"prompt_tokens":10,"completion_tokens":5}}"#);
     let mut head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
     head.headers.insert("content-length", answer.len().into());
@@ -221,4 +230,129 @@ fn models_are_found_as_the_gateway_finds_them() {
     let found = ["x", "llama-2", "llama-3.1", "llama-3"].map(|name| names.index(name));
     assert_eq!(found, [Some(0), Some(1), Some(2), Some(3)]);
     assert_eq!(ModelNames::new(&["a".into()]).index("b"), None);
+}
+
+#[tokio::test]
+async fn an_answer_that_somebody_else_has_paid_for_costs_what_the_file_says() {
+    let entries = json!([
+        { "per": "global", "tokens": "10k/h", "requests": "10/h" },
+        { "per": "model", "tokens": "9k/day", "cache_hits": "full" },
+    ]);
+    for (source, charged, free, full) in [
+        (Source::Backend, true, 130, 130),
+        (Source::Cache, false, 0, 130),
+        (Source::Flight, false, 0, 130),
+        (Source::Replay, false, 0, 0),
+    ] {
+        let house = House::new(entries.clone());
+        let mut exchange = exchange(CALL);
+        let follower = house.ask(&mut exchange).await.ok().unwrap();
+        exchange.record(Outcome { source, charged, ..outcome(200, usage(100, 30)) });
+        follower.end(&exchange);
+        let level = |name: &str| {
+            let limits = &house.filter.0.limits;
+            limits.iter().find(|limit| &**limit.ledger.label() == name).unwrap().ledger.clone()
+        };
+        let mut look = crate::testing::exchange(CALL);
+        assert!(house.ask(&mut look).await.is_ok());
+        assert_eq!(look.rates().requests.unwrap().left, 8, "it counts as a request: {source:?}");
+        let mut name = Vec::new();
+        for (label, per, spent, most) in [("global/tokens", 0, free, 10_000), ("model/tokens/day", 2, full, 9000)] {
+            house.filter.0.limits[per].per.write(&look, Some("m"), &mut name);
+            let left = house.filter.0.store.peek(&level(label), Subject::of(&name)).await.left;
+            assert_eq!(left, most - spent, "{source:?} {label}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_another_limit_refuses_later_takes_nothing_of_these() {
+    let house = House::new(json!([{ "per": "global", "requests": "10/day", "cost": "1k/month", "in_flight": 3 }]));
+    let mut refused = exchange(CALL);
+    let follower = house.ask(&mut refused).await.ok().unwrap();
+    refused.limit_by("another");
+    refused.record(outcome(429, None));
+    follower.end(&refused);
+    let mut next = exchange(CALL);
+    assert!(house.ask(&mut next).await.is_ok());
+    assert_eq!(next.rates().requests.unwrap().left, 9);
+}
+
+#[tokio::test]
+async fn an_answer_of_the_gateways_own_costs_nothing_and_one_whose_client_left_costs_its_prompt() {
+    let house = House::new(json!([{ "per": "global", "tokens": "10k/h" }]));
+    let mut own = exchange(CALL);
+    let follower = house.ask(&mut own).await.ok().unwrap();
+    own.record(Outcome { source: Source::Gateway, ..outcome(200, None) });
+    follower.end(&own);
+    assert_eq!(house.left().await, 10_000);
+}
+
+mod waits {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry() -> impl Strategy<Value = Value> {
+        let kind = prop_oneof![
+            Just(("requests", 1_u64, 20_u64)),
+            Just(("tokens", 300, 4000)),
+            Just(("prompt_tokens", 20, 400)),
+            Just(("completion_tokens", 300, 4000)),
+            Just(("cost", 2, 60)),
+            Just(("bytes", 50, 2000)),
+        ];
+        let window = prop_oneof![Just("s"), Just("min"), Just("h"), Just("day"), Just("week"), Just("month")];
+        let zone = prop_oneof![Just("UTC"), Just("Europe/Berlin"), Just("Pacific/Auckland")];
+        (kind, window, zone, any::<prop::sample::Index>()).prop_map(|((kind, least, most), window, zone, count)| {
+            let count = least + count.index((most - least) as usize) as u64;
+            json!({ "per": "global", kind: format!("{count}/{window}"), "zone": zone })
+        })
+    }
+
+    fn now<F: Future>(future: F) -> F::Output {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(future).as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => output,
+            std::task::Poll::Pending => panic!("it waited"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn who_waits_as_long_as_told_is_admitted_and_who_waits_less_is_not(entries in prop::collection::vec(entry(), 1..4)) {
+            let named = |(at, mut entry): (usize, Value)| {
+                entry["name"] = format!("l{at}").into();
+                entry
+            };
+            let house = House::new(entries.into_iter().enumerate().map(named).collect());
+            let mut refusals = 0;
+            for _ in 0..200 {
+                let mut exchange = crate::testing::exchange(CALL);
+                let refused = match now(house.ask(&mut exchange)) {
+                    Ok(follower) => {
+                        exchange.record(Outcome { request_bytes: 50, response_bytes: 0, ..outcome(200, usage(11, 300)) });
+                        follower.end(&exchange);
+                        continue;
+                    }
+                    // What could never be admitted is another matter.
+                    Err(reply) if reply.status == 400 => return Ok(()),
+                    Err(reply) => reply,
+                };
+                refusals += 1;
+                let wait: u64 = refused.headers["retry-after-ms"].to_str().unwrap().parse().unwrap();
+                let seconds: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+                prop_assert_eq!(seconds, wait.div_ceil(1000));
+                house.clock.advance(Duration::from_millis(wait - 1));
+                let early = now(house.ask(&mut crate::testing::exchange(CALL)));
+                prop_assert!(early.is_err(), "{} {}", wait, String::from_utf8_lossy(refused.text()));
+                house.clock.advance(Duration::from_millis(1));
+                let mut exchange = crate::testing::exchange(CALL);
+                let admitted = now(house.ask(&mut exchange));
+                prop_assert!(admitted.is_ok(), "{}", wait);
+                if refusals > 5 {
+                    return Ok(());
+                }
+            }
+        }
+    }
 }
