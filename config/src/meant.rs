@@ -14,7 +14,8 @@ use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    AskUsage, Auth, Breaker, Drain, Health, Keys, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
+    Prices, Queue, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -187,6 +188,12 @@ pub struct Model {
     pub keep_name: bool,
     /// Over those of the target's pool, over those of the file.
     pub timeouts: TimeoutOverrides,
+    /// Who answers when those cannot, in this order.
+    pub fallback: Vec<Fallback>,
+    /// How long a queue may be before the first fallback for it is taken.
+    pub overflow_after: Option<Duration>,
+    /// When a second backend is asked; over that of the pool.
+    pub hedge: Option<Hedge>,
     /// Where it stands in the file; the root for the implied `"*"`.
     pub path: KeyPath,
 }
@@ -218,6 +225,48 @@ impl std::fmt::Display for Pattern {
             Self::Prefix(prefix) => write!(f, "{prefix}*"),
         }
     }
+}
+
+/// Who answers for a model when those before cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fallback {
+    /// Who.
+    #[serde(flatten)]
+    pub to: FallbackTo,
+    /// After what.
+    pub on: Vec<FallbackOn>,
+    /// How long it may take to begin its answer; `None`: as its pool says.
+    #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Where it stands in the file.
+    #[serde(skip)]
+    pub path: KeyPath,
+}
+
+impl Fallback {
+    /// Whether it is this pool.
+    pub fn is_pool(&self, name: &str) -> bool {
+        matches!(&self.to, FallbackTo::Pool { pool, .. } if pool == name)
+    }
+}
+
+/// Who a fallback is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum FallbackTo {
+    /// A pool that exists.
+    Pool {
+        /// Its name.
+        pool: String,
+        /// The model's name there; `None`: the one the client asked for.
+        #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
+        as_model: Option<String>,
+    },
+    /// A model that somebody answers for.
+    Model {
+        /// Its name.
+        model: String,
+    },
 }
 
 /// One of those who answer for a model.
@@ -267,18 +316,54 @@ pub struct Pool {
     /// How long an idle connection to a backend is kept.
     #[serde(with = "units::duration")]
     pub idle_connections: Duration,
-    /// How many other backends are tried after a failed connection.
-    pub retries: u32,
     /// What tenants' salts are made from; none: requests are not salted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_salt: Option<Secret>,
+    /// When a second backend is asked; `None`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+    /// How much of a stream is held before its client gets any.
+    pub hold: Hold,
+    /// Where requests wait while all backends are full; `None`: they are refused at once.
+    #[serde(serialize_with = "show::or_off")]
+    pub queue: Option<Queue>,
+    /// What is tried again, and how often.
+    pub retries: Retries,
+    /// `None`: the backends' own metrics are not read.
+    #[serde(serialize_with = "show::or_off")]
+    pub signals: Option<Signals>,
     /// Whether its backends are asked what a stream has cost where the client did not ask.
     pub usage: AskUsage,
-    /// At least one.
+    /// At least one, unless they are discovered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
+    /// Where to find them instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discover>,
     /// Where it stands in the file.
     #[serde(skip)]
     pub path: KeyPath,
+}
+
+/// Where the backends of a pool are found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Discover {
+    /// Where.
+    #[serde(flatten)]
+    pub from: Discovered,
+    /// How often it is looked.
+    #[serde(with = "units::duration")]
+    pub every: Duration,
+}
+
+/// Where backends come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Discovered {
+    /// Every address of its host name is such a backend.
+    Dns(Box<Backend>),
+    /// This file has a list of them.
+    File(PathBuf),
 }
 
 /// How TLS to a pool's backends is verified.
@@ -310,7 +395,7 @@ pub struct Backend {
     /// Its share of the requests, relative to the others' in the pool; 0 for none.
     pub weight: u32,
     /// The most requests at once; `None`: no bound.
-    pub max_in_flight: Option<u32>,
+    pub max_in_flight: Option<MaxInFlight>,
     /// Where it stands in the file.
     #[serde(skip)]
     pub path: KeyPath,

@@ -3,6 +3,8 @@
 //! Each step reports what is wrong and goes on with what is left, so that all faults come out at once. A fault that
 //! only follows from one already reported (an empty pool whose backend was misspelt) is not reported again.
 
+mod care;
+mod fallbacks;
 mod listen;
 mod models;
 mod pools;
@@ -64,6 +66,7 @@ impl Resolver<'_> {
             self.known_pool(&root.key("other_paths").key("pool"), pool);
         }
         self.default_model(&config);
+        self.fallback_chains(&config);
         self.same_address(&config);
         self.unreachable_listeners(&config);
         config

@@ -28,6 +28,15 @@ impl Serialize for Model {
         if !self.timeouts.is_empty() {
             map.serialize_entry("timeouts", &self.timeouts)?;
         }
+        if !self.fallback.is_empty() {
+            map.serialize_entry("fallback", &self.fallback)?;
+        }
+        if let Some(after) = self.overflow_after {
+            map.serialize_entry("overflow_after", &crate::units::write_duration(after))?;
+        }
+        if let Some(hedge) = &self.hedge {
+            map.serialize_entry("hedge", hedge)?;
+        }
         map.end()
     }
 }

@@ -118,6 +118,7 @@ impl Warnings<'_> {
 
     fn unused(&mut self, config: &Config, pool: &Pool) {
         let used = config.models.iter().flat_map(|model| &model.targets).any(|target| target.pool == pool.name)
+            || config.models.iter().flat_map(|model| &model.fallback).any(|step| step.is_pool(&pool.name))
             || config.other_paths == OtherPaths::Pool(pool.name.clone());
         // A model that names no known pool may mean this one.
         let known = |target: &Target| config.pool(&target.pool).is_some();

@@ -17,8 +17,10 @@ use crate::address::Address;
 use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
+pub(crate) use crate::settings::Hedge;
 use crate::settings::{
-    AskUsage, Auth, Breaker, Drain, Health, Keys, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, Drain, FallbackStep, Health, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths, Prices,
+    Queue, QueueForm, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -193,11 +195,28 @@ pub(crate) struct Model {
     pub(crate) keep_name: bool,
     /// Over those of the pool, which go over those of the file.
     pub(crate) timeouts: TimeoutOverrides,
+    /// Who answers when those cannot, one after the other: the name of a pool or of a model, or a table.
+    pub(crate) fallback: Vec<TextOr<FallbackStep>>,
+    /// When a request would wait longer than this in the queue, it goes to the first fallback that is for `overloaded`.
+    #[serde(with = "units::optional_duration", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub(crate) overflow_after: Option<Duration>,
+    /// When a second backend is asked because the first is slow. Over that of the pool.
+    pub(crate) hedge: Option<Hedge>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { pool: None, as_model: None, split: None, keep_name: true, timeouts: TimeoutOverrides::default() }
+        Self {
+            pool: None,
+            as_model: None,
+            split: None,
+            keep_name: true,
+            timeouts: TimeoutOverrides::default(),
+            fallback: Vec::new(),
+            overflow_after: None,
+            hedge: None,
+        }
     }
 }
 
@@ -222,7 +241,6 @@ fn one() -> u32 {
 /// Backends that can stand in for each other.
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["backends"]))]
 pub(crate) struct Pool {
     /// How a backend is picked: the name of a balancer, or a table with the name as its one key and the settings as its
     /// value.
@@ -241,18 +259,48 @@ pub(crate) struct Pool {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) idle_connections: Duration,
-    /// How many other backends are tried after a refused or failed connection.
-    pub(crate) retries: u32,
     /// For backends that take `cache_salt` (vLLM): a secret, from which each tenant's salt is made, so that none can find
     /// out by timing what another has asked. Gateways before the same backends have the same. Absent: requests pass as
     /// they came.
     pub(crate) cache_salt: Option<Secret>,
+    /// When a second backend is asked because the first has not sent the first token of a stream. Absent: never.
+    pub(crate) hedge: Option<Hedge>,
+    /// How much of a stream is held before its client gets any: the head until the first `event`, or everything until
+    /// the first with `content`, so that a stream that begins with an error can be tried elsewhere.
+    pub(crate) hold: Hold,
+    /// Where requests wait while all backends are at their `max_in_flight`, or `off`: then they are refused at once.
+    pub(crate) queue: QueueForm,
+    /// What is tried again, and how often: a number, or a table.
+    pub(crate) retries: RetriesForm,
+    /// What is read of the backends' own metrics, so that the load that others put on them counts; or `off`.
+    pub(crate) signals: Switch<Signals>,
     /// Whether the backends are asked what a stream has cost where the client did not ask: `auto` (where a limit counts
     /// tokens or money), `ask`, or `off`, for backends that refuse `stream_options`. The client sees nothing of it.
     pub(crate) usage: AskUsage,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
+    /// Where to find the servers, instead of `backends`: they may come and go.
+    pub(crate) discover: Option<Discover>,
+}
+
+/// Where to find the servers of a pool: `dns`, or `file`. One that is gone is sent no more requests; those it has end by
+/// themselves.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Discover {
+    /// Every address (A, AAAA) of this host name is a server: a URL, or a table with `url` and what belongs to it.
+    pub(crate) dns: Option<TextOr<Backend>>,
+    /// A YAML or JSON file with a list of servers, written as under `backends`; relative to the directory of this file.
+    pub(crate) file: Option<PathBuf>,
+    /// How often the name is asked for, or the file is looked at.
+    #[serde(default = "five_seconds", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub(crate) every: Duration,
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
 }
 
 impl Default for Pool {
@@ -265,10 +313,15 @@ impl Default for Pool {
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
-            retries: 2,
             cache_salt: None,
+            hedge: None,
+            hold: Hold::default(),
+            queue: QueueForm::On(Queue::default()),
+            retries: RetriesForm(Retries::default()),
+            signals: Switch::Off,
             usage: AskUsage::Auto,
             backends: Vec::new(),
+            discover: None,
         }
     }
 }
@@ -308,9 +361,8 @@ pub(crate) struct Backend {
     /// Its share of the requests, relative to the others' in the pool; 0 for none.
     #[serde(default = "one")]
     pub(crate) weight: u32,
-    /// The most requests at once. Absent: no bound.
-    #[schemars(range(min = 1))]
-    pub(crate) max_in_flight: Option<u32>,
+    /// The most requests at once, or `auto`: as many as it answers without getting slower. Absent: no bound.
+    pub(crate) max_in_flight: Option<MaxInFlight>,
     /// Its name in logs, metrics and answer headers. Absent: host and port of its URL.
     pub(crate) name: Option<String>,
 }

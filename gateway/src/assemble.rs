@@ -1,28 +1,29 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
 use crate::cache_file::CacheFiles;
-use crate::models::{Model, Models, Target};
+use crate::models::Models;
+mod backends;
+mod routes;
+
+pub use backends::Recipe;
+use backends::authority;
+
 use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
-use crate::upstream::backend::{self, Address, Settings, Tls};
-use crate::upstream::health::{Health, HealthSettings};
-use crate::upstream::{Backend, Membership, Pool};
+use crate::upstream::budget::Budget;
+use crate::upstream::discovery::{self, Discovery};
+use crate::upstream::queue::Queue;
+use crate::upstream::{Membership, Pool};
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora::utils::tls::{WrappedX509, parse_x509};
 use prometheus::core::Collector;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
-use tidegate_plugins::balancer::{Balancer, Member};
-
+use tidegate_plugins::balancer::Balancer;
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::filters::limits::OwnLimits;
@@ -66,6 +67,9 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
+        if let Some(discover) = &pool.discover {
+            listed(pool, discover, &mut faults);
+        }
     }
     for listen in &config.listen {
         if let Some(tls) = &listen.tls
@@ -119,7 +123,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         return Err(faults);
     }
     let find = |name: &str| pools.iter().find(|pool| &*pool.name == name);
-    let models = config.models.iter().map(|model| Arc::new(build_model(model, find, parts.metrics))).collect();
+    let models = config.models.iter().map(|model| Arc::new(routes::build_model(config, model, &find, parts))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
     let kept_headers = filters.iter().flat_map(|named| named.filter.keeps()).cloned().collect();
     let (mut early, mut rest) = (filters, Vec::new());
@@ -340,144 +344,62 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
     if let Some(before) = before.filter(|before| before.balance == pool.balance) {
         balancer = before.balancer.clone();
     }
-    let authority = authority(pool, faults);
     let in_flight = before.map(|before| before.in_flight.clone()).unwrap_or_default();
-    let backends = pool
-        .backends
-        .iter()
-        .filter(|backend| backend.weight > 0)
-        .map(|backend| build_backend(pool, backend, authority.as_ref(), &in_flight, parts))
-        .collect();
+    let recipe = Recipe::new(pool.clone(), authority(pool, faults), in_flight.clone());
+    let known = before.map(|before| before.backends()).unwrap_or_default();
+    let listed = match &pool.discover {
+        None => pool.backends.clone(),
+        Some(discover) => listed(pool, discover, faults)?,
+    };
+    let make = |backend: &config::Backend| recipe.make(backend, &known, parts.metrics);
+    let mut backends: Vec<_> = listed.iter().filter(|backend| backend.weight > 0).map(make).collect();
+    if backends.is_empty() {
+        // Whoever was found before is there until the source has been asked anew.
+        backends = known;
+    }
     Some(Pool {
         name: pool.name.as_str().into(),
         balancer,
         balance: pool.balance.clone(),
         breaker: pool.breaker.clone(),
         timeouts: pool.timeouts.resolve(&config.timeouts),
-        retries: pool.retries,
+        budget: retry_budget(pool, parts),
+        queue: queue(pool, parts),
+        hold: pool.hold,
+        retries: pool.retries.clone(),
         usage: pool.usage,
         idle_connections: pool.idle_connections,
         salts: pool.cache_salt.as_ref().map(|secret| crate::exchange::salt_key(secret.expose())),
         membership: ArcSwap::from_pointee(Membership::new(backends)),
         in_flight,
         panicking: AtomicBool::new(false),
+        signals: pool.signals.clone(),
+        discovery: pool.discover.clone().map(|discover| Discovery::new(discover, recipe)),
     })
 }
 
-/// The pool's own certificate authority.
-fn authority(pool: &config::Pool, faults: &mut Vec<Fault>) -> Option<Arc<[WrappedX509]>> {
-    let path = pool.tls.ca.as_ref()?;
-    let certificates: Result<Vec<CertificateDer<'static>>, _> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let mut store = rustls::RootCertStore::empty();
-    let wrapped: Vec<_> = certificates
-        .unwrap_or_default()
-        .into_iter()
-        // Pingora's parser panics on what is no certificate: rustls looks first.
-        .filter(|certificate| store.add(certificate.clone()).is_ok())
-        .map(|certificate| WrappedX509::new(certificate.to_vec(), parse_x509))
-        .collect();
-    if wrapped.is_empty() {
-        let message = format!("{} has no usable certificate", path.display());
-        faults.push(Fault::error(pool.path.key("tls").key("ca"), message));
-        return None;
-    }
-    Some(wrapped.into())
-}
-
-fn build_backend(
-    pool: &config::Pool,
-    written: &config::Backend,
-    authority: Option<&Arc<[WrappedX509]>>,
-    in_flight: &Arc<AtomicUsize>,
-    parts: &Parts<'_>,
-) -> Arc<Backend> {
-    let origin = backend::Origin::new(pool, written);
-    let before = parts
-        .previous
-        .and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name))
-        .and_then(|known| known.backends().into_iter().find(|backend| backend.origin == origin));
-    if let Some(backend) = before {
-        return backend;
-    }
-    let health = match &pool.health {
-        Some(health) => HealthSettings {
-            every: health.every,
-            path: health.path.clone(),
-            timeout: health.timeout,
-            down_after: health.down_after,
-            up_after: health.up_after,
-            enabled: true,
-        },
-        None => HealthSettings {
-            every: Duration::from_secs(10),
-            path: String::new(),
-            timeout: Duration::from_secs(2),
-            down_after: u32::MAX,
-            up_after: 1,
-            enabled: false,
-        },
-    };
-    let series = parts.metrics.backend(&pool.name, &written.name);
-    series.up.set(1);
-    let settings = settings(pool, written, authority);
-    let member = Member::new(&pool.name, &settings.name, settings.weight);
-    Arc::new(Backend::new(settings, member, origin, Health::new(health), series, in_flight.clone()))
-}
-
-fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&Arc<[WrappedX509]>>) -> Settings {
-    let address = match &written.url.address {
-        config::Address::Ip(address) => Address::Tcp(address.ip().to_string(), address.port()),
-        config::Address::Name { host, port } => Address::Tcp(host.clone(), *port),
-        config::Address::Unix(path) => Address::Unix(path.clone()),
-    };
-    let server_name = pool.tls.server_name.clone().unwrap_or_else(|| match &address {
-        Address::Tcp(host, _) => host.clone(),
-        Address::Unix(_) => "localhost".to_owned(),
-    });
-    let tls = written.url.tls.then(|| Tls { server_name, ca: authority.cloned(), verify: pool.tls.verify });
-    let mut headers = HeaderMap::new();
-    let secret = written.key.as_ref().map(|key| -> Arc<str> { key.expose().into() });
-    if let Some(secret) = &secret {
-        let (name, value) = match written.auth {
-            config::Auth::Bearer => (http::header::AUTHORIZATION, backend::bearer(secret)),
-            config::Auth::XApiKey => (HeaderName::from_static("x-api-key"), HeaderValue::from_str(secret)),
-        };
-        if let Ok(mut value) = value {
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-    }
-    headers.extend(written.headers.iter().cloned());
-    Settings {
-        name: written.name.as_str().into(),
-        address,
-        tls,
-        http2: pool.http2,
-        authority: written.url.authority.as_str().into(),
-        base_path: written.url.base_path.as_str().into(),
-        headers,
-        secret,
-        weight: written.weight,
-        max_in_flight: written.max_in_flight.map(|max| max as usize),
+/// Where the pool's requests wait: those who do go on waiting over a reload that does not change it.
+fn queue(pool: &config::Pool, parts: &Parts<'_>) -> Option<Arc<Queue>> {
+    let settings = pool.queue.as_ref()?;
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    match before.and_then(|before| before.queue.as_ref()).filter(|before| before.settings == *settings) {
+        Some(before) => Some(before.clone()),
+        None => Some(Arc::new(Queue::new(settings.clone(), parts.metrics.queue(&pool.name)))),
     }
 }
 
-fn build_model<'a>(model: &config::Model, find: impl Fn(&str) -> Option<&'a Arc<Pool>>, metrics: &Metrics) -> Model {
-    let route = model.pattern.to_string();
-    let targets = model
-        .targets
-        .iter()
-        .filter_map(|target| {
-            let pool = find(&target.pool)?;
-            Some(Target {
-                pool: pool.clone(),
-                send_as: target.as_model.as_deref().map(Into::into),
-                weight: target.weight,
-                timeouts: model.timeouts.resolve(&pool.timeouts),
-                series: metrics.series(&route, &pool.name),
-            })
-        })
-        .collect();
-    Model::new(model.pattern.clone(), targets, model.keep_name)
+/// How much the pool may try again: what is left of it outlives a reload that does not change it.
+fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    match before.filter(|before| before.retries == pool.retries) {
+        Some(before) => before.budget.clone(),
+        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always)),
+    }
+}
+
+/// Backends that are known before anybody was asked: those in a file.
+fn listed(pool: &config::Pool, discover: &config::Discover, faults: &mut Vec<Fault>) -> Option<Vec<config::Backend>> {
+    let config::Discovered::File(file) = &discover.from else { return Some(Vec::new()) };
+    let read = discovery::read(file);
+    read.map_err(|trouble| faults.push(Fault::error(pool.path.key("discover").key("file"), trouble))).ok()
 }

@@ -6,7 +6,8 @@ use crate::core::Core;
 use crate::exchange::renew;
 use crate::snapshot::Snapshot;
 use crate::telemetry::LogGuard;
-use crate::upstream::{Backend, probe};
+use crate::upstream::discovery::{self, Discovery};
+use crate::upstream::{Backend, Pool, probe};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
@@ -122,22 +123,8 @@ impl Life {
         let hash = snapshot.hash.clone();
         self.core.metrics.config_loaded(&hash);
         self.core.snapshot.store(Arc::new(snapshot));
-        self.forget(&self.core.snapshot.load());
+        forget(&self.core, &self.core.snapshot.load());
         Ok(hash)
-    }
-
-    /// Drops the metrics of routes and backends that are gone.
-    fn forget(&self, snapshot: &Snapshot) {
-        let of_models = snapshot
-            .models
-            .iter()
-            .flat_map(|model| model.targets.iter().map(|target| (&*model.name, &*target.pool.name)));
-        let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
-        let routes: Vec<_> = of_models.chain(other).collect();
-        let backends: Vec<_> =
-            snapshot.pools.iter().flat_map(|pool| pool.backends().into_iter().map(|one| (pool.clone(), one))).collect();
-        let backends: Vec<_> = backends.iter().map(|(pool, backend)| (&*pool.name, &*backend.settings.name)).collect();
-        self.core.metrics.retain(&routes, &backends);
     }
 
     /// Brings together what the threads that answer requests have added up.
@@ -186,11 +173,28 @@ impl Life {
     }
 }
 
+/// Drops the metrics of routes and backends that are gone.
+pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
+    let of_models =
+        snapshot.models.iter().flat_map(|model| model.targets.iter().map(|target| (&*model.name, &*target.pool.name)));
+    let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
+    let routes: Vec<_> = of_models.chain(other).collect();
+    let leaving = |pool: &Pool| pool.discovery.as_ref().map(Discovery::leaving).unwrap_or_default();
+    let all = |pool: &Arc<Pool>| {
+        pool.backends().into_iter().chain(leaving(pool)).map(|one| (pool.clone(), one)).collect::<Vec<_>>()
+    };
+    let backends: Vec<_> = snapshot.pools.iter().flat_map(all).collect();
+    let backends: Vec<_> = backends.iter().map(|(pool, backend)| (&*pool.name, &*backend.settings.name)).collect();
+    core.metrics.retain(&routes, &backends);
+}
+
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
         let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
-        tokio::join!(beside, probe::run(&self.core), renew::run(&self.core), self.end(shutdown));
+        let upstream =
+            async { tokio::join!(probe::run(&self.core), discovery::run(&self.core), renew::run(&self.core)) };
+        tokio::join!(beside, upstream, self.end(shutdown));
     }
 }
 
@@ -255,7 +259,12 @@ impl House for Core {
             .iter()
             .map(|pool| {
                 let about = |backend: &Arc<Backend>| (backend.settings.name.to_string(), backend.describe());
-                let backends: serde_json::Map<_, _> = pool.backends().iter().map(about).collect();
+                let mut backends: serde_json::Map<_, _> = pool.backends().iter().map(about).collect();
+                for backend in pool.discovery.iter().flat_map(Discovery::leaving) {
+                    let mut leaving = backend.describe();
+                    leaving["state"] = json!("leaving");
+                    backends.insert(backend.settings.name.to_string(), leaving);
+                }
                 let panicking = pool.panicking.load(Ordering::Relaxed);
                 (pool.name.to_string(), json!({ "up": pool.is_up(), "panicking": panicking, "backends": backends }))
             })
@@ -273,6 +282,8 @@ impl House for Core {
 
     fn metrics(&self) -> String {
         for backend in self.snapshot.load().pools.iter().flat_map(|pool| pool.backends()) {
+            let capacity = backend.capacity().map_or(-1, |capacity| i64::try_from(capacity).unwrap_or(i64::MAX));
+            backend.series.capacity.set(capacity);
             backend.series.breaker.set(backend.breakers.worst().0 as i64);
         }
         self.metrics.connections.set(i64::try_from(self.connections.now()).unwrap_or(i64::MAX));

@@ -2,10 +2,12 @@
 
 use crate::telemetry::Series;
 use crate::upstream::Pool;
+use crate::upstream::hedge::Hedging;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tidegate_config::{Pattern, Timeouts};
+use std::time::Duration;
+use tidegate_config::{FallbackOn, Pattern, Timeouts};
 
 /// All models of one configuration.
 pub struct Models {
@@ -27,6 +29,10 @@ pub struct Model {
     pub targets: Vec<Target>,
     /// Whether the answer names the model the client asked for.
     pub keep_name: bool,
+    /// Who answers when those cannot, one after the other, with what the models among them fall back to.
+    pub fallback: Arc<[Step]>,
+    /// How long the queue may be before the first fallback for that is taken.
+    pub overflow_after: Option<Duration>,
     turn: AtomicUsize,
     total_weight: usize,
 }
@@ -43,6 +49,21 @@ pub struct Target {
     pub timeouts: Timeouts,
     /// Metrics of this model at this pool.
     pub series: Arc<Series>,
+    /// When a second backend is asked; none: never.
+    pub hedging: Option<Arc<Hedging>>,
+}
+
+/// Who answers when those before cannot.
+#[derive(Clone)]
+pub struct Step {
+    /// After what.
+    pub on: Arc<[FallbackOn]>,
+    /// The model it is, if it is one: not all callers may use it.
+    pub model: Option<Arc<str>>,
+    /// How long it may take to begin its answer.
+    pub within: Option<Duration>,
+    /// Its pools.
+    pub serves: Arc<Model>,
 }
 
 impl Model {
@@ -50,7 +71,8 @@ impl Model {
     pub fn new(pattern: Pattern, targets: Vec<Target>, keep_name: bool) -> Self {
         let name = pattern.to_string().into();
         let total_weight = targets.iter().map(|target| target.weight as usize).sum();
-        Self { pattern, name, targets, keep_name, turn: AtomicUsize::new(0), total_weight }
+        let (fallback, overflow_after) = (Arc::default(), None);
+        Self { pattern, name, targets, keep_name, fallback, overflow_after, turn: AtomicUsize::new(0), total_weight }
     }
 
     /// The target whose turn it is: out of every sum-of-weights requests each gets its weight.

@@ -87,6 +87,11 @@ pub trait Balancer: Send + Sync {
     fn observe(&self, member: u64, what: Observed) {
         let _ = (member, what);
     }
+
+    /// Hears the id that a backend gave its answer, as it stands in it (`"resp_1"`), where later requests may refer to it.
+    fn answered(&self, member: u64, id: &[u8]) {
+        let _ = (member, id);
+    }
 }
 
 /// A balancer with a name and settings, so that a file can ask for it.

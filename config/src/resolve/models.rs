@@ -44,6 +44,9 @@ impl Resolver<'_> {
             targets: vec![Target { pool: pool.to_owned(), as_model: None, weight: 1 }],
             keep_name: true,
             timeouts: TimeoutOverrides::default(),
+            fallback: Vec::new(),
+            overflow_after: None,
+            hedge: None,
             path: KeyPath::root(),
         }]
     }
@@ -63,7 +66,11 @@ impl Resolver<'_> {
         };
         self.timeout_overrides(&path.key("timeouts"), &model.timeouts);
         let targets = self.targets(&path, model.pool, model.as_model, model.split);
-        Some(Model { pattern, targets, keep_name: model.keep_name, timeouts: model.timeouts, path })
+        let fallback = self.fallbacks(&path.key("fallback"), model.fallback);
+        self.hedge(&path.key("hedge"), model.hedge.as_ref());
+        let (keep_name, timeouts) = (model.keep_name, model.timeouts);
+        let (overflow_after, hedge) = (model.overflow_after, model.hedge);
+        Some(Model { pattern, targets, keep_name, timeouts, fallback, overflow_after, hedge, path })
     }
 
     fn targets(

@@ -6,10 +6,10 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::Resolver;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, BackendTls, BackendUrl, Balance, Pool};
+use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::{Auth, Breaker, Health};
-use crate::written::{self, OneFilter, Switch, TextOr};
+use crate::settings::{Auth, MaxInFlight, Queue, QueueForm, Retries};
+use crate::written::{self, TextOr};
 
 /// The shortest secret that cannot be guessed, in bytes.
 const SHORTEST_SALT: usize = 16;
@@ -25,6 +25,9 @@ const OURS: [HeaderName; 8] = [
     header::TRAILER,
     header::EXPECT,
 ];
+
+/// More than that only makes an outage worse.
+const MOST_RETRIES: u32 = 10;
 
 impl Resolver<'_> {
     pub(super) fn pools(&mut self, mut pools: BTreeMap<String, written::Pool>) -> Vec<Pool> {
@@ -43,6 +46,9 @@ impl Resolver<'_> {
         self.label(&path, &name, "pool");
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
         let balance = self.balance(&path.key("balance"), pool.balance);
+        self.retries(&path.key("retries"), &pool.retries.0);
+        self.hedge(&path.key("hedge"), pool.hedge.as_ref());
+        let queue = self.queue(&path.key("queue"), pool.queue);
         let health = self.health(&path.key("health"), pool.health);
         let breaker = self.breaker(&path.key("breaker"), pool.breaker);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
@@ -50,7 +56,16 @@ impl Resolver<'_> {
             let message = format!("less than {SHORTEST_SALT} bytes can be guessed");
             self.fault(&path.key("cache_salt"), message, None);
         }
-        let backends = self.backends(&path.key("backends"), pool.backends);
+        let signals = self.signals(&path.key("signals"), pool.signals);
+        let discover = pool.discover.and_then(|discover| self.discover(&path.key("discover"), discover));
+        let listed = !self.items(&path.key("backends")).is_empty();
+        if listed && discover.is_some() {
+            self.fault(&path.key("discover"), "a pool has `backends` or `discover`, not both", None);
+        }
+        let backends = match discover.is_some() && !listed {
+            true => Vec::new(),
+            false => self.backends(&path.key("backends"), pool.backends),
+        };
         for backend in &backends {
             self.reachable(backend, &tls, pool.http2, &path);
         }
@@ -63,64 +78,50 @@ impl Resolver<'_> {
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
-            retries: pool.retries,
             cache_salt: pool.cache_salt,
+            hedge: pool.hedge,
+            hold: pool.hold,
+            queue,
+            retries: pool.retries.0,
+            signals,
             usage: pool.usage,
             backends,
+            discover,
             path,
         }
     }
 
-    fn balance(&mut self, path: &KeyPath, balance: TextOr<OneFilter>) -> Balance {
-        let help = "write the name alone, or `balance: { NAME: { setting: value } }`";
-        let named = self.named("balancer", path, balance, help);
-        let (name, settings, path) = named.unwrap_or_else(|| (String::new(), super::empty(), path.clone()));
-        Balance { name, settings, path }
-    }
-
-    fn breaker(&mut self, path: &KeyPath, breaker: Switch<Breaker>) -> Option<Breaker> {
-        let breaker = breaker.on()?;
-        let help = || Some("write `breaker: off` for none".to_owned());
-        for (name, part) in [("ratio", breaker.ratio), ("panic_below", breaker.panic_below)] {
-            if !(0.0..=1.0).contains(&part) {
-                self.fault(&path.key(name), format!("`{name}` is a part of 1, such as 0.5"), None);
-            }
-        }
+    fn queue(&mut self, path: &KeyPath, queue: QueueForm) -> Option<Queue> {
+        let QueueForm::On(queue) = queue else { return None };
         for (name, zero) in [
-            ("window", breaker.window.is_zero()),
-            ("pause", breaker.pause.is_zero()),
-            ("requests", breaker.requests == 0),
+            ("most", queue.most == 0),
+            ("max_wait", queue.max_wait.is_zero()),
+            ("tell", queue.tell.is_some_and(|every| every.is_zero())),
         ] {
             if zero {
-                self.fault(&path.key(name), format!("`{name}` cannot be 0"), help());
+                let help = "write `queue: off` for no queue".to_owned();
+                self.fault(&path.key(name), format!("`{name}` cannot be 0"), Some(help).filter(|_| name != "tell"));
             }
         }
-        if breaker.consecutive == 0 && breaker.ratio == 0.0 {
-            self.fault(path, "with `consecutive: 0` and `ratio: 0` no backend would ever be left alone", help());
+        for (name, weight) in &queue.weights {
+            let path = path.key("weights").key(name);
+            match weight {
+                0 => self.fault(&path, "a share of nothing: it would never be served", None),
+                weight => self.weight(&path, *weight),
+            }
         }
-        Some(breaker)
+        Some(queue)
     }
 
-    fn health(&mut self, path: &KeyPath, health: Switch<Health>) -> Option<Health> {
-        let health = health.on()?;
-        for (name, zero) in [
-            ("every", health.every.is_zero()),
-            ("timeout", health.timeout.is_zero()),
-            ("down_after", health.down_after == 0),
-            ("up_after", health.up_after == 0),
-        ] {
-            if zero {
-                self.fault(
-                    &path.key(name),
-                    format!("`{name}` cannot be 0"),
-                    Some("write `health: off` for no probes".into()),
-                );
-            }
+    fn retries(&mut self, path: &KeyPath, retries: &Retries) {
+        if retries.most > MOST_RETRIES {
+            let path = if self.tree.find(&path.key("most")).is_some() { path.key("most") } else { path.clone() };
+            self.fault(&path, format!("a request cannot be tried more than {MOST_RETRIES} times again"), None);
         }
-        if !health.path.starts_with('/') || health.path.parse::<http::uri::PathAndQuery>().is_err() {
-            self.fault(&path.key("path"), "this is not a path", Some("a path begins with `/`".to_owned()));
+        if retries.most > 0 && retries.on.is_empty() && !self.tree.has_gone(&path.key("on")) {
+            let help = "write `retries: 0` for none".to_owned();
+            self.fault(&path.key("on"), "nothing is named after which to try again", Some(help));
         }
-        Some(health)
     }
 
     fn backend_tls(&mut self, path: &KeyPath, tls: written::BackendTls) -> BackendTls {
@@ -169,14 +170,14 @@ impl Resolver<'_> {
         all
     }
 
-    fn backend(&mut self, path: KeyPath, backend: written::Backend) -> Backend {
+    pub(super) fn backend(&mut self, path: KeyPath, backend: written::Backend) -> Backend {
         let name = backend.name.unwrap_or_else(|| match &backend.url.address {
             crate::Address::Unix(_) => backend.url.to_string(),
             _ => backend.url.address.to_string(),
         });
         self.label(&path.key("name"), &name, "backend");
         self.weight(&path.key("weight"), backend.weight);
-        if backend.max_in_flight == Some(0) {
+        if backend.max_in_flight == Some(MaxInFlight::Fixed(0)) {
             let help = "leave it out for no bound, or set `weight: 0`".to_owned();
             self.fault(&path.key("max_in_flight"), "a backend that takes no request at all", Some(help));
         }
@@ -262,7 +263,7 @@ impl Resolver<'_> {
     }
 }
 
-fn bare(url: BackendUrl) -> written::Backend {
+pub(super) fn bare(url: BackendUrl) -> written::Backend {
     let headers = BTreeMap::new();
     written::Backend { url, key: None, auth: Auth::Bearer, headers, weight: 1, max_in_flight: None, name: None }
 }

@@ -250,3 +250,60 @@ fn a_fault_is_drawn_with_its_line_and_a_caret() {
     assert_eq!(json["path"], "limit");
     assert_eq!((&json["line"], &json["column"]), (&2.into(), &1.into()));
 }
+
+#[test]
+fn retries_that_cannot_be_meant_are_refused_at_their_place() {
+    let pool = |line: &str| format!("pools:\n  a:\n    backends: [http://localhost:1]\n    {line}\n");
+    refused(&pool("retries: 11"), "more than 10 times", (4, 14));
+    refused(&pool("retries: { most: 99 }"), "more than 10 times", (4, 22));
+    refused(&pool("retries: { on: [] }"), "nothing is named", (4, 20));
+    refused(&pool("retries: { on: [connect, 200] }"), "a status from 400 to 599", (4, 30));
+    refused(&pool("retries: { on: [conect] }"), "timeout, error_event", (4, 21));
+    refused(&pool("retries: { budget: 20 }"), "such as 5%", (4, 24));
+    refused(&pool("retries: often"), "a number, or a table", (4, 14));
+}
+
+#[test]
+fn a_queue_that_cannot_be_meant_is_refused_at_its_place() {
+    let pool = |line: &str| format!("pools:\n  a:\n    backends: [http://localhost:1]\n    {line}\n");
+    refused(&pool("queue: { most: 0 }"), "write `queue: off`", (4, 20));
+    refused(&pool("queue: { max_wait: 0s }"), "cannot be 0", (4, 24));
+    refused(&pool("queue: { tell: 0s }"), "cannot be 0", (4, 20));
+    refused(&pool("queue: { refuse_with: 500 }"), "503 or 429", (4, 27));
+    refused(&pool("queue: { weights: { acme: 0 } }"), "never be served", (4, 31));
+    refused(&pool("queue: of"), "`off`, or a table", (4, 12));
+}
+
+#[test]
+fn fallbacks_that_lead_nowhere_or_back_are_refused_at_their_place() {
+    let models = |text: &str| format!("{POOL}models:\n{text}");
+    let pool = crate::tests::loaded(POOL).config.pools[0].name.clone();
+    let model = |line: &str| models(&format!("  m: {{ pool: {pool}, {line} }}\n"));
+    let errors = |text: &str| {
+        let faults = faults(text).into_iter().filter(|fault| fault.severity == Severity::Error);
+        faults.map(|fault| (fault.path.to_string(), fault.message)).collect::<Vec<_>>()
+    };
+    let only = |text: &str, path: &str, message: &str| {
+        let found = errors(text);
+        assert!(found.len() == 1 && found[0].0 == path && found[0].1.contains(message), "{found:#?}");
+    };
+    only(&model("fallback: [nowhere]"), "models.m.fallback[0]", "no pool and no model `nowhere`");
+    only(&model("fallback: [{ pool: nowhere }]"), "models.m.fallback[0].pool", "no pool `nowhere`");
+    only(&model("fallback: [{ on: [error] }]"), "models.m.fallback[0]", "either a `pool` or a `model`");
+    only(&model("fallback: [m]"), "models.m.fallback[0]", "comes back to where it began: m -> m");
+    only(&model("overflow_after: 2s"), "models.m.overflow_after", "nowhere to go");
+    only(&model("hedge: { after: p0 }"), "models.m.hedge.after", "from p50 to p99");
+    only(&model("hedge: { after: 0s }"), "models.m.hedge.after", "every request would be sent twice");
+    only(&model("hedge: { budget: 0% }"), "models.m.hedge.budget", "a budget of nothing");
+    let three = |last: &str| {
+        let line = |name: &str, next: &str| format!("  {name}: {{ pool: {pool}, fallback: [{{ model: {next} }}] }}\n");
+        models(&(line("a", "b") + &line("b", "c") + &line("c", last)))
+    };
+    let found = errors(&three("a"));
+    assert!(
+        found.iter().any(|(path, why)| path == "models.c.fallback[0]" && why.contains("a -> b -> c -> a")),
+        "{found:#?}"
+    );
+    let fine = models(&format!("  a: {{ pool: {pool}, fallback: [b] }}\n  b: {{ pool: {pool} }}\n"));
+    crate::tests::loaded(&fine);
+}

@@ -10,8 +10,7 @@ fn it_has_the_defaults_and_what_is_required() {
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!((&schema["required"], &schema["additionalProperties"]), (&json!(["pools"]), &json!(false)));
     assert_eq!(schema["$defs"]["Limits"]["properties"]["body"]["default"], "32MiB");
-    assert_eq!(schema["$defs"]["Pool"]["required"], json!(["backends"]));
-    assert_eq!(schema["$defs"]["Pool"]["properties"]["retries"]["type"], json!(["integer", "string"]));
+    assert_eq!(schema["$defs"]["Retries"]["properties"]["most"]["type"], json!(["integer", "string"]));
     assert_eq!(
         schema["properties"]["listen"]["default"],
         json!([{ "address": "127.0.0.1:8080", "tls": null, "proxy_protocol": false }])

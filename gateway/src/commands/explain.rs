@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tidegate::explain::{Destination, Explanation, Identity, Question, Sent, identify};
 use tidegate::storage;
-use tidegate_config::{Config, write_duration};
+use tidegate_config::{Config, Fallback, FallbackTo, MaxInFlight, Retries, RetryOn, write_duration};
 use tidegate_plugins::services::Shared;
 
 use super::say::{Paint, say};
@@ -99,6 +99,9 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
     for target in &explanation.targets {
         destination(&mut rows, target, request.stream);
     }
+    for (n, step) in explanation.fallback.iter().enumerate() {
+        rows.add(if n == 0 { "fallback" } else { "" }, &fallback(step));
+    }
     match &explanation.refused {
         Some(refused) => rows.add("answer", &paint.red(format!("{}: {}", refused.status, refused.why))),
         None if explanation.targets.is_empty() => rows.add("answer", "from the gateway itself"),
@@ -132,10 +135,23 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     let share = if target.share < 1.0 { format!("{} of requests to ", percent(target.share)) } else { String::new() };
     let renamed = target.model.as_ref().map_or(String::new(), |model| format!(", as {model}"));
     rows.add("pool", &format!("{share}{}{renamed}", paint.bold(&target.pool)));
-    let (balance, backends) = (&target.balance, file::count(target.candidates.len(), "backend"));
-    rows.add("", &format!("{balance} over {backends}; after a failed connection up to {} more", target.retries));
+    let listed = file::count(target.candidates.len(), "backend");
+    let (balance, backends) = (&target.balance, target.discovered.as_ref().unwrap_or(&listed));
+    rows.add("", &format!("{balance} over {backends}; {}", retries(&target.retries)));
+    if let Some(hedge) = target.hedge.as_ref().filter(|_| stream) {
+        let line = format!("a second backend after {}, for at most {} of streams", hedge.after, hedge.budget);
+        rows.add("", &line);
+    }
+    if let Some(queue) = target.queue.as_ref().filter(|_| target.candidates.iter().all(|c| c.max_in_flight.is_some())) {
+        let wait = write_duration(queue.max_wait);
+        rows.add("", &format!("when all are full, up to {} requests wait, each up to {wait}", queue.most));
+    }
     for candidate in &target.candidates {
-        let bound = candidate.max_in_flight.map_or(String::new(), |most| format!(", at most {most} at once"));
+        let bound = match candidate.max_in_flight {
+            None => String::new(),
+            Some(MaxInFlight::Fixed(most)) => format!(", at most {most} at once"),
+            Some(MaxInFlight::Auto) => ", as many at once as it answers without getting slower".to_owned(),
+        };
         let share = if candidate.share > 0.0 { percent(candidate.share) } else { "never".to_owned() };
         let line = format!("- {}  {}", candidate.url, paint.dim(format!("{}, {share}{bound}", candidate.backend)));
         rows.add("", &line);
@@ -145,6 +161,25 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     let told = [("connect", limits.connect), first, ("between pieces", limits.idle), ("in all", limits.total)];
     let told: Vec<String> = told.iter().map(|(name, time)| format!("{name} {}", write_duration(*time))).collect();
     rows.add("", &paint.dim(format!("timeouts: {}", told.join(", "))));
+}
+
+fn fallback(step: &Fallback) -> String {
+    let to = match &step.to {
+        FallbackTo::Pool { pool, as_model: None } => format!("pool {pool}"),
+        FallbackTo::Pool { pool, as_model: Some(name) } => format!("pool {pool}, as {name}"),
+        FallbackTo::Model { model } => format!("model {model}, and what it falls back to"),
+    };
+    let on: Vec<_> = step.on.iter().map(|on| on.as_str()).collect();
+    format!("{to}, after {}", on.join(", "))
+}
+
+fn retries(rules: &Retries) -> String {
+    if rules.most == 0 {
+        return "no retries".to_owned();
+    }
+    let name = |on: &RetryOn| serde_json::to_value(on).map_or_else(|_| String::new(), |name| name.to_string());
+    let on: Vec<_> = rules.on.iter().map(|on| name(on).trim_matches('"').to_owned()).collect();
+    format!("up to {} retries, of at most {} of requests, after {}", rules.most, rules.budget, on.join(", "))
 }
 
 fn percent(share: f64) -> String {
@@ -195,7 +230,8 @@ pools:
                 "model     gpt: it is named exactly",
                 "          the answer names gpt",
                 "pool      a, as llama",
-                "          round_robin over 1 backend; after a failed connection up to 2 more",
+                "          round_robin over 1 backend; up to 2 retries, of at most 20% of requests, after connect, 429, 503, 529",
+                "          when all are full, up to 1000 requests wait, each up to 30s",
                 "          - http://a1:1  a1:1, 100 %, at most 4 at once",
                 "          timeouts: connect 2s, first event 5m, between pieces 2m, in all 1h",
             ]

@@ -218,7 +218,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
         let (pool, series) = (other.pool.clone(), other.series.clone());
         let timeouts = pool.timeouts;
         trip.under_way = Some(InFlight::new(&series.in_flight));
-        trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts });
+        trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts, hedging: None });
         return Ok(());
     };
     if !may_use(trip, &name) {
@@ -246,7 +246,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.
-fn rename(trip: &mut Trip<'_>, route: &Route) {
+pub(super) fn rename(trip: &mut Trip<'_>, route: &Route) {
     salt::take_out(trip);
     name(trip, route);
     salt::put_in(trip, route);

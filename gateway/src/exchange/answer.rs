@@ -253,7 +253,7 @@ pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: 
 
 /// Adds who this is, who answered, and what it cost.
 pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
-    let waited = trip.receiving + trip.record.upstream_time;
+    let waited = trip.receiving + trip.record.upstream_time + trip.record.queued;
     trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
     let record = &trip.record;
     headers.insert("x-request-id", record.request_id.to_header());
@@ -267,6 +267,15 @@ pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
         if let Some(backend) = &record.backend {
             insert(headers, "x-tidegate-backend", backend);
             headers.insert(HeaderName::from_static("x-tidegate-attempts"), HeaderValue::from(record.attempts));
+        }
+        if let Some(why) = record.fallback.last() {
+            insert(headers, "x-tidegate-fallback", why);
+            insert(headers, "x-tidegate-pool", trip.route.as_ref().map_or("", |route| &route.pool.name));
+            insert(headers, "x-tidegate-model", record.model_served.as_deref().unwrap_or_default());
+        }
+        if !record.queued.is_zero() {
+            let queued = u64::try_from(record.queued.as_millis()).unwrap_or(u64::MAX);
+            headers.insert("x-tidegate-queue-ms", super::headers::number(queued));
         }
         let millis = record.overhead.as_secs_f64() * 1000.0;
         insert(headers, "x-tidegate-overhead-ms", &format!("{millis:.3}"));

@@ -126,15 +126,41 @@ impl Fault {
             NoBackend::Down(wait) => {
                 ("no_healthy_backend", format!("No backend that answers for '{model}' is up. Try again later."), wait)
             }
+            NoBackend::Resting(wait) => (
+                "overloaded",
+                format!("Every backend that answers for '{model}' has asked not to be called for a while."),
+                wait,
+            ),
             NoBackend::Busy | NoBackend::Tried => (
                 "overloaded",
                 format!("Every backend that answers for '{model}' is busy. Try again shortly."),
                 Duration::from_secs(1),
             ),
         };
-        let cause = if why == NoBackend::Busy { Cause::UpstreamOverload } else { Cause::UpstreamError };
+        let cause = match why {
+            NoBackend::Busy | NoBackend::Resting(_) => Cause::UpstreamOverload,
+            NoBackend::Down(_) | NoBackend::Tried => Cause::UpstreamError,
+        };
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
         Self::told(refusal.retry_after(wait), cause, None)
+    }
+
+    /// The backend answered with an error that cannot be passed on as it came.
+    pub(super) fn answered(status: StatusCode, told: Option<&str>, log: String) -> Self {
+        let cause = super::whole::cause(status);
+        let (code, message) = super::whole::in_our_words(cause, told);
+        Self::told(Refusal::new(status, code, message), cause, Some(log))
+    }
+
+    /// The queue for its backends does not serve it: too many wait, or it would take too long.
+    pub(super) fn queue(full: bool, model: &str, status: u16, wait: Duration) -> Self {
+        let (code, why) = match full {
+            true => ("queue_full", "as many requests as may wait for it do"),
+            false => ("queue_timeout", "it would take longer than this request can wait"),
+        };
+        let message = format!("Every backend that answers for '{model}' is busy, and {why}. Try again later.");
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        Self::told(Refusal::new(status, code, message).retry_after(wait), Cause::UpstreamOverload, None)
     }
 
     /// The backend could not be connected to, or broke off, or sent what is no answer.

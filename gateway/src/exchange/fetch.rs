@@ -1,17 +1,24 @@
-//! From a route to the head of an answer: a place at a backend, a connection, the request, and the head that comes
-//! back. What fails before a backend can have run the request moves on to the next one; the client does not notice.
+//! From a route to the head of an answer: attempts, one after the other, until a backend answers or no other may be
+//! asked. What fails before a backend can have run the request moves on to the next one; the client does not notice.
 
 use super::arrive::client_patience;
-use super::body::{Body, Reader};
+use super::attempt::{Failed, Got, Miss, attempt};
+use super::body::Body;
 use super::fail::{Fault, Result, Wait};
-use super::{Route, Session, Trip, request};
+use super::fallback::{self, Chain, Stuck};
+use super::hedge;
+use super::opening::Opened;
+use super::place;
+use super::retry::Retrying;
+use super::{Route, Session, Trip};
 use crate::core::Core;
-use crate::telemetry::BackendFault;
-use crate::upstream::{Backend, Error, Lease, RequestHead, Upstream};
+use crate::upstream::queue::Place;
+use crate::upstream::{self, NoBackend, Upstream};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidegate_config::{FallbackOn, Hold};
 use tidegate_plugins::{Head, Source};
 
 /// A backend that has begun to answer.
@@ -21,9 +28,29 @@ pub(super) struct Fetched {
     /// That head.
     pub head: Head,
     /// The place at the backend.
-    pub lease: Lease,
+    pub lease: Place,
+    /// What of the answer has been read already.
+    pub held: VecDeque<Bytes>,
     /// When this has to be over.
     pub deadline: Deadline,
+}
+
+impl Fetched {
+    /// The next piece of the answer; none at its end. Nothing is lost if this is not waited for.
+    ///
+    /// # Errors
+    /// If the connection breaks before the answer's end.
+    pub(super) async fn read_body(&mut self) -> upstream::error::Result<Option<Bytes>> {
+        match self.held.pop_front() {
+            Some(data) => Ok(Some(data)),
+            None => self.upstream.read_body().await,
+        }
+    }
+
+    /// Whether the answer has been read to its end.
+    pub(super) fn is_done(&self) -> bool {
+        self.held.is_empty() && self.upstream.is_done()
+    }
 }
 
 /// Until when a request may wait, whatever for.
@@ -38,6 +65,11 @@ impl Deadline {
         let started = trip.record.started;
         let client = client_patience(trip).map(|patience| started + patience);
         Self { total: started + route.timeouts.total, client }
+    }
+
+    /// How long a client that has got nothing yet may still wait.
+    pub(super) fn left(&self) -> Duration {
+        self.client.map_or(self.total, |client| client.min(self.total)).saturating_duration_since(Instant::now())
     }
 
     /// When everything has to be over.
@@ -79,221 +111,195 @@ pub(super) async fn wait<T>(
     }
 }
 
-/// How one attempt ended, if without an answer.
-enum Failed {
-    /// The request was not run there: another backend may have it.
-    Next(Fault),
-    /// The connection was an old one, and dead: the same backend on a new connection.
-    Stale,
-    /// The request may have been run, or nobody else can run it.
-    Final(Fault),
-}
-
-impl From<Fault> for Failed {
-    fn from(fault: Fault) -> Self {
-        Self::Final(fault)
+/// Waits for `future` as long as it takes, but not for a client that has left, and not beyond the time for draining.
+///
+/// # Errors
+/// Which of these it was.
+pub(super) async fn alongside<T>(core: &Core, session: &mut Session, future: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        biased;
+        outcome = future => Ok(outcome),
+        () = session.left() => Err(Fault::ClientGone),
+        () = core.is_cut() => Err(Fault::leaving()),
     }
 }
 
-/// Gets the head of an answer.
+/// What an attempt that another may follow has led to, to be told if none does.
+pub(super) enum Missed {
+    /// A fault.
+    Fault(Fault),
+    /// An answer: a refusal.
+    Answer(Box<Fetched>),
+}
+
+impl Missed {
+    fn told(self) -> Result<Fetched> {
+        match self {
+            Self::Fault(fault) => Err(fault),
+            Self::Answer(fetched) => Ok(*fetched),
+        }
+    }
+
+    /// Counts it as the backend's, where nobody is told of it.
+    pub(super) fn count(&self, trip: &Trip<'_>) {
+        let fault = match self {
+            Self::Fault(Fault::Told { refusal, .. }) => super::fail::counted(refusal, trip),
+            Self::Fault(Fault::ClientGone) => None,
+            Self::Answer(fetched) => super::whole::counted(fetched.head.status),
+        };
+        if let (Some(backend), Some(fault)) = (&trip.backend, fault) {
+            backend.series.failed(fault);
+        }
+        let Some(attempt) = &trip.attempt else { return };
+        match self {
+            Self::Fault(Fault::Told { refusal, .. }) => {
+                super::fail::judge(attempt, refusal);
+                attempt.failed();
+            }
+            Self::Fault(Fault::ClientGone) => attempt.said_nothing(),
+            Self::Answer(fetched) => attempt.refused(fetched.head.status.as_u16()),
+        }
+    }
+}
+
+/// Gets the head of an answer: of the route's pool, or of the next that its model falls back to.
 ///
 /// # Errors
 /// Why there is none.
 pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<Fetched> {
-    let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
+    let mut route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
-    let mut tried: Vec<Arc<Backend>> = Vec::new();
-    let mut failure = None;
+    let mut chain = Chain::new(trip, &route);
     loop {
-        let lease = match route.pool.lease(&trip.exchange, &tried) {
-            Ok(lease) => lease,
-            Err(why) => {
-                let model = trip.exchange.model().map_or("this path", |model| &**model);
-                return Err(failure.unwrap_or_else(|| Fault::no_backend(why, model)));
-            }
+        let stuck = match at(session, trip, &route, deadline, &chain).await? {
+            At::Answered(fetched) => return Ok(*fetched),
+            At::Stuck(stuck) => stuck,
         };
-        let backend = lease.backend().clone();
-        trip.record.attempts += 1;
-        trip.record.backend = Some(backend.settings.name.clone());
-        trip.backend = Some(backend.clone());
-        trip.attempt = Some(lease.attempt().clone());
-        let began = Instant::now();
-        let mut outcome = attempt(session, trip, &backend, &route, deadline, false).await;
-        if matches!(outcome, Err(Failed::Stale)) {
-            outcome = attempt(session, trip, &backend, &route, deadline, true).await;
-        }
-        trip.record.upstream_time += began.elapsed();
-        match outcome {
-            Ok((upstream, head)) => return Ok(Fetched { upstream, head, lease, deadline }),
-            Err(Failed::Next(fault)) if tried.len() < route.pool.retries as usize => {
-                lease.attempt().failed();
-                failure = Some(fault);
-                tried.push(backend);
-            }
-            Err(Failed::Next(fault) | Failed::Final(fault)) => return Err(fault),
-            Err(Failed::Stale) => return Err(Fault::broken("a new connection was called stale")),
+        match fallback::turn(session, trip, route, &mut chain, stuck).await {
+            Ok(next) => route = next,
+            Err(missed) => return missed.told(),
         }
     }
 }
 
-/// One request to one backend.
-async fn attempt(
+/// What became of a request at one pool.
+enum At {
+    Answered(Box<Fetched>),
+    Stuck(Stuck),
+}
+
+/// Asks one pool, as often as it may.
+async fn at(
     session: &mut Session,
     trip: &mut Trip<'_>,
-    backend: &Arc<Backend>,
     route: &Route,
     deadline: Deadline,
-    fresh: bool,
-) -> std::result::Result<(Upstream, Head), Failed> {
-    let began = Instant::now();
-    let until = deadline.until(Wait::FirstByte, began, route.timeouts.connect, true);
-    let connected = wait(trip.core, session, until, trip.core.connector.connect(backend, fresh)).await;
-    let mut upstream = match connected {
-        Ok(Ok(upstream)) => upstream,
-        Ok(Err(error)) => return Err(unreachable(backend, began, BackendFault::Connect, &error.to_string())),
-        Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
-        Err(_) if until.1 == Wait::FirstByte => {
-            return Err(unreachable(backend, began, BackendFault::ConnectTimeout, "connecting took too long"));
-        }
-        Err(fault) => return Err(Failed::Final(fault)),
+    chain: &Chain,
+) -> Result<At> {
+    let mut retrying = Retrying::new(trip, route);
+    // As long as there is somewhere to go, nobody waits for longer than this.
+    let overflow = route.model.as_ref().and_then(|model| model.overflow_after);
+    let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded));
+    let mut place = match place::take(session, trip, route, deadline, overflow).await {
+        Ok(place) => place,
+        Err(why) => return Ok(At::Stuck(Stuck::without_place(trip, route, why))),
     };
-    backend.series.connected(upstream.reused);
-    backend.series.attempts.inc();
-    let head = request::head_for(backend, trip, request::headers_for_all(trip));
-    let sent = send(session, trip, &mut upstream, head, deadline, route).await;
-    trip.record.sent = Some(Instant::now());
-    if let Err(failed) = sent {
-        let head = unsent(session, trip, backend, &mut upstream, failed).await?;
-        begun(trip, backend, &head);
-        return Ok((upstream, head));
-    }
-    let until = deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, true);
-    match wait(trip.core, session, until, upstream.read_head()).await? {
-        Ok(head) => {
-            begun(trip, backend, &head);
-            Ok((upstream, head))
+    loop {
+        let backend = place.backend().clone();
+        let (miss, missed) = match ask(session, trip, route, deadline, place).await? {
+            Asked::Answered(fetched) => return Ok(At::Answered(fetched)),
+            Asked::Missed(miss, missed) => (miss, missed),
+        };
+        if !retrying.allows(trip, route, miss) {
+            return Ok(At::Stuck(Stuck::after(miss, missed)));
         }
-        Err(error) if upstream.reused && error.is_unanswered() && trip.replayable => Err(Failed::Stale),
-        Err(error) => {
-            let log = format!("{}: {error}", backend.settings.name);
-            Err(Failed::Final(if error.is_disconnect() { Fault::broken(log) } else { Fault::malformed(log) }))
+        retrying.tried.push(backend);
+        match next(session, trip, route, &mut retrying).await? {
+            Some(next) if retrying.spend(trip, route, miss) => {
+                missed.count(trip);
+                place = next;
+            }
+            _ => return Ok(At::Stuck(Stuck::after(miss, missed))),
         }
     }
 }
 
-/// The backend has begun to answer.
-fn begun(trip: &mut Trip<'_>, backend: &Backend, head: &Head) {
-    let now = Instant::now();
-    backend.health.alive(now);
-    backend.series.requests.inc();
-    trip.record.head = Some(now);
+/// A place for another attempt: at a backend that was not asked yet, or, a moment later, at one that was.
+async fn next(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    route: &Route,
+    retrying: &mut Retrying,
+) -> Result<Option<Place>> {
+    match place::now(&route.pool, trip, &retrying.tried) {
+        Ok(place) => return Ok(Some(place)),
+        Err(NoBackend::Tried) => {}
+        Err(_) => return Ok(None),
+    }
+    let pause = retrying.next_round(route.pool.retries.backoff);
+    let began = Instant::now();
+    alongside(trip.core, session, tokio::time::sleep(pause)).await?;
+    trip.record.upstream_time += began.elapsed();
+    Ok(place::now(&route.pool, trip, &retrying.tried).ok())
+}
+
+/// What became of an attempt.
+enum Asked {
+    Answered(Box<Fetched>),
+    Missed(Miss, Missed),
+}
+
+/// Asks the backend of `place`; an idle connection to it that turns out to be dead is replaced by a new one.
+async fn ask(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    route: &Route,
+    deadline: Deadline,
+    place: Place,
+) -> Result<Asked> {
+    asks(trip, &place);
+    let began = Instant::now();
+    let opens = (route.pool.hold == Hold::Content || route.hedging.is_some()) && trip.exchange.wants_stream();
+    let (outcome, place) = match opens && matches!(trip.body, Body::Whole) {
+        true => hedge::ask(session, trip, route, deadline, place).await?,
+        false => {
+            let backend = place.backend().clone();
+            let mut outcome = attempt(session, trip, &backend, route, deadline, false).await;
+            if matches!(outcome, Err(Failed::Stale)) {
+                outcome = attempt(session, trip, &backend, route, deadline, true).await;
+            }
+            (outcome.map(|got| Opened { got, held: VecDeque::new(), is_error: false }), place)
+        }
+    };
+    trip.record.upstream_time += began.elapsed();
+    let Opened { got, held, is_error } = match outcome {
+        Ok(opened) => opened,
+        Err(Failed::Missed(miss, fault)) => return Ok(Asked::Missed(miss, Missed::Fault(fault))),
+        Err(Failed::Final(fault)) => return Err(fault),
+        Err(Failed::Stale) => return Err(Fault::broken("a new connection was called stale")),
+    };
+    let Got { upstream, head, sent, headed } = got;
+    trip.record.sent = Some(sent);
+    trip.record.head = Some(headed);
+    let status = head.status.as_u16();
+    trip.record.upstream_status = Some(status);
     trip.record.source = Source::Backend;
     trip.exchange.answer_from(Source::Backend, true);
-    trip.record.upstream_status = Some(head.status.as_u16());
+    if matches!(status, 429 | 503 | 529) {
+        place.backend().holdoff.refused(&head.headers);
+    }
+    let fetched = Box::new(Fetched { upstream, head, lease: place, held, deadline });
+    Ok(match status {
+        400.. => Asked::Missed(Miss::Status(status), Missed::Answer(fetched)),
+        _ if is_error => Asked::Missed(Miss::ErrorEvent, Missed::Answer(fetched)),
+        _ => Asked::Answered(fetched),
+    })
 }
 
-fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str) -> Failed {
-    backend.series.failed(fault);
-    if backend.health.failed(began) {
-        backend.series.up.set(0);
-        tracing::warn!(backend = &*backend.settings.name, reason = why, "backend is down");
-    }
-    Failed::Next(Fault::unreachable(format!("{}: {why}", backend.settings.name)))
-}
-
-/// The request could not be sent whole. A backend that refuses early (413, 429) answers and closes: its answer counts.
-/// Otherwise it cannot have run what it has not got, so another may.
-async fn unsent(
-    session: &mut Session,
-    trip: &Trip<'_>,
-    backend: &Backend,
-    upstream: &mut Upstream,
-    failed: Unsent,
-) -> std::result::Result<Head, Failed> {
-    let error = match failed {
-        Unsent::Ours(fault) => return Err(Failed::Final(fault)),
-        Unsent::Backend(Error::Unsendable(why)) => return Err(Failed::Final(Fault::ours(why))),
-        Unsent::Backend(error) => error,
-    };
-    let until = (Instant::now() + EARLY_ANSWER, Wait::FirstByte);
-    let unanswered = match wait(trip.core, session, until, upstream.read_head()).await {
-        Err(Fault::ClientGone) => return Err(Failed::Final(Fault::ClientGone)),
-        Ok(Ok(head)) => return Ok(head),
-        Ok(Err(error)) => error.is_unanswered(),
-        Err(_) => true,
-    };
-    if upstream.reused && unanswered && trip.replayable {
-        return Err(Failed::Stale);
-    }
-    backend.series.failed(BackendFault::Broken);
-    let fault = Fault::broken(format!("{}: while sending the request: {error}", backend.settings.name));
-    Err(if trip.replayable { Failed::Next(fault) } else { Failed::Final(fault) })
-}
-
-/// How long an answer is waited for from a backend that has stopped reading.
-const EARLY_ANSWER: Duration = Duration::from_millis(200);
-
-enum Unsent {
-    /// The client's side, or a deadline.
-    Ours(Fault),
-    /// The backend's side.
-    Backend(Error),
-}
-
-/// Sends head and body.
-async fn send(
-    session: &mut Session,
-    trip: &mut Trip<'_>,
-    upstream: &mut Upstream,
-    head: RequestHead,
-    deadline: Deadline,
-    route: &Route,
-) -> std::result::Result<(), Unsent> {
-    let until = deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, true);
-    if let Body::Streamed { .. } = trip.body {
-        let sent = wait(trip.core, session, until, upstream.send_head(head)).await.map_err(Unsent::Ours)?;
-        sent.map_err(Unsent::Backend)?;
-        return stream(session, trip, upstream, deadline, route).await;
-    }
-    let body = trip.exchange.body().clone();
-    match wait(trip.core, session, until, upstream.send(head, body)).await {
-        Ok(sent) => sent.map_err(Unsent::Backend),
-        Err(fault) => Err(Unsent::Ours(fault)),
-    }
-}
-
-/// Sends what is held, then what the client sends, as it comes. A backend that takes nothing for as long as it may take
-/// to begin an answer has stopped reading.
-async fn stream(
-    session: &mut Session,
-    trip: &mut Trip<'_>,
-    upstream: &mut Upstream,
-    deadline: Deadline,
-    route: &Route,
-) -> std::result::Result<(), Unsent> {
-    let Body::Streamed { held, more } = &trip.body else { return Ok(()) };
-    let more = *more;
-    let patience = || deadline.until(Wait::FirstByte, Instant::now(), route.timeouts.first_byte, false);
-    for data in held.clone() {
-        let sent = wait(trip.core, session, patience(), upstream.send_body(data)).await.map_err(Unsent::Ours)?;
-        sent.map_err(Unsent::Backend)?;
-    }
-    if more {
-        let mut reader = Reader::resume(trip);
-        while let Some(data) = reader.next(session, trip).await.map_err(Unsent::Ours)? {
-            // From here on the body cannot be sent a second time.
-            trip.body = Body::Streamed { held: VecDeque::new(), more: true };
-            trip.replayable = false;
-            if let Some(form) = &mut trip.form {
-                form.feed(&data).map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
-            }
-            let sent = wait(trip.core, session, patience(), upstream.send_body(data)).await.map_err(Unsent::Ours)?;
-            sent.map_err(Unsent::Backend)?;
-        }
-    }
-    // Before the end is sent: a backend must not get to run what we would not have let pass.
-    if more && let Some(form) = trip.form.take() {
-        form.finish().map_err(|fault| Unsent::Ours(super::body::bad_form(fault)))?;
-    }
-    upstream.send_end().await.map_err(Unsent::Backend)
+/// A backend is asked.
+pub(super) fn asks(trip: &mut Trip<'_>, place: &Place) {
+    trip.record.attempts += 1;
+    trip.record.backend = Some(place.backend().settings.name.clone());
+    trip.backend = Some(place.backend().clone());
+    trip.attempt = Some(place.attempt().clone());
 }

@@ -4,17 +4,23 @@
 mod admit;
 mod answer;
 mod arrive;
+mod attempt;
 pub(crate) mod body;
 pub(crate) mod budget;
 mod cors;
 mod fail;
+mod fallback;
 mod fetch;
 mod finish;
 mod headers;
+mod hedge;
+mod opening;
+mod place;
 mod query;
 mod relay;
 pub(crate) mod renew;
 mod request;
+mod retry;
 mod salt;
 mod socket;
 mod stream;
@@ -27,6 +33,7 @@ use crate::models::{Model, Target};
 use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, Record, Series};
+use crate::upstream::hedge::Hedging;
 use crate::upstream::{Attempt, Backend, Pool};
 use answer::Answered;
 use arrive::{Address, Plan};
@@ -115,6 +122,8 @@ struct Route {
     /// The model's name there, if another than the client asked for.
     send_as: Option<Arc<str>>,
     timeouts: Timeouts,
+    /// When a second backend is asked; none: never.
+    hedging: Option<Arc<Hedging>>,
 }
 
 impl Route {
@@ -125,6 +134,7 @@ impl Route {
             series: target.series.clone(),
             send_as: target.send_as.clone(),
             timeouts: target.timeouts,
+            hedging: target.hedging.clone(),
         }
     }
 

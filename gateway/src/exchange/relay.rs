@@ -26,7 +26,11 @@ pub(super) async fn relay(session: &mut Session, trip: &mut Trip<'_>, mut fetche
     let mut head = head(&mut fetched);
     let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
     trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
-    let (answered, unfinished) = match kind(trip, &head)? {
+    let kind = kind(trip, &head)?;
+    if trip.head_sent && !matches!(kind, Kind::Stream) {
+        return Err(whole::too_late(session, trip, fetched, head).await?);
+    }
+    let (answered, unfinished) = match kind {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
         Kind::Stream => {
             let answered = stream::relay(session, trip, &mut fetched, head).await?;
@@ -204,7 +208,7 @@ pub(super) async fn opaque(
     let mut next = Some(held);
     while let Some(mut data) = next.take() {
         follow(trip, &mut data, false)?;
-        if fetched.upstream.is_done() {
+        if fetched.is_done() {
             let unfinished = let_go(session, trip, fetched).await;
             write(session, trip, data).await?;
             return Ok((answered, unfinished));
@@ -213,7 +217,7 @@ pub(super) async fn opaque(
         // Headers are worth having while the body is awaited.
         session.flush().await.map_err(|_| Fault::ClientGone)?;
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, false);
-        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await?;
+        let read = wait(trip.core, session, until, fetched.read_body()).await?;
         next = read.map_err(|error| Fault::broken(error.to_string()))?;
         let now = Instant::now();
         fetched.lease.backend().health.alive(now);
@@ -226,7 +230,7 @@ pub(super) async fn opaque(
 /// that its answer is over, and ask for more: where a length is declared, that is before its last byte.
 pub(super) async fn let_go(session: &mut Session, trip: &mut Trip<'_>, mut fetched: Fetched) -> Option<Fetched> {
     trailers::take(session, trip, &mut fetched).await;
-    if !fetched.upstream.is_done() {
+    if !fetched.is_done() {
         return Some(fetched);
     }
     put_back(trip, fetched);
@@ -243,7 +247,7 @@ fn put_back(trip: &Trip<'_>, fetched: Fetched) {
 /// A backend that says `[DONE]` gets a moment for the end of its message; the client has its answer already. What does
 /// not end then is closed.
 async fn finish_reading(trip: &Trip<'_>, mut fetched: Fetched) {
-    let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.upstream.read_body()).await;
+    let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.read_body()).await;
     if matches!(rest, Ok(Ok(None))) {
         put_back(trip, fetched);
     } else {

@@ -9,10 +9,13 @@ use crate::upstream;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header;
+use memchr::memmem;
 use std::pin::{Pin, pin};
 use std::time::Instant;
 use tidegate_plugins::Head;
+use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
+use tidegate_plugins::json;
 use tidegate_plugins::splice::{self, ModelRenamer};
 use tokio::time::Sleep;
 
@@ -58,7 +61,8 @@ pub(super) async fn relay(
         cutter: EventCutter::new(trip.snapshot.limits.event),
         watch: StreamWatch::new(trip.exchange.endpoint()).with_choices(choices),
         renamer: relay::renamer(trip),
-        head: Some(head),
+        // Where the client was told how it stands in the queue, it has one already.
+        head: Some(head).filter(|_| !trip.head_sent),
         last_event: Instant::now(),
         events: 0,
     };
@@ -121,7 +125,7 @@ async fn next(
     loop {
         tokio::select! {
             biased;
-            read = fetched.upstream.read_body() => return Ok(read),
+            read = fetched.read_body() => return Ok(read),
             () = session.left() => return Err(Fault::ClientGone),
             () = trip.core.is_cut() => return Err(Fault::leaving()),
             () = &mut timer => {
@@ -173,6 +177,12 @@ fn step(
     if seen.has_event {
         it.last_event = now;
         it.events = it.events.saturating_add(1);
+        if it.events == 1
+            && trip.exchange.endpoint() == Endpoint::Responses
+            && let Some(id) = response_id(&block)
+        {
+            fetched.lease.attempt().named(id);
+        }
     }
     // The event that only names the role is no token yet.
     if it.watch.content_events() > 0 && trip.record.first_token.is_none() {
@@ -216,4 +226,12 @@ fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Resul
         *block = left;
     }
     relay::follow(trip, block, false)
+}
+
+/// The id of the response that the first event of a stream announces.
+fn response_id(block: &[u8]) -> Option<&[u8]> {
+    let data = &block[memmem::find(block, b"data:")? + 5..];
+    let data = &data[json::skip_blanks(data, 0)..];
+    let response = &data[json::member(data, "response")?];
+    Some(&response[json::member(response, "id")?])
 }

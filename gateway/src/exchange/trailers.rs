@@ -12,8 +12,8 @@ pub(super) async fn take(session: &mut Session, trip: &mut Trip<'_>, fetched: &m
     if !can_take(session, trip) {
         return;
     }
-    if !fetched.upstream.is_done() {
-        let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.upstream.read_body()).await;
+    if !fetched.is_done() {
+        let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.read_body()).await;
         if !matches!(rest, Ok(Ok(None))) {
             return;
         }

@@ -65,6 +65,11 @@ pub(super) async fn relay(
     trip.record.first_token = Some(now);
     if let Some(attempt) = &trip.attempt {
         attempt.first_token(now);
+        if endpoint == Endpoint::Responses
+            && let Some(id) = json::member(&answer, "id")
+        {
+            attempt.named(&answer[id]);
+        }
     }
     trip.record.usage = Usage::from_answer(&answer);
     trip.exchange.spend(trip.record.usage);
@@ -122,18 +127,8 @@ pub(super) async fn error(
     relay::release_body(trip);
     let status = head.status;
     bound_retry_after(&mut head);
-    let cause = match status.as_u16() {
-        429 | 503 | 529 => Cause::UpstreamOverload,
-        500.. => Cause::UpstreamError,
-        _ => Cause::Client,
-    };
-    let counted = match status.as_u16() {
-        401 | 403 => Some(BackendFault::Auth),
-        429 | 503 | 529 => Some(BackendFault::Overload),
-        500.. => Some(BackendFault::Status),
-        _ => None,
-    };
-    if let Some(fault) = counted {
+    let cause = cause(status);
+    if let Some(fault) = counted(status) {
         backend.series.failed(fault);
     }
     if let Some(offer) = answer::offered(trip, status, cause) {
@@ -155,16 +150,8 @@ pub(super) async fn error(
     let (body, log) = match told {
         Some(Told { in_protocol: true, .. }) => (body, Bytes::new()),
         told => {
-            let (code, message) = match (cause, told) {
-                (_, Some(told)) => ("upstream_rejected", bounded(&told.message, LONGEST_MESSAGE).into()),
-                (Cause::UpstreamOverload, None) => {
-                    ("upstream_overloaded", "The backend is overloaded. Try again shortly.".to_owned())
-                }
-                (Cause::UpstreamError, None) => {
-                    ("upstream_error", "The backend failed to answer this request.".to_owned())
-                }
-                _ => ("upstream_rejected", "The backend rejected this request without saying why.".to_owned()),
-            };
+            let message = told.map(|told| bounded(&told.message, LONGEST_MESSAGE));
+            let (code, message) = in_our_words(cause, message.as_deref());
             let reply = Refusal::new(status, code, message).reply(trip.voice, trip.exchange.id());
             head.headers.extend(reply.headers);
             (reply.body.whole().cloned().unwrap_or_default(), body)
@@ -178,6 +165,70 @@ pub(super) async fn error(
     Ok((Answered::failed(status, cause, said.trim_end_matches(": ")), unfinished))
 }
 
+/// An answer to a stream whose head has gone out while it waited in the queue: the fault that says the same.
+///
+/// # Errors
+/// That the connection broke, or the client has left.
+pub(super) async fn too_late(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    mut fetched: Fetched,
+    head: Head,
+) -> Result<Fault> {
+    let collected = collect(session, trip, &mut fetched, MAX_ERROR).await?;
+    let backend = fetched.lease.backend().clone();
+    if let Some(fault) = counted(head.status) {
+        backend.series.failed(fault);
+    }
+    let body = match collected {
+        Collected::Whole(body) | Collected::More(body) => body,
+    };
+    let told = told(&body, trip.voice, backend.settings.secret.as_deref());
+    let told = told.filter(|_| head.status.is_client_error()).map(|told| bounded(&told.message, LONGEST_MESSAGE));
+    Ok(Fault::answered(head.status, told.as_deref(), format!("the backend answered {}", head.status)))
+}
+
+/// What a refusal counts as, on the side of the backend.
+pub(super) fn counted(status: StatusCode) -> Option<BackendFault> {
+    match status.as_u16() {
+        401 | 403 => Some(BackendFault::Auth),
+        429 | 503 | 529 => Some(BackendFault::Overload),
+        500.. => Some(BackendFault::Status),
+        _ => None,
+    }
+}
+
+/// Whose fault an error of a backend is.
+pub(super) fn cause(status: StatusCode) -> Cause {
+    match status.as_u16() {
+        429 | 503 | 529 => Cause::UpstreamOverload,
+        500.. => Cause::UpstreamError,
+        _ => Cause::Client,
+    }
+}
+
+/// A code, and what is said where the backend's own words are not to be, or cannot be, passed on.
+pub(super) fn in_our_words(cause: Cause, told: Option<&str>) -> (&'static str, &str) {
+    match (cause, told) {
+        (_, Some(told)) => ("upstream_rejected", told),
+        (Cause::UpstreamOverload, None) => ("upstream_overloaded", "The backend is overloaded. Try again shortly."),
+        (Cause::UpstreamError, None) => ("upstream_error", "The backend failed to answer this request."),
+        _ => ("upstream_rejected", "The backend rejected this request without saying why."),
+    }
+}
+
+/// Reads a refusal and puts it back, so that it can still be told.
+///
+/// # Errors
+/// That the connection broke, or the client has left.
+pub(super) async fn peek(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched) -> Result<Bytes> {
+    let body = match collect(session, trip, fetched, MAX_ERROR).await? {
+        Collected::Whole(body) | Collected::More(body) => body,
+    };
+    fetched.held.push_front(body.clone());
+    Ok(body)
+}
+
 enum Collected {
     Whole(Bytes),
     More(Bytes),
@@ -188,12 +239,12 @@ async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetch
     let idle = trip.route.as_ref().map(|route| route.timeouts.idle).unwrap_or_default();
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     let collected = loop {
-        if fetched.upstream.is_done() {
+        if fetched.is_done() {
             break Collected::Whole(if rest.is_empty() { first } else { rest.freeze() });
         }
         let until = fetched.deadline.until(Wait::Idle, Instant::now(), idle, true);
         let began = Instant::now();
-        let read = wait(trip.core, session, until, fetched.upstream.read_body()).await;
+        let read = wait(trip.core, session, until, fetched.read_body()).await;
         trip.record.upstream_time += began.elapsed();
         let read = read?;
         let name = &fetched.lease.backend().settings.name;

@@ -6,7 +6,10 @@ mod caller;
 mod tests;
 
 use serde::Serialize;
-use tidegate_config::{Backend, Config, FilterEntry, Model, OtherPaths, Pattern, Target, Timeouts};
+use tidegate_config::{
+    Backend, Config, Discovered, Fallback, FilterEntry, Hedge, MaxInFlight, Model, OtherPaths, Pattern, Queue, Retries,
+    Target, Timeouts,
+};
 use tidegate_plugins::call::Endpoint;
 
 use crate::models::Models;
@@ -39,6 +42,8 @@ pub struct Explanation {
     pub model: Option<Choice>,
     /// Who may answer. More than one: one of them is drawn by its share.
     pub targets: Vec<Destination>,
+    /// Who answers when those cannot, in this order.
+    pub fallback: Vec<Fallback>,
     /// Why it would be answered with an error, if it would.
     pub refused: Option<Refusal>,
 }
@@ -100,12 +105,18 @@ pub struct Destination {
     pub model: Option<String>,
     /// The balancer that picks a backend.
     pub balance: String,
-    /// How many other backends are tried after a connection that failed.
-    pub retries: u32,
+    /// When a second backend is asked for a stream; absent: never.
+    pub hedge: Option<Hedge>,
+    /// Where requests wait while all are full; absent: nowhere.
+    pub queue: Option<Queue>,
+    /// What is tried again, and how often.
+    pub retries: Retries,
     /// The timeouts of this model in this pool.
     pub timeouts: Timeouts,
     /// The backends, in the order of the file.
     pub candidates: Vec<Candidate>,
+    /// Where its backends come from, if they come and go.
+    pub discovered: Option<String>,
 }
 
 /// A backend that could be picked.
@@ -118,7 +129,7 @@ pub struct Candidate {
     /// Its part of the pool's weights, of 1; 0: never picked.
     pub share: f64,
     /// The most requests it gets at once.
-    pub max_in_flight: Option<u32>,
+    pub max_in_flight: Option<MaxInFlight>,
 }
 
 /// The error it would be answered with.
@@ -139,6 +150,7 @@ pub fn explain(config: &Config, request: &Question) -> Explanation {
         filters: Vec::new(),
         model: None,
         targets: Vec::new(),
+        fallback: Vec::new(),
         refused: None,
         route,
     };
@@ -177,7 +189,7 @@ fn decide(config: &Config, by: DecidedBy, explanation: &mut Explanation) -> Resu
         (DecidedBy::OtherPaths, OtherPaths::Pool(pool)) => {
             let alone = Target { pool: pool.clone(), as_model: None, weight: 1 };
             let timeouts = config.pool(pool).map_or(config.timeouts, |pool| pool.timeouts.resolve(&config.timeouts));
-            explanation.targets.extend(destination(config, &alone, 1.0, None, timeouts));
+            explanation.targets.extend(destination(config, &alone, 1.0, None, timeouts, None));
         }
         (DecidedBy::Model, _) => {
             let (asked, model, why) = chosen(config, &explanation.request)?;
@@ -188,8 +200,16 @@ fn decide(config: &Config, by: DecidedBy, explanation: &mut Explanation) -> Resu
                 let sent = target.as_model.clone().unwrap_or_else(|| asked.clone());
                 let share = f64::from(target.weight) / total;
                 let timeouts = model.timeouts.resolve(&base);
-                explanation.targets.extend(destination(config, target, share, Some(sent), timeouts));
+                explanation.targets.extend(destination(
+                    config,
+                    target,
+                    share,
+                    Some(sent),
+                    timeouts,
+                    model.hedge.as_ref(),
+                ));
             }
+            explanation.fallback.clone_from(&model.fallback);
             let entry = model.pattern.to_string();
             explanation.model = Some(Choice { asked, entry, why, keep_name: model.keep_name });
         }
@@ -232,6 +252,7 @@ fn destination(
     share: f64,
     model: Option<String>,
     timeouts: Timeouts,
+    hedge: Option<&Hedge>,
 ) -> Option<Destination> {
     let pool = config.pool(&target.pool)?;
     let total = total(pool.backends.iter().map(|backend| backend.weight));
@@ -246,9 +267,15 @@ fn destination(
         share,
         model,
         balance: pool.balance.name.clone(),
-        retries: pool.retries,
+        hedge: hedge.or(pool.hedge.as_ref()).cloned(),
+        queue: pool.queue.clone(),
+        retries: pool.retries.clone(),
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),
+        discovered: pool.discover.as_ref().map(|discover| match &discover.from {
+            Discovered::Dns(backend) => format!("the addresses of {}", backend.url),
+            Discovered::File(file) => format!("the list in {}", file.display()),
+        }),
     })
 }
 

@@ -12,6 +12,7 @@ mod record;
 pub use ids::{RequestId, TraceContext, TraceId};
 pub use log::{Format, Log, LogGuard};
 pub use metrics::{
-    BackendFault, BackendSeries, BadHead, InFlight, Metrics, NO_POOL, OTHER_ROUTE, Series, documentation,
+    BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, Metrics, NO_POOL, OTHER_ROUTE, QueueSeries,
+    RetryCause, Series, documentation,
 };
 pub use record::{Cause, Record, bounded, path_for_log};

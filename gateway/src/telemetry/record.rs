@@ -8,6 +8,7 @@ use tidegate_plugins::Source;
 use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
+use super::metrics::{HedgeOutcome, RetryCause};
 
 /// Longest path that is kept for the log, in bytes.
 const PATH_LIMIT: usize = 256;
@@ -53,6 +54,14 @@ pub struct Record {
     pub source: Source,
     /// How many backends were tried; 0 when the gateway answered by itself.
     pub attempts: u32,
+    /// How long it waited for a backend to have a place.
+    pub queued: Duration,
+    /// Why it went on to a fallback, each time it did.
+    pub fallback: Vec<&'static str>,
+    /// What became of a second request, if one was made because the first was slow.
+    pub hedge: Option<HedgeOutcome>,
+    /// Why others were tried after the first.
+    pub retried: Vec<RetryCause>,
     /// The status the client got; 499 when it left before the end.
     pub status: u16,
     /// The status the backend gave.
@@ -117,6 +126,10 @@ impl Record {
             backend: None,
             source: Source::Gateway,
             attempts: 0,
+            queued: Duration::ZERO,
+            fallback: Vec::new(),
+            hedge: None,
+            retried: Vec::new(),
             status: 0,
             upstream_status: None,
             cause: Cause::None,

@@ -18,6 +18,8 @@ pub struct Attempt {
     /// Whether it is the one that shows whether the backend is well again.
     probing: bool,
     began: Instant,
+    /// Requests that the backend had then, this one included.
+    among: usize,
     answered: AtomicBool,
     judged: AtomicBool,
 }
@@ -31,6 +33,7 @@ impl Attempt {
             model,
             probing,
             began: Instant::now(),
+            among: backend.in_flight() + 1,
             answered: AtomicBool::new(false),
             judged: AtomicBool::new(false),
         }
@@ -40,8 +43,14 @@ impl Attempt {
     pub fn first_token(&self, now: Instant) {
         if !self.answered.swap(true, Ordering::Relaxed) {
             let time = now.saturating_duration_since(self.began);
+            self.backend.answered(time, self.among);
             self.pool.balancer.observe(self.backend.member.id, Observed::FirstToken(time));
         }
+    }
+
+    /// It gave its answer this id, to which later requests may refer.
+    pub fn named(&self, id: &[u8]) {
+        self.pool.balancer.answered(self.backend.member.id, id);
     }
 
     /// How the backend ended its answer, once the client's request is over.
@@ -58,9 +67,9 @@ impl Attempt {
     pub fn refused(&self, status: u16) {
         self.judge(match status {
             429 | 503 | 529 => Verdict::Full,
-            501 => Verdict::Good,
-            500.. => Verdict::Fault,
-            _ => Verdict::Good,
+            400..=499 | 501 => Verdict::Good,
+            // A good status is not gone away from but for an error event.
+            _ => Verdict::Fault,
         });
     }
 

@@ -2,7 +2,10 @@
 
 use super::breaker::{Breakers, Change, Opened, Verdict};
 use super::health::Health;
+use super::holdoff::Holdoff;
+use super::limiter::Limiter;
 use super::pool::model_id;
+use super::signals::Signals;
 use crate::telemetry::BackendSeries;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderValue};
@@ -49,7 +52,7 @@ pub struct Settings {
     /// Its share relative to the others of its pool.
     pub weight: u32,
     /// Requests it takes at once.
-    pub max_in_flight: Option<usize>,
+    pub max_in_flight: Option<config::MaxInFlight>,
 }
 
 /// How TLS towards a backend is checked.
@@ -92,6 +95,12 @@ pub struct Backend {
     pub health: Health,
     /// Whether it is left alone for what it did to requests.
     pub breakers: Breakers,
+    /// What its own metrics say.
+    pub signals: Signals,
+    /// How many requests it takes at once, if that is found out.
+    pub limiter: Limiter,
+    /// Until when it wants no requests, as it said itself.
+    pub holdoff: Holdoff,
     /// Its metrics.
     pub series: Arc<BackendSeries>,
     /// The models it says it serves.
@@ -162,7 +171,10 @@ impl Backend {
             member,
             origin,
             health,
+            holdoff: Holdoff::default(),
             breakers: Breakers::default(),
+            signals: Signals::default(),
+            limiter: Limiter::default(),
             series,
             serves: ArcSwap::default(),
             revisions: ArcSwap::default(),
@@ -184,13 +196,25 @@ impl Backend {
     }
 
     /// How it stands, for a balancer.
-    pub(super) fn candidate(&self, _now: Instant) -> Candidate {
-        Candidate {
-            weight: self.member.weight,
-            in_flight: self.in_flight(),
-            capacity: self.settings.max_in_flight,
-            elsewhere: 0.0,
-            cache_used: 0.0,
+    pub(super) fn candidate(&self, now: Instant) -> Candidate {
+        let (elsewhere, cache_used) = self.signals.now(now);
+        let (in_flight, capacity) = (self.in_flight(), self.capacity());
+        Candidate { weight: self.member.weight, in_flight, capacity, elsewhere, cache_used }
+    }
+
+    /// Requests it takes at once now; none: however many.
+    pub fn capacity(&self) -> Option<usize> {
+        match self.settings.max_in_flight {
+            None => None,
+            Some(config::MaxInFlight::Fixed(most)) => Some(most as usize),
+            Some(config::MaxInFlight::Auto) => Some(self.limiter.limit()),
+        }
+    }
+
+    /// A first token came after so long, of one of so many requests.
+    pub(super) fn answered(&self, time: Duration, among: usize) {
+        if self.settings.max_in_flight == Some(config::MaxInFlight::Auto) {
+            self.limiter.answered(time, among);
         }
     }
 
@@ -237,6 +261,9 @@ impl Backend {
 
     /// Takes in what an attempt says about it.
     pub(super) fn judge(&self, model: u64, verdict: Verdict, probing: bool, settings: &config::Breaker) {
+        if matches!(verdict, Verdict::Full | Verdict::Silent) {
+            self.limiter.refused();
+        }
         match self.breakers.judge(model, verdict, probing, settings) {
             None => {}
             Some(Change::Opened(why)) => {
@@ -254,7 +281,7 @@ impl Backend {
 
     /// Takes a place if there is one.
     pub(super) fn enter(&self) -> bool {
-        let max = self.settings.max_in_flight.unwrap_or(usize::MAX);
+        let max = self.capacity().unwrap_or(usize::MAX);
         let entered = self
             .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < max).then_some(now + 1))
@@ -282,12 +309,15 @@ impl Backend {
             () => "down",
         };
         let (breaker, open) = self.breakers.worst();
+        let (elsewhere, cache_used) = self.signals.now(Instant::now());
         serde_json::json!({
             "state": state,
             "in_flight": self.in_flight(),
-            "max_in_flight": self.settings.max_in_flight,
+            "max_in_flight": self.capacity(),
             "breaker": breaker.label(),
             "breakers_open": open,
+            "elsewhere": elsewhere,
+            "cache_used": cache_used,
         })
     }
 

@@ -121,6 +121,15 @@ impl Breakers {
         breaker.judge(verdict, probing, settings, Instant::now())
     }
 
+    /// The backend has shown that it generates: whatever was held against it is forgotten; whether that was anything.
+    pub fn forgive(&self) -> bool {
+        let mut models = self.lock();
+        let open = models.values().any(|breaker| breaker.state(Instant::now()) != State::Closed);
+        models.clear();
+        self.any.store(false, Ordering::Relaxed);
+        open
+    }
+
     /// The worst state of all models, and how many are not closed.
     pub fn worst(&self) -> (State, usize) {
         if !self.any.load(Ordering::Relaxed) {

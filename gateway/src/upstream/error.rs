@@ -1,5 +1,6 @@
 //! What goes wrong between the gateway and a backend.
 
+use pingora::RetryType;
 use std::io;
 
 /// Why there is no connection, or no whole answer on it.
@@ -45,13 +46,20 @@ impl Error {
         }
     }
 
+    /// Whether this alone says that the request was not run, whatever connection it was sent on.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Http2(error) if matches!(error.retry, RetryType::Decided(true)))
+    }
+
     /// Whether nothing of an answer came: on a connection that was used before, the backend had most likely closed it
     /// before it saw the request.
     pub fn is_unanswered(&self) -> bool {
         match self {
             Self::Disconnected { bytes_read, .. } => !bytes_read,
             Self::Malformed(_) | Self::Unsendable(_) => false,
-            Self::Connect(_) | Self::Send(_) | Self::Http2(_) => self.is_disconnect(),
+            Self::Connect(_) | Self::Send(_) => true,
+            // GOAWAY and REFUSED_STREAM say so; any other reset may be of a stream that was worked on.
+            Self::Http2(error) => matches!(error.retry, RetryType::Decided(true) | RetryType::ReusedOnly),
         }
     }
 }

@@ -94,7 +94,10 @@ impl<'a> View<'a> {
 
     /// Whether requests may go there at all.
     pub(super) fn is_open(&self, backend: &Arc<Backend>) -> bool {
-        if backend.is_draining() || self.tried.iter().any(|other| Arc::ptr_eq(other, backend)) {
+        if backend.is_draining()
+            || backend.holdoff.left().is_some()
+            || self.tried.iter().any(|other| Arc::ptr_eq(other, backend))
+        {
             return false;
         }
         self.leniency == Leniency::Panic || backend.health.is_up() && self.is_trusted(backend)

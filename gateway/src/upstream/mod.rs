@@ -3,16 +3,24 @@
 pub mod attempt;
 pub mod backend;
 pub mod breaker;
+pub mod budget;
 pub mod connect;
+pub mod discovery;
 pub mod error;
 pub mod health;
+pub mod hedge;
+pub mod holdoff;
 pub mod http1;
 mod idle;
 pub mod lease;
+pub mod limiter;
 pub mod membership;
 pub mod pool;
 pub mod probe;
+pub mod queue;
 pub(crate) mod revision;
+pub mod signals;
+pub(crate) mod too_long;
 
 pub use attempt::Attempt;
 pub use backend::Backend;

@@ -2,13 +2,16 @@
 
 use super::attempt::Attempt;
 use super::backend::Backend;
+use super::budget::Budget;
+use super::discovery::Discovery;
 use super::lease::Lease;
 use super::membership::{Leniency, Membership, View};
+use super::queue::Queue;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidegate_config::{AskUsage, Balance, Breaker, Timeouts};
+use tidegate_config::{AskUsage, Balance, Breaker, Hold, Retries, Signals, Timeouts};
 use tidegate_plugins::{Balancer, Exchange};
 
 /// Backends that answer for each other.
@@ -23,8 +26,14 @@ pub struct Pool {
     pub breaker: Option<Breaker>,
     /// How long its backends may take.
     pub timeouts: Timeouts,
-    /// Other backends tried when a connection fails.
-    pub retries: u32,
+    /// What is tried again, and how often.
+    pub retries: Retries,
+    /// How much more is tried again. Kept over a reload that does not change it.
+    pub budget: Arc<Budget>,
+    /// How much of a stream is held before its client gets any.
+    pub hold: Hold,
+    /// Where requests wait while all are full. Kept over a reload that does not change it.
+    pub queue: Option<Arc<Queue>>,
     /// Whether its backends are asked what a stream has cost where the client did not ask.
     pub usage: AskUsage,
     /// How long an idle connection is kept.
@@ -37,6 +46,10 @@ pub struct Pool {
     pub in_flight: Arc<AtomicUsize>,
     /// Whether so many are out that all are used.
     pub panicking: AtomicBool,
+    /// What is read of its backends' own metrics.
+    pub signals: Option<Signals>,
+    /// Where its backends come from, if they come and go.
+    pub discovery: Option<Discovery>,
 }
 
 /// Why nobody takes a request.
@@ -48,6 +61,8 @@ pub enum NoBackend {
     Busy,
     /// All have been tried for this request.
     Tried,
+    /// All that are up have said that they want no requests for this long.
+    Resting(Duration),
 }
 
 /// Places that are taken by others between the look and the step, before we give up.
@@ -154,19 +169,30 @@ impl Pool {
 
     /// Whether every backend has been probed at least once.
     pub fn is_known(&self) -> bool {
-        self.membership.load().backends.iter().all(|backend| backend.health.is_known())
+        let membership = self.membership.load();
+        !membership.backends.is_empty() && membership.backends.iter().all(|backend| backend.health.is_known())
+    }
+
+    /// How long all that are up want no requests, if they do.
+    pub fn rest(&self) -> Option<Duration> {
+        let membership = self.membership.load();
+        let up = membership.backends.iter().filter(|backend| backend.health.is_up() && !backend.is_draining());
+        let rest = up.map(|backend| backend.holdoff.left()).collect::<Option<Vec<_>>>()?;
+        rest.into_iter().min()
     }
 
     fn why_none(&self, view: &View<'_>) -> NoBackend {
+        let membership = self.membership.load();
         if view.available().0 == 0 {
-            let membership = self.membership.load();
             let next = membership.backends.iter().map(|backend| backend.health.settings().every).min();
-            NoBackend::Down(next.unwrap_or(Duration::from_secs(1)))
-        } else if view.tried.is_empty() {
-            NoBackend::Busy
-        } else {
-            NoBackend::Tried
+            return NoBackend::Down(next.unwrap_or(Duration::from_secs(1)));
         }
+        if let Some(rest) = self.rest() {
+            return NoBackend::Resting(rest);
+        }
+        let mut up = membership.backends.iter().filter(|backend| backend.health.is_up() && !backend.is_draining());
+        let is_tried = |backend: &Arc<Backend>| view.tried.iter().any(|other| Arc::ptr_eq(other, backend));
+        if up.all(is_tried) { NoBackend::Tried } else { NoBackend::Busy }
     }
 }
 

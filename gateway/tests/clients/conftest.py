@@ -129,7 +129,7 @@ models:
   gpt-4o-mini: {{ pool: chat, as: tiny-random }}
   tiny-embed: {{ pool: embed }}
 pools:
-  chat: {{ backends: [{direct}] }}
+  chat: {{ signals: {{ every: 200ms }}, backends: [{direct}] }}
   embed: {{ backends: [{direct_embed}] }}
 """)
     with process([BINARY, "run", "--config", str(config)], gateway_log) as child:

@@ -1,5 +1,6 @@
 //! Who is in a pool, arranged so that a pick finds what it needs without walking over all of them.
 
+use crate::balancers::mix;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ impl Member {
 pub struct Members {
     list: Vec<Member>,
     positions: HashMap<u64, usize>,
+    /// The ids, spread over all bits and side by side.
+    spread: Vec<u64>,
     /// Where each member's share of the total weight ends; empty if all weigh the same.
     ends: Vec<u64>,
     total: u64,
@@ -49,7 +52,8 @@ impl Members {
             ends = Vec::new();
             total = list.len() as u64;
         }
-        Self { list, positions, ends, total }
+        let spread = list.iter().map(|member| mix(member.id)).collect();
+        Self { list, positions, spread, ends, total }
     }
 
     /// How many there are.
@@ -65,6 +69,11 @@ impl Members {
     /// All of them, by position.
     pub fn as_slice(&self) -> &[Member] {
         &self.list
+    }
+
+    /// A number for each of them by position, as random as a hash: for choices that have to be the same everywhere.
+    pub fn spread(&self) -> &[u64] {
+        &self.spread
     }
 
     /// Where the member with this id stands now.

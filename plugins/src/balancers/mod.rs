@@ -8,6 +8,7 @@ pub mod prefix_affinity;
 mod round_robin;
 mod session;
 
+pub(crate) use choices::mix;
 pub use least_busy::LeastBusy;
 pub use peak_ewma::PeakEwma;
 pub use prefix_affinity::PrefixAffinity;

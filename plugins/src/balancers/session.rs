@@ -1,10 +1,12 @@
 //! `session`: all requests of one session to the same backend.
 
-use super::choices::{Random, choose, mix};
+use super::choices::{Random, choose};
+use super::prefix_affinity::tree::Tree;
 use crate::balancer::{Balancer, BalancerPlugin, Candidate, Field};
 use crate::exchange::Exchange;
 use crate::filter::SettingsError;
 use crate::json;
+use crate::store::Clock;
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,6 +19,9 @@ pub struct Session {
     by: Vec<By>,
     bound: f64,
     random: Random,
+    /// Which backend gave which answer.
+    answers: Tree,
+    clock: Clock,
 }
 
 /// What belongs together goes to one backend, by rendezvous hashing. When a backend comes or goes, only its own sessions
@@ -50,6 +55,12 @@ enum By {
     Header(HeaderName),
 }
 
+/// Answers whose backend is remembered, 16 bytes each.
+const ANSWERS: usize = 1 << 16;
+
+/// The member that refers to an answer.
+const PREVIOUS: &str = "previous_response_id";
+
 /// Requests in flight that are never too many for one backend.
 const ALWAYS: f64 = 4.0;
 
@@ -57,21 +68,21 @@ const ALWAYS: f64 = 4.0;
 const CHOICES: usize = 4;
 
 impl Session {
-    /// A number for the session; none if the request belongs to none.
-    fn key(&self, exchange: &Exchange) -> Option<u64> {
+    /// A number for the session, and whether it refers to an answer; none if the request belongs to none.
+    fn key(&self, exchange: &Exchange) -> Option<(u64, bool)> {
         self.by.iter().find_map(|by| match by {
-            By::Header(name) => exchange.headers().get(name).map(|value| hash(value.as_bytes())),
+            By::Header(name) => exchange.headers().get(name).map(|value| (hash(value.as_bytes()), false)),
             By::Caller => {
                 let caller = exchange.caller()?;
                 let name = [&caller.user, &caller.key, &caller.org].into_iter().find_map(|name| name.as_deref())?;
-                Some(hash(name.as_bytes()))
+                Some((hash(name.as_bytes()), false))
             }
             By::Member(name) => {
                 exchange.call()?;
                 let value = &exchange.body()[json::member(exchange.body(), name)?];
                 // A conversation may be written as its id, or as a table with its id.
                 let id = if value.starts_with(b"{") { &value[json::member(value, "id")?] } else { value };
-                (id.starts_with(b"\"") && id.len() > 2).then(|| hash(id))
+                (id.starts_with(b"\"") && id.len() > 2).then(|| (hash(id), *name == PREVIOUS))
             }
         })
     }
@@ -80,19 +91,20 @@ impl Session {
 /// The same on every gateway.
 fn hash(bytes: &[u8]) -> u64 {
     let hash = blake3::hash(bytes);
-    hash.as_bytes()[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+    hash.as_bytes()[..8].iter().fold(0, |hash, byte| hash << 8 | u64::from(*byte)).max(1)
 }
 
 /// The session's best choices, best first, and how many there are. One pass over the members, without the backends.
 fn choices(key: u64, field: &dyn Field) -> ([usize; CHOICES], usize) {
     let members = field.members();
     let mut best = [(f32::NEG_INFINITY, 0_usize); CHOICES];
-    for (position, member) in members.as_slice().iter().enumerate() {
-        let drawn = (mix(key ^ member.id.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 40) as f32;
+    for (position, spread) in members.spread().iter().enumerate() {
+        // Both are spread already: one multiplication brings every bit of both to the top.
+        let drawn = ((key ^ spread).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32;
         // Uniform draws to the power of 1/weight: who weighs twice as much wins twice as often.
         let score = match members.are_alike() {
             true => drawn,
-            false => ((drawn + 0.5) / 16_777_216.0).ln() / member.weight as f32,
+            false => ((drawn + 0.5) / 16_777_216.0).ln() / members.as_slice()[position].weight as f32,
         };
         if score > best[CHOICES - 1].0 {
             let place = best.partition_point(|(known, _)| *known >= score);
@@ -109,12 +121,27 @@ impl Balancer for Session {
             let fair = (field.in_flight() as f64 + 1.0) * field.members().share(position) * self.bound;
             candidate.in_flight as f64 + 1.0 <= fair.max(ALWAYS)
         };
-        let chosen = self.key(exchange).and_then(|key| {
+        let takes = |position: &usize| field.candidate(*position).is_some_and(|one| has_room(*position, &one));
+        let chosen = self.key(exchange).and_then(|(key, is_answer)| {
+            // Who gave an answer has what it was made of.
+            let gave = if is_answer { self.answers.last(key) } else { None };
+            if let Some(position) = gave.and_then(|member| field.members().position(member)).filter(takes) {
+                return Some(position);
+            }
             let (choices, count) = choices(key, field);
-            let takes = |position: &usize| field.candidate(*position).is_some_and(|one| has_room(*position, &one));
             choices[..count].iter().copied().find(takes)
         });
         chosen.or_else(|| choose(&self.random, field, |_, one, _, other| one.compare(other).is_lt()))
+    }
+
+    fn answered(&self, member: u64, id: &[u8]) {
+        self.answers.note(hash(id), member, self.now());
+    }
+}
+
+impl Session {
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -146,7 +173,8 @@ impl BalancerPlugin for Session {
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Self { by, bound: settings.imbalance, random: Random::default() })
+        let (random, answers, clock) = (Random::default(), Tree::new(ANSWERS), Clock::default());
+        Ok(Self { by, bound: settings.imbalance, random, answers, clock })
     }
 }
 
@@ -221,6 +249,17 @@ mod tests {
         assert!(key(&["user"], r#"{"model":"m","user":"u"}"#).is_some());
         assert_eq!(key(&["user"], r#"{"model":"m","user":""}"#), None);
         assert_eq!(key(&["caller"], r#"{"model":"m","user":"u"}"#), None, "nobody has said who it is");
+    }
+
+    #[test]
+    fn a_request_that_refers_to_an_answer_goes_to_whoever_gave_it() {
+        let (session, field) = (session(), Backends::busy(&[0; 8]));
+        for turn in 0..20 {
+            let id = format!(r#""resp_{turn}""#);
+            session.answered(field.members().as_slice()[turn % 8].id, id.as_bytes());
+            let next = testing::exchange(&format!(r#"{{"model":"m","previous_response_id":{id}}}"#));
+            assert_eq!(session.pick(&next, &field), Some(turn % 8), "{turn}");
+        }
     }
 
     #[test]

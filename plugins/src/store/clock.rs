@@ -60,6 +60,14 @@ impl Clock {
         }
     }
 
+    /// Time since the clock was made.
+    pub fn elapsed(&self) -> Duration {
+        match &self.0 {
+            Source::Real(origin) => origin.elapsed(),
+            Source::Manual(now) => Duration::from_nanos(now.ticks.load(Ordering::SeqCst) / TICKS),
+        }
+    }
+
     /// Seconds since 1970.
     pub fn wall(&self) -> u64 {
         self.wall_millis() / 1000

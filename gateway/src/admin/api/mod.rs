@@ -7,7 +7,6 @@ mod keys;
 mod limits;
 mod spenders;
 
-
 use super::routes::{JSON, answer, problem};
 use crate::core::Core;
 use axum::Router;

@@ -9,6 +9,7 @@ use tracing::Level;
 
 use super::text::{Clean, Stamp, write_digits, write_json_string};
 use super::{Style, level_name};
+use crate::telemetry::metrics::HedgeOutcome;
 use crate::telemetry::record::{Cause, Record, bounded};
 
 /// How loud the line of a request is: its fault, not its status, decides, so that `level: warn` shows what is ours to mend.
@@ -56,6 +57,14 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
         line.text("served_by", served_by);
     }
     line.number("attempts", record.attempts.into());
+    if !record.retried.is_empty() {
+        let causes: Vec<_> = record.retried.iter().map(|cause| cause.label()).collect();
+        line.text("retried", &causes.join(","));
+    }
+    if !record.fallback.is_empty() {
+        line.text("fallback", &record.fallback.join(","));
+    }
+    line.maybe_text("hedge", record.hedge.map(HedgeOutcome::label));
     line.number("status", record.status.into());
     line.maybe_number("upstream_status", record.upstream_status.map(u64::from));
     line.maybe_text("upstream_request_id", record.upstream_request_id.as_deref());
@@ -83,6 +92,9 @@ fn json_measures(line: &mut Fields<'_>, record: &Record) {
         line.millis("ttft_ms", time);
     }
     line.millis("overhead_ms", record.overhead);
+    if !record.queued.is_zero() {
+        line.millis("queue_ms", record.queued);
+    }
     if let Some(usage) = record.usage {
         line.maybe_number("prompt_tokens", usage.prompt);
         line.maybe_number("completion_tokens", usage.completion);

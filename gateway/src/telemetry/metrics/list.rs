@@ -38,6 +38,8 @@ const TOKENS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 6
 const OVERHEAD: &[f64] =
     &[25e-6, 50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.5, 2.5];
 
+const QUEUED: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+
 const GEN_AI: &[&str] = &["gen_ai_operation_name", "gen_ai_request_model", "route", "pool", "status"];
 
 macro_rules! metrics {
@@ -62,8 +64,10 @@ metrics! {
         "Requests that are over, by status class and by who is to blame.";
     FAILURES: Counter, "tidegate_failures_total", &["route", "pool", "cause"],
         "Requests that did not go well, by who is to blame: the error budget.";
-    RETRIES: Counter, "tidegate_retries_total", &["route", "pool"],
-        "Attempts after the first, all requests together.";
+    RETRIES: Counter, "tidegate_retries_total", &["route", "pool", "cause"],
+        "Attempts after the first at the same pool, by what went wrong before.";
+    RETRIES_REFUSED: Counter, "tidegate_retries_refused_total", &["route", "pool"],
+        "Retries that were not made because the pool's budget for them was spent.";
     OVERHEAD_SECONDS: Histogram(OVERHEAD), "tidegate_overhead_seconds", &["route", "pool", "status"],
         "Time the gateway itself added to a request.";
     REQUEST_BYTES: Counter, "tidegate_request_bytes_total", &["route", "pool"],
@@ -72,6 +76,16 @@ metrics! {
         "Body bytes that clients were given.";
     ROUTE_IN_FLIGHT: Gauge, "tidegate_route_in_flight", &["route", "pool"],
         "Requests that have a route and are not over.";
+    FALLBACKS: Counter, "tidegate_fallbacks_total", &["route", "pool", "cause"],
+        "Requests that went on to a fallback, by the pool that did not answer and why.";
+    HEDGES: Counter, "tidegate_hedges_total", &["route", "pool", "outcome"],
+        "Second requests because the first was slow: won and lost, and refused by the budget.";
+    QUEUE_WAITING: Gauge, "tidegate_queue_waiting", &["pool"],
+        "Requests that wait because all backends of the pool are at their max_in_flight.";
+    QUEUE_WAIT: Histogram(QUEUED), "tidegate_queue_wait_seconds", &["pool"],
+        "How long those waited that got a place.";
+    QUEUE_OUTCOMES: Counter, "tidegate_queue_outcomes_total", &["pool", "outcome"],
+        "Requests that would have waited, by how that ended: served, full and hopeless (not let in), expired, left.";
     BACKEND_UP: Gauge, "tidegate_backend_up", &["pool", "backend"],
         "Whether a backend is offered requests (1) or not (0).";
     BACKEND_IN_FLIGHT: Gauge, "tidegate_backend_in_flight", &["pool", "backend"],
@@ -86,6 +100,10 @@ metrics! {
         "Connections taken for requests to a backend, new or reused.";
     BACKEND_DRAINING: Gauge, "tidegate_backend_draining", &["pool", "backend"],
         "Whether a backend gets no more requests because an operator, or discovery, wants it so (1).";
+    BACKEND_CAPACITY: Gauge, "tidegate_backend_max_in_flight", &["pool", "backend"],
+        "Requests a backend gets at once, as the file says or as was found out (auto); -1 for no bound.";
+    BACKEND_READINGS: Counter, "tidegate_backend_signals_total", &["pool", "backend", "outcome"],
+        "Readings of a backend's own metrics: read, or failed (no answer, or nothing known in it).";
     BACKEND_BREAKER: Gauge, "tidegate_backend_breaker_state", &["pool", "backend"],
         "Whether a backend is trusted (0), gets one request to show that it is well (1) or is left alone (2): the worst of its models.";
     BACKEND_BREAKER_OPENED: Counter, "tidegate_backend_breaker_opened_total", &["pool", "backend", "reason"],

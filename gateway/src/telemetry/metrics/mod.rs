@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use list::documentation;
-pub use sets::{BackendFault, BackendSeries, BadHead, InFlight, Series};
+pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series};
 
 use super::record::Record;
 use build::Builder;
@@ -61,10 +61,16 @@ struct Families {
     requests: IntCounterVec,
     failures: IntCounterVec,
     retries: IntCounterVec,
+    retries_refused: IntCounterVec,
+    fallbacks: IntCounterVec,
+    hedges: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     route_in_flight: IntGaugeVec,
+    queue_waiting: IntGaugeVec,
+    queue_wait: HistogramVec,
+    queue_outcomes: IntCounterVec,
     backend_up: IntGaugeVec,
     backend_in_flight: IntGaugeVec,
     backend_attempts: IntCounterVec,
@@ -75,6 +81,8 @@ struct Families {
     backend_breaker: IntGaugeVec,
     backend_breaker_opened: IntCounterVec,
     backend_picks: IntCounterVec,
+    backend_capacity: IntGaugeVec,
+    backend_readings: IntCounterVec,
 }
 
 impl Metrics {
@@ -110,6 +118,11 @@ impl Metrics {
     /// The metrics of one backend, for one configuration. The same names give the same counters.
     pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendSeries> {
         Arc::new(BackendSeries::new(&self.families, pool, backend))
+    }
+
+    /// The metrics of a pool's queue. The same name gives the same counters.
+    pub fn queue(&self, pool: &str) -> Arc<QueueSeries> {
+        Arc::new(QueueSeries::new(&self.families, pool))
     }
 
     /// Counts one request that is over.
@@ -166,10 +179,16 @@ impl Families {
             requests: build.counters(&list::REQUESTS),
             failures: build.counters(&list::FAILURES),
             retries: build.counters(&list::RETRIES),
+            retries_refused: build.counters(&list::RETRIES_REFUSED),
+            fallbacks: build.counters(&list::FALLBACKS),
+            hedges: build.counters(&list::HEDGES),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
             route_in_flight: build.gauges(&list::ROUTE_IN_FLIGHT),
+            queue_waiting: build.gauges(&list::QUEUE_WAITING),
+            queue_wait: build.histograms(&list::QUEUE_WAIT),
+            queue_outcomes: build.counters(&list::QUEUE_OUTCOMES),
             backend_up: build.gauges(&list::BACKEND_UP),
             backend_in_flight: build.gauges(&list::BACKEND_IN_FLIGHT),
             backend_attempts: build.counters(&list::BACKEND_ATTEMPTS),
@@ -180,6 +199,8 @@ impl Families {
             backend_breaker: build.gauges(&list::BACKEND_BREAKER),
             backend_breaker_opened: build.counters(&list::BACKEND_BREAKER_OPENED),
             backend_picks: build.counters(&list::BACKEND_PICKS),
+            backend_capacity: build.gauges(&list::BACKEND_CAPACITY),
+            backend_readings: build.counters(&list::BACKEND_READINGS),
         }
     }
 
@@ -194,13 +215,27 @@ impl Families {
         {
             build::retain(family, route);
         }
-        for family in [&self.requests, &self.failures, &self.retries, &self.request_bytes, &self.response_bytes] {
+        let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
+        let bytes = [&self.request_bytes, &self.response_bytes];
+        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges]).chain(bytes) {
             build::retain(family, route);
         }
         build::retain(&self.route_in_flight, route);
 
+        let pools: HashSet<_> = backends.iter().map(|(pool, _)| *pool).collect();
+        let pool = |labels: &build::Labels<'_>| pools.contains(labels["pool"]);
+        build::retain(&self.queue_waiting, pool);
+        build::retain(&self.queue_wait, pool);
+        build::retain(&self.queue_outcomes, pool);
+
         let backend = |labels: &build::Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
-        for family in [&self.backend_up, &self.backend_in_flight, &self.backend_draining, &self.backend_breaker] {
+        for family in [
+            &self.backend_up,
+            &self.backend_in_flight,
+            &self.backend_draining,
+            &self.backend_breaker,
+            &self.backend_capacity,
+        ] {
             build::retain(family, backend);
         }
         for family in [
@@ -210,6 +245,7 @@ impl Families {
             &self.backend_connections,
             &self.backend_breaker_opened,
             &self.backend_picks,
+            &self.backend_readings,
         ] {
             build::retain(family, backend);
         }

@@ -10,6 +10,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntGauge};
 use super::Families;
 use crate::telemetry::record::{Cause, Record};
 use crate::upstream::breaker::Opened;
+use tidegate_config::FallbackOn;
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CAUSES: usize = Cause::ALL.len();
@@ -43,7 +44,11 @@ pub struct Series {
     requests: [[OnceLock<IntCounter>; CAUSES]; CLASSES.len()],
     failures: [OnceLock<IntCounter>; CAUSES],
     overhead: [OnceLock<Histogram>; CLASSES.len()],
-    retries: IntCounter,
+    /// Retries that the pool's budget did not have.
+    pub retries_refused: IntCounter,
+    retries: [IntCounter; RetryCause::ALL.len()],
+    fallbacks: [IntCounter; FallbackOn::ALL.len()],
+    hedges: [IntCounter; HedgeOutcome::ALL.len()],
     request_bytes: IntCounter,
     response_bytes: IntCounter,
     operations: [OnceLock<Box<Operation>>; OPERATIONS.len()],
@@ -68,7 +73,10 @@ impl Series {
             requests: Default::default(),
             failures: Default::default(),
             overhead: Default::default(),
-            retries: families.retries.with_label_values(&labels),
+            retries_refused: families.retries_refused.with_label_values(&labels),
+            retries: RetryCause::ALL.map(|cause| families.retries.with_label_values(&[route, pool, cause.label()])),
+            fallbacks: FallbackOn::ALL.map(|why| families.fallbacks.with_label_values(&[route, pool, why.as_str()])),
+            hedges: HedgeOutcome::ALL.map(|how| families.hedges.with_label_values(&[route, pool, how.label()])),
             request_bytes: families.request_bytes.with_label_values(&labels),
             response_bytes: families.response_bytes.with_label_values(&labels),
             operations: Default::default(),
@@ -82,13 +90,23 @@ impl Series {
         series
     }
 
+    /// Requests that went on elsewhere, because of this.
+    pub fn fallbacks(&self, why: FallbackOn) -> &IntCounter {
+        &self.fallbacks[why as usize]
+    }
+
+    /// Second requests that ended so.
+    pub fn hedges(&self, how: HedgeOutcome) -> &IntCounter {
+        &self.hedges[how as usize]
+    }
+
     pub(super) fn observe(&self, families: &Families, record: &Record) {
         let class = class_of(record.status);
         self.requests(families, class, record.cause).inc();
         if record.cause != Cause::None {
             self.failures(families, record.cause).inc();
         }
-        self.retries.inc_by(u64::from(record.attempts.saturating_sub(1)));
+        record.retried.iter().for_each(|cause| self.retries[*cause as usize].inc());
         self.request_bytes.inc_by(record.request_bytes);
         self.response_bytes.inc_by(record.response_bytes);
         let overhead = self.overhead[class]
@@ -155,6 +173,10 @@ pub struct BackendSeries {
     pub draining: IntGauge,
     /// 0 while it is trusted, 1 while one request is let through to see, 2 while it is left alone.
     pub breaker: IntGauge,
+    /// Requests it takes at once now; -1: however many.
+    pub capacity: IntGauge,
+    /// Readings of its own metrics: those that said something, and the others.
+    pub readings: [IntCounter; 2],
     breaker_opened: [IntCounter; Opened::ALL.len()],
     picks: [IntCounter; PICKS.len()],
     connections_new: IntCounter,
@@ -177,6 +199,8 @@ impl BackendSeries {
             requests: families.backend_requests.with_label_values(&labels),
             draining: families.backend_draining.with_label_values(&labels),
             breaker: families.backend_breaker.with_label_values(&labels),
+            capacity: families.backend_capacity.with_label_values(&labels),
+            readings: ["read", "failed"].map(|how| families.backend_readings.with_label_values(&[pool, backend, how])),
             breaker_opened: Opened::ALL
                 .map(|why| families.backend_breaker_opened.with_label_values(&[pool, backend, why.label()])),
             picks: PICKS.map(|how| families.backend_picks.with_label_values(&[pool, backend, how])),
@@ -206,6 +230,39 @@ impl BackendSeries {
     /// Counts something that went wrong with it.
     pub fn failed(&self, fault: BackendFault) {
         self.errors[fault as usize].inc();
+    }
+}
+
+/// The metrics of a pool's queue.
+pub struct QueueSeries {
+    /// How many wait.
+    pub waiting: IntGauge,
+    /// How long those waited that got a place.
+    pub wait: Histogram,
+    /// Got a place.
+    pub served: IntCounter,
+    /// Not let in: too many wait.
+    pub full: IntCounter,
+    /// Not let in: it would have waited for longer than it can.
+    pub hopeless: IntCounter,
+    /// Waited for as long as it could.
+    pub expired: IntCounter,
+    /// Its client left.
+    pub left: IntCounter,
+}
+
+impl QueueSeries {
+    pub(super) fn new(families: &Families, pool: &str) -> Self {
+        let outcome = |outcome| families.queue_outcomes.with_label_values(&[pool, outcome]);
+        Self {
+            waiting: families.queue_waiting.with_label_values(&[pool]),
+            wait: families.queue_wait.with_label_values(&[pool]),
+            served: outcome("served"),
+            full: outcome("full"),
+            hopeless: outcome("hopeless"),
+            expired: outcome("expired"),
+            left: outcome("left"),
+        }
     }
 }
 
@@ -294,5 +351,39 @@ closed_set! {
         ProxyHeader = "proxy_header",
         /// Somebody who is no trusted proxy connected to a listener for proxies.
         UntrustedProxy = "untrusted_proxy",
+    }
+}
+
+closed_set! {
+    /// After what a request was tried again.
+    RetryCause {
+        /// No connection, or the request could not be sent whole.
+        Connect = "connect",
+        /// The connection broke before the answer.
+        Lost = "lost",
+        /// It took too long to begin.
+        Timeout = "timeout",
+        /// What came was no answer.
+        Malformed = "malformed",
+        /// A stream began with an error.
+        ErrorEvent = "error_event",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// 503 or 529.
+        Overloaded = "overloaded",
+        /// Any other status.
+        Status = "status",
+    }
+}
+
+closed_set! {
+    /// What became of a second request that was made because the first was slow.
+    HedgeOutcome {
+        /// It was heard first.
+        Won = "won",
+        /// The first was heard after all.
+        Lost = "lost",
+        /// It was not made: the budget was spent.
+        Refused = "refused",
     }
 }

@@ -15,6 +15,7 @@ fn record() -> Record {
     record.operation = "chat";
     record.status = 200;
     record.attempts = 3;
+    record.retried = vec![RetryCause::Connect; 2];
     record.stream = true;
     record.first_token = Some(record.started + Duration::from_millis(30));
     record.ended = record.started + Duration::from_millis(130);
@@ -46,7 +47,7 @@ fn a_request_is_counted_by_route_pool_status_and_cause() {
     );
     assert_eq!(of(&format!(r#"tidegate_failures_total{{cause="upstream_timeout",{both}}}"#)), Some(1.0));
     assert_eq!(of(&format!(r#"tidegate_failures_total{{cause="gateway",{both}}}"#)), Some(0.0));
-    assert_eq!(of(&format!("tidegate_retries_total{{{both}}}")), Some(4.0));
+    assert_eq!(of(&format!(r#"tidegate_retries_total{{cause="connect",{both}}}"#)), Some(4.0));
     assert_eq!(of(&format!("tidegate_request_bytes_total{{{both}}}")), Some(2048.0));
     let overhead = format!("tidegate_overhead_seconds_bucket{{{both},status=\"2xx\",le=");
     assert_eq!(of(&format!("{overhead}\"0.00005\"}}")), Some(0.0));
@@ -87,8 +88,8 @@ fn a_reload_forgets_what_it_removed_and_keeps_the_rest() {
     metrics.retain(&[("new", "gpu")], &[("gpu", "b")]);
     let text = metrics.render();
     assert!(!text.contains(r#""old""#) && !text.contains(r#"backend="a""#));
-    assert_eq!(value(&text, r#"tidegate_retries_total{pool="gpu",route="new"}"#), Some(2.0));
-    assert_eq!(value(&text, r#"tidegate_retries_total{pool="gpu",route="other"}"#), Some(2.0));
+    assert_eq!(value(&text, r#"tidegate_retries_total{cause="connect",pool="gpu",route="new"}"#), Some(2.0));
+    assert_eq!(value(&text, r#"tidegate_retries_total{cause="connect",pool="gpu",route="other"}"#), Some(2.0));
     assert_eq!(value(&text, r#"tidegate_backend_errors_total{backend="b",cause="connect",pool="gpu"}"#), Some(1.0));
 }
 
@@ -120,6 +121,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let metrics = Metrics::new();
     metrics.config_loaded("aaaa");
     metrics.backend("gpu", "a");
+    metrics.queue("gpu");
     metrics.bad_request(BadHead::Framing);
     metrics.observe(&metrics.series("llama", "gpu"), &record());
     // What filters share counts once there is somebody who does something.

@@ -17,6 +17,7 @@ pub(super) const LARGEST: usize = 64 << 10;
 pub(super) const MOST_FIELDS: usize = 100;
 
 /// The head of a request.
+#[derive(Clone, Default)]
 pub struct RequestHead {
     /// Its method.
     pub method: Method,

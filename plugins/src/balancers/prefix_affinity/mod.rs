@@ -10,18 +10,18 @@
 
 mod path;
 mod recent;
-mod tree;
+pub(super) mod tree;
 
 use super::choices::{Random, choose};
 use super::per_member::PerMember;
 use crate::balancer::{Balancer, BalancerPlugin, Candidate, Field};
 use crate::exchange::Exchange;
 use crate::filter::SettingsError;
+use crate::store::Clock;
 use path::Path;
 use recent::Recent;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::time::Instant;
 use tree::{HOLDERS, Tree, Warm};
 
 /// The backend that was last sent the longest beginning of this prompt gets the request: any turn of a conversation goes
@@ -33,7 +33,7 @@ pub struct PrefixAffinity {
     work: PerMember<Recent>,
     total: Recent,
     random: Random,
-    began: Instant,
+    clock: Clock,
     imbalance: f64,
 }
 
@@ -76,6 +76,12 @@ struct Look<'a> {
 }
 
 impl PrefixAffinity {
+    /// The same with another clock: for replays, which take less time than what they replay.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
     /// Whether the backend has no more than it should, this request included.
     fn has_room(&self, look: &Look<'_>, position: usize, candidate: &Candidate) -> bool {
         let members = look.field.members();
@@ -124,7 +130,7 @@ impl PrefixAffinity {
 impl Balancer for PrefixAffinity {
     fn pick(&self, exchange: &Exchange, field: &dyn Field) -> Option<usize> {
         let path = Path::of(exchange);
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         let look = Look { field, now, work: REQUEST + path.bytes() as u64 };
         let mut warm = [Warm::default(); HOLDERS];
         let found = self.tree.find(&path, &mut warm);
@@ -157,7 +163,7 @@ impl BalancerPlugin for PrefixAffinity {
             work: PerMember::default(),
             total: Recent::default(),
             random: Random::default(),
-            began: Instant::now(),
+            clock: Clock::default(),
             imbalance: settings.imbalance,
         })
     }

@@ -42,10 +42,10 @@ pub(super) struct Warm {
 }
 
 #[derive(Debug)]
-pub(super) struct Tree(Box<[Bucket]>);
+pub(in crate::balancers) struct Tree(Box<[Bucket]>);
 
 impl Tree {
-    pub(super) fn new(pieces: usize) -> Self {
+    pub(in crate::balancers) fn new(pieces: usize) -> Self {
         Self((0..pieces.div_ceil(WAYS).next_power_of_two()).map(|_| Bucket::default()).collect())
     }
 
@@ -82,20 +82,29 @@ impl Tree {
 
     /// From now on `member` is warm for this prompt.
     pub(super) fn remember(&self, path: &Path, member: u64, now: u64) {
+        path.hashes().iter().for_each(|hash| self.note(*hash, member, now));
+    }
+
+    /// Whoever was noted for this hash last.
+    pub(in crate::balancers) fn last(&self, hash: u64) -> Option<u64> {
+        let noted = self.bucket(hash).iter().filter(|place| place.hash.load(Relaxed) == hash);
+        let value = noted.map(|place| place.member.load(Relaxed)).max_by_key(|value| value & STAMP)?;
+        Some(value >> 24)
+    }
+
+    /// Notes `member` for this hash, which is not 0; `now` is in milliseconds.
+    pub(in crate::balancers) fn note(&self, hash: u64, member: u64, now: u64) {
         let value = member << 24 | (now >> TICK) & STAMP;
-        for hash in path.hashes() {
-            let places = self.bucket(*hash);
-            let is_here =
-                |place: &&Place| place.hash.load(Relaxed) == *hash && place.member.load(Relaxed) >> 24 == member;
-            let age = |place: &&Place| match place.hash.load(Relaxed) {
-                0 => u64::MAX,
-                _ => value.wrapping_sub(place.member.load(Relaxed)) & STAMP,
-            };
-            let place = places.iter().find(is_here).or_else(|| places.iter().max_by_key(age));
-            if let Some(place) = place {
-                place.hash.store(*hash, Relaxed);
-                place.member.store(value, Relaxed);
-            }
+        let places = self.bucket(hash);
+        let is_here = |place: &&Place| place.hash.load(Relaxed) == hash && place.member.load(Relaxed) >> 24 == member;
+        let age = |place: &&Place| match place.hash.load(Relaxed) {
+            0 => u64::MAX,
+            _ => value.wrapping_sub(place.member.load(Relaxed)) & STAMP,
+        };
+        let place = places.iter().find(is_here).or_else(|| places.iter().max_by_key(age));
+        if let Some(place) = place {
+            place.hash.store(hash, Relaxed);
+            place.member.store(value, Relaxed);
         }
     }
 }

@@ -1,0 +1,139 @@
+//! Where a request goes when those who should answer cannot: the next step of its model that is for the reason.
+
+use super::attempt::Miss;
+use super::fail::Fault;
+use super::fetch::{Fetched, Missed};
+use super::place::{self, NoPlace};
+use super::{Route, Session, Trip, admit, headers, whole};
+use crate::models::Step;
+use crate::telemetry::InFlight;
+use crate::upstream::NoBackend;
+use crate::upstream::too_long::says_too_long;
+use std::sync::Arc;
+use tidegate_config::FallbackOn;
+
+/// A pool that has not answered: why, and what is told if nobody else does.
+pub(super) struct Stuck {
+    /// None: it is the client's own, and nobody's to mend.
+    pub why: Option<FallbackOn>,
+    /// What is told.
+    pub missed: Missed,
+}
+
+impl Stuck {
+    /// No attempt was made.
+    pub(super) fn without_place(trip: &Trip<'_>, route: &Route, why: NoPlace) -> Self {
+        let model = trip.exchange.model().map_or("this path", |model| super::arrive::short(model));
+        let (why, fault) = match why {
+            NoPlace::Fault(fault) => (None, fault),
+            NoPlace::Queue(refused, wait) => (Some(FallbackOn::Overloaded), place::refusal(trip, route, refused, wait)),
+            NoPlace::Backend(none) => {
+                let why = match none {
+                    NoBackend::Busy => FallbackOn::Overloaded,
+                    NoBackend::Resting(_) => FallbackOn::RateLimited,
+                    NoBackend::Down(_) | NoBackend::Tried => FallbackOn::Unavailable,
+                };
+                (Some(why), Fault::no_backend(none, model))
+            }
+        };
+        Self { why, missed: Missed::Fault(fault) }
+    }
+
+    /// An attempt was made, and no other may be at this pool.
+    pub(super) fn after(miss: Miss, missed: Missed) -> Self {
+        let why = match miss {
+            Miss::Connect => Some(FallbackOn::Unavailable),
+            Miss::Timeout => Some(FallbackOn::Timeout),
+            Miss::Lost | Miss::Malformed | Miss::ErrorEvent => Some(FallbackOn::Error),
+            Miss::Status(429) => Some(FallbackOn::RateLimited),
+            Miss::Status(503 | 529) => Some(FallbackOn::Overloaded),
+            Miss::Status(500..) => Some(FallbackOn::Error),
+            Miss::Status(_) => None,
+        };
+        Self { why, missed }
+    }
+}
+
+/// The steps that a request has not taken yet.
+pub(super) struct Chain {
+    steps: Arc<[Step]>,
+    next: usize,
+}
+
+impl Chain {
+    /// All steps of the model of `route`, if this request may take them.
+    pub(super) fn new(trip: &Trip<'_>, route: &Route) -> Self {
+        let refused = headers::text(trip.exchange.headers(), "x-tidegate-fallback").is_some_and(|value| value == "off");
+        // A body that comes in pieces cannot be sent twice, nor its model be changed.
+        let whole = trip.exchange.call().is_some() && trip.replayable;
+        let steps = route.model.as_ref().filter(|_| whole && !refused).map(|model| model.fallback.clone());
+        Self { steps: steps.unwrap_or_default(), next: 0 }
+    }
+
+    /// Whether a step is left for this.
+    pub(super) fn has(&self, trip: &Trip<'_>, why: FallbackOn) -> bool {
+        self.steps[self.next..].iter().any(|step| step.on.contains(&why) && may(trip, step))
+    }
+
+    /// The next step for this. Those before it are passed by.
+    fn take(&mut self, trip: &Trip<'_>, why: FallbackOn) -> Option<Step> {
+        let left = &self.steps[self.next..];
+        let ahead = left.iter().position(|step| step.on.contains(&why) && may(trip, step))?;
+        self.next += ahead + 1;
+        self.steps.get(self.next - 1).cloned()
+    }
+}
+
+/// Whether the caller may ask for the model that the step is.
+fn may(trip: &Trip<'_>, step: &Step) -> bool {
+    let Some(model) = &step.model else { return true };
+    trip.exchange.caller().is_none_or(|caller| caller.may_use(model))
+}
+
+/// Turns the request to the next step that is for why it is stuck.
+///
+/// # Errors
+/// The same again, if there is none.
+pub(super) async fn turn(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    route: Route,
+    chain: &mut Chain,
+    mut stuck: Stuck,
+) -> std::result::Result<Route, Missed> {
+    if let (None, Missed::Answer(fetched)) = (stuck.why, &mut stuck.missed)
+        && chain.has(trip, FallbackOn::ContextTooLong)
+        && matches!(fetched.head.status.as_u16(), 400 | 413 | 422)
+    {
+        match is_too_long(session, trip, fetched).await {
+            Ok(true) => stuck.why = Some(FallbackOn::ContextTooLong),
+            Ok(false) => {}
+            Err(fault) => return Err(Missed::Fault(fault)),
+        }
+    }
+    let Some((why, step)) = stuck.why.and_then(|why| Some((why, chain.take(trip, why)?))) else {
+        return Err(stuck.missed);
+    };
+    stuck.missed.count(trip);
+    route.series.fallbacks(why).inc();
+    trip.record.fallback.push(why.as_str());
+    let target = step.serves.target();
+    let mut timeouts = target.timeouts;
+    if let Some(within) = step.within {
+        (timeouts.first_byte, timeouts.first_token) = (within, within);
+    }
+    let (pool, series) = (target.pool.clone(), target.series.clone());
+    let send_as = target.send_as.clone();
+    let route = Route { pool, series, send_as, timeouts, hedging: target.hedging.clone(), ..route };
+    admit::rename(trip, &route);
+    let name = route.send_as.as_ref().or(trip.exchange.model());
+    trip.record.model_served = name.map(|name| name.as_ref().into());
+    trip.under_way = Some(InFlight::new(&route.series.in_flight));
+    trip.route = Some(route.clone());
+    Ok(route)
+}
+
+/// Whether a refusal says that the prompt is too long. It is kept for being told.
+async fn is_too_long(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched) -> super::fail::Result<bool> {
+    Ok(says_too_long(&whole::peek(session, trip, fetched).await?))
+}

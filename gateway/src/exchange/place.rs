@@ -1,0 +1,202 @@
+//! A place at a backend: taken at once where there is one, waited for in the pool's queue where all are full.
+
+use super::arrive::short;
+use super::fail::{Fault, Result};
+use super::fetch::{Deadline, alongside};
+use super::{Route, Session, Trip, headers, relay};
+use crate::upstream::queue::{Claim, NoWait, Place, Queue, Ticket};
+use crate::upstream::{Backend, NoBackend, Pool};
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::{Exchange, Head};
+
+/// Why there is no place.
+pub(super) enum NoPlace {
+    /// Nobody takes the request.
+    Backend(NoBackend),
+    /// The queue does not let it in, or did for too long; come back after this.
+    Queue(Refused, Duration),
+    /// The client has left, or the process ends.
+    Fault(Fault),
+}
+
+/// What a queue says to those it does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Too many wait.
+    Full,
+    /// It would have taken, or has taken, longer than the request can wait.
+    TooLong,
+}
+
+/// A place for the first attempt at a pool: now, or when it is this request's turn.
+///
+/// # Errors
+/// Why there is none.
+pub(super) async fn take(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    route: &Route,
+    deadline: Deadline,
+    overflow: Option<Duration>,
+) -> std::result::Result<Place, NoPlace> {
+    let pool = &route.pool;
+    let Some(queue) = &pool.queue else { return now(pool, trip, &[]).map_err(NoPlace::Backend) };
+    // Who waits already goes before.
+    if queue.is_empty() {
+        match now(pool, trip, &[]) {
+            Err(NoBackend::Busy | NoBackend::Resting(_)) => {}
+            outcome => return outcome.map_err(NoPlace::Backend),
+        }
+    }
+    let patience = patience(trip, queue, deadline).min(overflow.unwrap_or(Duration::MAX));
+    if let Some(rest) = pool.rest()
+        && rest > patience
+    {
+        return Err(NoPlace::Backend(NoBackend::Resting(rest)));
+    }
+    let ticket = queue.join(&claim(trip, queue), patience).map_err(|(why, wait)| match why {
+        NoWait::Full => NoPlace::Queue(Refused::Full, wait),
+        NoWait::Hopeless => NoPlace::Queue(Refused::TooLong, wait),
+    })?;
+    wait(session, trip, route, ticket, Instant::now() + patience).await
+}
+
+/// A place now, without waiting. For attempts after the first: their request has had its turn.
+pub(super) fn now(pool: &Arc<Pool>, trip: &Trip<'_>, tried: &[Arc<Backend>]) -> std::result::Result<Place, NoBackend> {
+    Ok(Place::new(pool.lease(&trip.exchange, tried)?, pool.queue.as_ref()))
+}
+
+/// Waits until it is this request's turn and there is a place.
+async fn wait(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    route: &Route,
+    ticket: Ticket,
+    until: Instant,
+) -> std::result::Result<Place, NoPlace> {
+    let told = |trip: &Trip<'_>| route.pool.queue.as_ref()?.settings.tell.filter(|_| trip.exchange.wants_stream());
+    let mut tells = told(trip).map(|every| Instant::now() + every);
+    loop {
+        let next = tells.map_or(until, |tells| tells.min(until));
+        let core = trip.core;
+        let turn = async {
+            tokio::select! {
+                biased;
+                () = ticket.called() => true,
+                () = tokio::time::sleep_until(next.into()) => false,
+            }
+        };
+        if alongside(core, session, turn).await.map_err(NoPlace::Fault)? {
+            match now(&route.pool, trip, &[]) {
+                Ok(place) => {
+                    trip.record.queued += ticket.served();
+                    return Ok(place);
+                }
+                Err(NoBackend::Busy | NoBackend::Resting(_) | NoBackend::Tried) => ticket.not_yet(),
+                Err(why @ NoBackend::Down(_)) => {
+                    trip.record.queued += ticket.waited();
+                    return Err(NoPlace::Backend(why));
+                }
+            }
+        } else if Instant::now() >= until {
+            let wait = ticket.outlook().1.unwrap_or(UNKNOWN);
+            trip.record.queued += ticket.expired();
+            return Err(NoPlace::Queue(Refused::TooLong, wait));
+        } else {
+            tell(session, trip, &ticket).await.map_err(NoPlace::Fault)?;
+            tells = told(trip).map(|every| Instant::now() + every);
+        }
+    }
+}
+
+/// When to come back if nothing is known of how fast the queue moves.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
+/// Tells a stream how it stands, in a comment that clients skip. The head goes out with the first.
+async fn tell(session: &mut Session, trip: &mut Trip<'_>, ticket: &Ticket) -> Result<()> {
+    let (before, wait) = ticket.outlook();
+    if !trip.head_sent {
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        let fresh = (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        let mut head = Head { status: StatusCode::OK, headers: HeaderMap::from_iter([kind, fresh]) };
+        trip.streaming = true;
+        trip.record.stream = true;
+        relay::start(session, trip, &mut head).await?;
+    }
+    let about = wait.map_or(String::new(), |wait| format!(", about {:.1} s", wait.as_secs_f64()));
+    relay::write(session, trip, Bytes::from(format!(": queue: position {}{about}\n\n", before + 1))).await?;
+    session.flush().await.map_err(|_| Fault::ClientGone)
+}
+
+/// How long this request can wait: what the queue allows, what the client says, and what is left of its time.
+fn patience(trip: &Trip<'_>, queue: &Queue, deadline: Deadline) -> Duration {
+    let asked = headers::text(trip.exchange.headers(), "x-tidegate-max-wait")
+        .and_then(|text| text.trim().parse::<f64>().ok())
+        .filter(|seconds| (0.0..=86_400.0).contains(seconds))
+        .map_or(Duration::MAX, Duration::from_secs_f64);
+    queue.settings.max_wait.min(asked).min(deadline.left())
+}
+
+/// What this request waits in line for.
+fn claim(trip: &Trip<'_>, queue: &Queue) -> Claim {
+    let caller = trip.exchange.caller();
+    let names = caller.map(|caller| [&caller.org, &caller.team, &caller.user, &caller.key]);
+    let named = names.and_then(|names| names.into_iter().find_map(Clone::clone));
+    let weight = named.as_deref().and_then(|name| queue.settings.weights.get(name)).copied().unwrap_or(1);
+    // Who says nothing of itself shares with whoever comes from the same address.
+    let tenant = named.unwrap_or_else(|| trip.exchange.client().map_or_else(String::new, |ip| ip.to_string()).into());
+    Claim { priority: priority(&trip.exchange), tenant, weight, cost: cost(&trip.exchange) }
+}
+
+/// The priority of a request of which nothing is said.
+const NORMAL: u8 = 5;
+
+/// The usual priority, or a lower one that it asks for.
+fn priority(exchange: &Exchange) -> u8 {
+    let asked = headers::text(exchange.headers(), "x-tidegate-priority").and_then(|text| match text.trim() {
+        "interactive" => Some(8),
+        "normal" => Some(NORMAL),
+        "batch" => Some(1),
+        number => number.parse().ok(),
+    });
+    asked.unwrap_or(NORMAL).min(NORMAL)
+}
+
+/// Tokens it is expected to cost: a quarter of its bytes, and what the answer may have.
+fn cost(exchange: &Exchange) -> u64 {
+    let declared = || headers::text(exchange.headers(), "content-length").and_then(|length| length.parse().ok());
+    let bytes = match exchange.body().len() as u64 {
+        0 => declared().unwrap_or(0),
+        bytes => bytes,
+    };
+    let answers = match exchange.endpoint() {
+        Endpoint::Chat | Endpoint::Completions | Endpoint::Messages | Endpoint::Responses => {
+            let call = exchange.call();
+            let each = call.and_then(|call| call.max_tokens).unwrap_or(ANSWER).min(LONGEST);
+            each * call.and_then(|call| call.n).unwrap_or(1).clamp(1, 128)
+        }
+        _ => 0,
+    };
+    bytes / 4 + answers
+}
+
+/// Tokens of an answer that may have as many as it likes.
+const ANSWER: u64 = 512;
+
+/// More tokens than answers have, whatever is asked for.
+const LONGEST: u64 = 32_768;
+
+/// Says a refusal of the queue to a client.
+pub(super) fn refusal(trip: &Trip<'_>, route: &Route, why: Refused, wait: Duration) -> Fault {
+    let model = trip.exchange.model().map_or("this path", |model| short(model));
+    let status = route.pool.queue.as_ref().map_or(503, |queue| queue.settings.refuse_with.status());
+    Fault::queue(why == Refused::Full, model, status, wait.min(LONGEST_WAIT))
+}
+
+/// The longest that anybody is told to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);

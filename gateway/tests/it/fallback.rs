@@ -1,0 +1,130 @@
+//! Who answers when those who should cannot: after what, in which order, for whom, and that the answer says so.
+
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Gate, Script};
+use crate::client::Request;
+use crate::gateway::{Gateway, Key, refused};
+
+fn refusal(status: &str, code: &str) -> Script {
+    Script::status(status, format!(r#"{{"error":{{"message":"no: {code}","type":"x","param":null,"code":"{code}"}}}}"#))
+}
+
+/// A model `m` on the pool `local`, with what it falls back to, and a pool `cloud`.
+fn config(local: &str, cloud: &str, fallback: &str) -> String {
+    format!(
+        "models:\n  m: {{ pool: local, as: small, {fallback} }}\n  big: {{ pool: cloud, as: large }}\npools:\n  local:\n    health: off\n    retries: 0\n    backends: [{local}]\n  cloud:\n    health: off\n    retries: 0\n    backends: [{cloud}]\n"
+    )
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_here_is_answered_there_and_says_so() {
+    let cloud = Backend::start().await;
+    let gateway = Gateway::start(&config(&refused(), cloud.url(), "fallback: [{ pool: cloud, as: mini }]")).await;
+    cloud.always(Script::chat("hello"));
+    let answer = gateway.send(&Request::chat("m").header("x-request-id", "r")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json()["model"], "m", "the client's own name for it");
+    assert_eq!(cloud.only().await.model(), "mini");
+    assert_eq!(answer.header("x-tidegate-fallback"), Some("unavailable"));
+    assert_eq!(answer.header("x-tidegate-pool"), Some("cloud"));
+    assert_eq!(answer.header("x-tidegate-model"), Some("mini"));
+    let line = gateway.log.request("r").await;
+    assert_eq!(
+        (&line["fallback"], &line["pool"], &line["route"]),
+        (&"unavailable".into(), &"cloud".into(), &"m".into())
+    );
+    gateway.metric_is("tidegate_fallbacks_total", &[("route", "m"), ("pool", "local")], 1.0).await;
+    assert!(gateway.send(&Request::chat("big")).await.header("x-tidegate-fallback").is_none());
+}
+
+#[tokio::test]
+async fn a_step_is_for_the_causes_it_names() {
+    let too_long = "context_length_exceeded";
+    for (script, on, cause) in [
+        (refusal("429 Too Many Requests", "x"), "rate_limited", Some("rate_limited")),
+        (refusal("503 Service Unavailable", "x"), "overloaded", Some("overloaded")),
+        (refusal("500 Internal Server Error", "x"), "error", Some("error")),
+        (refusal("500 Internal Server Error", "x"), "unavailable, overloaded, rate_limited", None),
+        (refusal("400 Bad Request", too_long), "context_too_long", Some("context_too_long")),
+        (refusal("400 Bad Request", "other"), "context_too_long", None),
+        (refusal("400 Bad Request", too_long), "unavailable", None),
+    ] {
+        let (local, cloud) = (Backend::start().await, Backend::start().await);
+        local.always(script);
+        let steps = format!("fallback: [{{ model: big, on: [{on}] }}]");
+        let gateway = Gateway::start(&config(local.url(), cloud.url(), &steps)).await;
+        let answer = gateway.send(&Request::chat("m")).await;
+        assert_eq!(answer.header("x-tidegate-fallback"), cause, "{on}");
+        match cause {
+            Some(_) => assert_eq!((answer.status, cloud.only().await.model().as_str()), (200, "large"), "{on}"),
+            None => assert!(answer.status >= 400 && cloud.count() == 0, "{on}"),
+        }
+        if answer.status == 400 {
+            assert!(answer.openai_error(400)["message"].as_str().unwrap().starts_with("no: "), "told as it came");
+        }
+    }
+}
+
+#[tokio::test]
+async fn steps_are_taken_in_order_those_of_a_model_included() {
+    let last = Backend::start().await;
+    let (a, b) = (refused(), refused());
+    let text = format!(
+        "models:\n  m: {{ pool: a, fallback: [n] }}\n  n: {{ pool: b, as: other, fallback: [{{ pool: c, as: final }}] }}\npools:\n  a: {{ health: off, backends: [\"{a}\"] }}\n  b: {{ health: off, backends: [\"{b}\"] }}\n  c: {{ health: off, backends: [\"{}\"] }}\n",
+        last.url()
+    );
+    let gateway = Gateway::start(&text).await;
+    let answer = gateway.send(&Request::chat("m").header("x-request-id", "r")).await;
+    assert_eq!((answer.status, last.only().await.model().as_str()), (200, "final"));
+    assert_eq!(gateway.log.request("r").await["fallback"], "unavailable,unavailable");
+}
+
+#[tokio::test]
+async fn a_step_has_its_own_time_to_begin() {
+    let (local, slow, good) = (refused(), Backend::start().await, Backend::start().await);
+    slow.always(Script::new().hang());
+    let steps = "fallback: [{ pool: cloud, timeout: 200ms }, { pool: third, on: [timeout] }]";
+    let text = config(&local, slow.url(), steps) + &format!("  third: {{ health: off, backends: [{}] }}\n", good.url());
+    let gateway = Gateway::start(&text).await;
+    let began = Instant::now();
+    let answer = gateway.send(&Request::chat("m")).await;
+    assert_eq!((answer.status, answer.header("x-tidegate-fallback")), (200, Some("timeout")));
+    assert!(began.elapsed() >= Duration::from_millis(190) && began.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_caller_goes_no_further_than_its_models_and_its_own_word() {
+    let cloud = Backend::start().await;
+    let (few, all) = (Key::new("few"), Key::new("all"));
+    let keys = format!(
+        "filters:\n  - api_key:\n      keys:\n        - {{ id: few, hash: \"{}\", models: [m] }}\n        - {{ id: all, hash: \"{}\" }}\n",
+        few.hash, all.hash
+    );
+    let gateway = Gateway::start(&(keys + &config(&refused(), cloud.url(), "fallback: [big]"))).await;
+    assert_eq!(gateway.send(&Request::chat("m").bearer(&few.key)).await.status, 502);
+    let local_only = Request::chat("m").bearer(&all.key).header("x-tidegate-fallback", "off");
+    assert_eq!(gateway.send(&local_only).await.status, 502);
+    assert_eq!(cloud.count(), 0);
+    assert_eq!(gateway.send(&Request::chat("m").bearer(&all.key)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_long_queue_overflows_into_the_cloud() {
+    let (local, cloud, gate) = (Backend::start().await, Backend::start().await, Gate::closed());
+    local.always(Script::new().wait(&gate).send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"));
+    let narrow = format!("{{ url: {}, max_in_flight: 1 }}", local.url());
+    let gateway = Gateway::start(&config(&narrow, cloud.url(), "fallback: [big], overflow_after: 100ms")).await;
+    let mut first = gateway.connect().await;
+    first.send(Request::chat("m").bytes()).await;
+    local.seen(0).await;
+    let began = Instant::now();
+    let answer = gateway.send(&Request::chat("m")).await;
+    assert_eq!((answer.status, answer.header("x-tidegate-fallback")), (200, Some("overloaded")));
+    assert!(began.elapsed() >= Duration::from_millis(90) && began.elapsed() < Duration::from_secs(5));
+    let waited: u64 = answer.header("x-tidegate-queue-ms").unwrap().parse().unwrap();
+    assert!(waited >= 90, "{waited}");
+    gate.open();
+    assert_eq!(first.answer().await.status, 200);
+    assert_eq!((local.count(), cloud.count()), (1, 1));
+}

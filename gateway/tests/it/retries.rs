@@ -1,0 +1,174 @@
+//! What is tried again, and what never is: after what, how often, within which budget, and when a backend is left alone.
+
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Script};
+use crate::client::Request;
+use crate::gateway::{Gateway, pool_at, pool_of, refused};
+
+/// A refusal that says nothing of when to come back.
+fn refusal(status: &str) -> Script {
+    Script::status(status, r#"{"error":{"message":"no","type":"x","param":null,"code":"x"}}"#)
+}
+
+/// A refusal that says when.
+fn refusal_for(status: &str, header: (&str, &str)) -> Script {
+    let body = r#"{"error":{"message":"no","type":"x","param":null,"code":"x"}}"#;
+    Script::answer(status, &[("content-type", "application/json"), header], body)
+}
+
+#[tokio::test]
+async fn a_refusal_that_proves_that_nothing_was_run_moves_on() {
+    for status in ["429 Too Many Requests", "503 Service Unavailable", "529 Overloaded"] {
+        let (a, b) = (Backend::start().await, Backend::start().await);
+        a.always(refusal(status));
+        let gateway = Gateway::start(&pool_of(&[&a, &b])).await;
+        for _ in 0..4 {
+            let answer = gateway.send(&Request::chat("m").header("x-request-id", "r")).await;
+            assert_eq!((answer.status, answer.json()["length"].as_u64().is_some()), (200, true), "{status}");
+        }
+        assert_eq!(b.count(), 4, "{status}");
+        let retried = a.count() as f64;
+        let line = gateway.log.line(|line| line["attempts"] == 2).await;
+        assert!(["rate_limited", "overloaded"].contains(&line["retried"].as_str().unwrap()), "{line}");
+        gateway.metric_is("tidegate_retries_total", &[], retried).await;
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_run_is_not_run_again() {
+    for script in [refusal("500 Internal Server Error"), refusal("502 Bad Gateway"), Script::new().fin()] {
+        let (a, b) = (Backend::start().await, Backend::start().await);
+        for backend in [&a, &b] {
+            backend.always(script.clone());
+        }
+        let gateway = Gateway::start(&pool_of(&[&a, &b])).await;
+        assert!(gateway.send(&Request::chat("m")).await.status >= 500);
+        assert_eq!(a.count() + b.count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_pool_may_allow_that_it_is_run_again() {
+    for script in [refusal("500 Internal Server Error"), Script::new().fin(), Script::new().hang()] {
+        let (a, b) = (Backend::start().await, Backend::start().await);
+        a.always(script);
+        let rules = "    retries: { on: [connect, lost, timeout, 500] }\n    timeouts: { first_byte: 200ms }\n";
+        let gateway = Gateway::start(&(pool_of(&[&a, &b]) + rules)).await;
+        for _ in 0..2 {
+            assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+        }
+        assert_eq!(b.count(), 2);
+        assert!((1..=2).contains(&a.count()));
+    }
+}
+
+#[tokio::test]
+async fn the_last_refusal_is_told_as_it_came_when_there_is_nobody_else() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    for backend in [&a, &b] {
+        backend.always(refusal("429 Too Many Requests"));
+    }
+    let gateway = Gateway::start(&pool_of(&[&a, &b])).await;
+    let answer = gateway.send(&Request::chat("m")).await;
+    assert_eq!(answer.openai_error(429)["message"], "no");
+    assert_eq!(a.count() + b.count(), 3, "the first, and the two retries that there are");
+    assert_eq!(answer.header("x-tidegate-attempts"), Some("3"));
+}
+
+#[tokio::test]
+async fn one_backend_alone_is_asked_again_after_a_moment() {
+    let backend = Backend::start().await;
+    backend.push(refusal("503 Service Unavailable"));
+    let gateway = Gateway::before(&backend).await;
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    assert_eq!(backend.count(), 2);
+}
+
+#[tokio::test]
+async fn an_sdk_that_retries_by_itself_is_not_multiplied() {
+    for (made, asked) in [("0", 3), ("1", 2), ("2", 1), ("9", 1)] {
+        let backend = Backend::start().await;
+        backend.always(refusal("503 Service Unavailable"));
+        let gateway = Gateway::before(&backend).await;
+        gateway.send(&Request::chat("m").header("x-stainless-retry-count", made)).await.openai_error(503);
+        assert_eq!(backend.count(), asked, "retry count {made}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_says_when_to_come_back_is_left_alone_until_then() {
+    for header in [("retry-after", "60"), ("retry-after-ms", "60000")] {
+        let (a, b) = (Backend::start().await, Backend::start().await);
+        a.always(refusal_for("429 Too Many Requests", header));
+        let gateway = Gateway::start(&pool_of(&[&a, &b])).await;
+        for _ in 0..6 {
+            assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+        }
+        assert_eq!((a.count(), b.count()), (1, 6), "{header:?}");
+    }
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.push(refusal_for("429 Too Many Requests", ("retry-after-ms", "150")));
+    let gateway = Gateway::start(&pool_of(&[&a, &b])).await;
+    for _ in 0..2 {
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for _ in 0..4 {
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    }
+    assert!(a.count() >= 2, "it has its turn again when its time is over");
+}
+
+#[tokio::test]
+async fn when_all_have_said_so_the_client_is_told_when_the_first_comes_back() {
+    let backend = Backend::start().await;
+    backend.always(refusal_for("429 Too Many Requests", ("retry-after", "60")));
+    let gateway = Gateway::before(&backend).await;
+    gateway.send(&Request::chat("m")).await.openai_error(429);
+    let answer = gateway.send(&Request::chat("m")).await;
+    assert_eq!(answer.openai_error(503)["code"], "overloaded");
+    let wait: u32 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((50..=60).contains(&wait), "{wait}");
+    assert_eq!(backend.count(), 1);
+}
+
+#[tokio::test]
+async fn an_outage_is_not_multiplied() {
+    let backend = Backend::start().await;
+    backend.always(refusal("503 Service Unavailable"));
+    let rules = "    retries: { most: 2, budget: 10%, always: 0, backoff: 1ms }\n";
+    let gateway = Gateway::start(&(pool_of(&[&backend]) + rules)).await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..200 {
+        assert_eq!(connection.exchange(&Request::chat("m")).await.status, 503);
+    }
+    let extra = backend.count() - 200;
+    assert!((20..=31).contains(&extra), "{extra} retries of 200 requests: 10 % and the 10 that were saved");
+    assert!(gateway.metrics().await.sum("tidegate_retries_refused_total", &[]) >= 150.0);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_silent_costs_its_timeout_once() {
+    let (silent, good) = (Backend::start().await, Backend::start().await);
+    silent.always(Script::new().hang());
+    let config = pool_of(&[&silent, &good]) + "    timeouts: { first_byte: 300ms }\n    retries: { on: [timeout] }\n";
+    let gateway = Gateway::start(&config).await;
+    for _ in 0..2 {
+        let began = Instant::now();
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+        assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn no_retries_are_none() {
+    let good = Backend::start().await;
+    let gateway = Gateway::start(&(pool_at(&[&refused(), good.url()]) + "    retries: 0\n")).await;
+    let mut statuses = Vec::new();
+    for _ in 0..2 {
+        statuses.push(gateway.send(&Request::chat("m")).await.status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 502]);
+}
