@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_plugins::call::Endpoint;
-use tidegate_plugins::{Exchange, Head};
+use tidegate_plugins::{Exchange, Head, Priority};
 
 /// Why there is no place.
 pub(super) enum NoPlace {
