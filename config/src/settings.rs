@@ -3,6 +3,7 @@
 //! Only where the file must be resolved (addresses, pools, models, secrets) are there two types, one in `written`
 //! and one in `meant`.
 
+mod breaker;
 mod limits;
 mod prices;
 mod timeouts;
@@ -10,6 +11,7 @@ mod timeouts;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use breaker::Breaker;
 pub use limits::{CompressedBodies, Limits};
 pub use prices::{Money, Price, Prices};
 use schemars::JsonSchema;

@@ -5,6 +5,7 @@ use crate::models::Models;
 use crate::networks::{Lists, Networks};
 use crate::telemetry::Series;
 use crate::upstream::Pool;
+use http::HeaderName;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{Cors, Limits};
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub early: Vec<NamedFilter>,
     /// The other filters, in the order of the file.
     pub late: Vec<NamedFilter>,
+    /// Headers of requests that are for a filter alone.
+    pub kept_headers: Vec<HeaderName>,
     /// Which model is answered by whom.
     pub models: Models,
     /// All pools, in the order of the file.

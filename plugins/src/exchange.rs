@@ -6,6 +6,7 @@
 //! [`Exchange::replace_body`],
 //! [`Exchange::ration`], [`Exchange::limit_by`],
 //! [`Exchange::ask_usage`], [`Exchange::answer_from`],
+//! [`Exchange::spend`],
 //! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
@@ -28,10 +29,12 @@ pub struct Answerer {
     pub model: Arc<str>,
     /// A hash of what the pool's backends say the model is; 0 if they say nothing.
     pub revision: u64,
+    /// Whether its streams may be asked for their usage.
+    pub tells_usage: bool,
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RequestHead {
     /// The method.
     pub method: Method,
@@ -55,9 +58,10 @@ pub struct Exchange {
     body: Bytes,
     call: Option<Call>,
     model: Option<Arc<str>>,
-    answerer: Option<Arc<Answerer>>,
     source: Source,
     charged: bool,
+    spent: Option<Usage>,
+    answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
     limited: bool,
@@ -137,15 +141,27 @@ impl Exchange {
             body: Bytes::new(),
             call: None,
             model: None,
-            answerer: None,
             source: Source::Gateway,
             charged: true,
+            spent: None,
+            answerer: None,
             outcome: None,
             rates: Rates::default(),
             limited: false,
             needs_usage: false,
             notes: Vec::new(),
         }
+    }
+
+    /// The same request once more, under another id, for nobody: what filters have made of it so far, and what has been
+    /// settled, but none of what they noted.
+    pub fn again(&self, id: Arc<str>) -> Self {
+        let mut again = Self::new(self.head.clone(), self.endpoint, id, self.client);
+        again.caller.clone_from(&self.caller);
+        again.replace_body(self.body.clone(), self.call.clone());
+        again.model.clone_from(&self.model);
+        again.answerer.clone_from(&self.answerer);
+        again
     }
 
     /// What the client sent before the body.
@@ -218,6 +234,11 @@ impl Exchange {
     /// Known when the answer's head is.
     pub fn is_charged(&self) -> bool {
         self.charged
+    }
+
+    /// The tokens of the answer, as far as they are known: all of them when its last chunk is seen.
+    pub fn spent(&self) -> Option<Usage> {
+        self.spent
     }
 
     /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
@@ -297,6 +318,11 @@ impl Exchange {
     pub fn answer_from(&mut self, source: Source, charged: bool) {
         self.source = source;
         self.charged = charged;
+    }
+
+    /// Says what tokens the answer took. For the gateway.
+    pub fn spend(&mut self, usage: Option<Usage>) {
+        self.spent = usage;
     }
 
     /// Says what became of the request. For the gateway.

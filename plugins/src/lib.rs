@@ -19,14 +19,23 @@ pub mod balancers;
 pub mod cache_key;
 pub mod call;
 pub mod caller;
+pub mod condition;
+
+pub mod credential;
+pub mod duration;
 pub mod events;
 pub mod exchange;
 pub mod filter;
 pub mod filters;
+pub mod flight;
+pub mod forms;
 pub mod json;
 pub mod keys;
 pub mod multipart;
+pub mod outbound;
 pub mod prices;
+pub mod recording;
+
 pub mod registry;
 pub mod reply;
 pub mod services;
@@ -36,10 +45,11 @@ pub mod store;
 pub mod tenants;
 pub mod testing;
 pub mod turns;
+pub mod units;
 pub mod usage;
 pub mod when;
 
-pub use balancer::{Balancer, Candidate};
+pub use balancer::{Balancer, BalancerPlugin, Candidate, Field};
 pub use caller::{Caller, Priority};
 pub use exchange::{Answerer, Exchange, Source};
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};

@@ -1,7 +1,13 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::idempotency::Kept;
+use crate::filters::jwt::Issuers;
 use crate::filters::limits::{Estimates, Limited, OwnLimits, Views};
+use crate::filters::prompt_cache::Caches;
+use crate::flight::Counts;
 use crate::keys::ManagedKeys;
+
+use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::spenders::Spenders;
 use crate::store::{Local, Store};
@@ -50,6 +56,16 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     /// What requests are expected to cost, as learned from what others have cost.
     pub estimates: Arc<Estimates>,
+    /// The public keys of those who issue tokens.
+    pub issuers: Arc<Issuers>,
+    /// Other servers, and work beside the requests.
+    pub outbound: Arc<dyn Outbound>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
+    /// What requests that share answers had to do with each other.
+    pub flights: Arc<Counts>,
+    /// What requests with an idempotency key were answered.
+    pub kept: Arc<Kept>,
     /// The keys that are made and revoked while the gateway runs.
     pub managed_keys: Arc<ManagedKeys>,
     /// Who was limited, for metrics and log.
@@ -70,6 +86,11 @@ impl Shared {
         Self {
             store,
             estimates: Arc::default(),
+            issuers: Arc::default(),
+            outbound: Arc::new(Nowhere),
+            caches: Arc::default(),
+            flights: Arc::default(),
+            kept: Arc::default(),
             managed_keys: Arc::default(),
             limited: Arc::default(),
             spenders: Arc::default(),

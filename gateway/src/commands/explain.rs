@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
+use tidegate::explain::{Destination, Explanation, Identity, Question, Sent, identify};
 use tidegate::storage;
 use tidegate_config::{Config, write_duration};
 use tidegate_plugins::services::Shared;
@@ -27,6 +27,9 @@ pub(super) struct Explain {
     /// Its key
     #[arg(long)]
     key: Option<String>,
+    /// A file with its body; absent: one that names the model and nothing else
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
     /// It asks for a stream
     #[arg(long)]
     stream: bool,
@@ -40,13 +43,16 @@ impl Explain {
         let config = file::load(&self.config)?.config;
         let question = Question { path: self.path, model: self.model, stream: self.stream };
         let mut explanation = tidegate::explain::explain(&config, &question);
-        if let Some(key) = &self.key {
-            // The file was checked when it was loaded: the filters can be built.
-            let filters = tidegate::assemble::filters(&config, &shared(&config)).unwrap_or_default();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
-            runtime.block_on(identify(&mut explanation, &filters, key));
-        }
+        let read = |path: &PathBuf| {
+            let told = |error| Failure::could_not(format!("cannot read {}: {error}", path.display()));
+            std::fs::read(path).map(Into::into).map_err(told)
+        };
+        let sent = Sent { key: self.key, body: self.body.as_ref().map(read).transpose()? };
+        // The file was checked when it was loaded: the filters can be built.
+        let filters = tidegate::assemble::filters(&config, &shared(&config)).unwrap_or_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
+        runtime.block_on(identify(&mut explanation, &filters, &sent));
         match self.format {
             Format::Human => say(&human(&explanation, Paint::on_stdout())),
             Format::Json => {
@@ -73,6 +79,9 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
             if at == 0 { "filters" } else { "" },
             &format!("{}. {}  {}", at + 1, filter.filter, paint.dim(&filter.path)),
         );
+        if let Some(says) = &filter.says {
+            rows.add("", &format!("   {says}"));
+        }
     }
     if explanation.filters.is_empty() && explanation.refused.is_none() {
         rows.add("filters", "none");

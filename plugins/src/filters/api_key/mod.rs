@@ -6,9 +6,9 @@
 //!
 //! Keys stand in the file, or are managed: made and revoked while the gateway runs, and looked up in memory all the same.
 
-mod presented;
 mod table;
 
+use crate::credential::{self, LONGEST_KEY, Otherwise, Presented};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::keys::{self, Follow, Key, KeyHash, KeyHasher};
@@ -16,7 +16,6 @@ use crate::reply::Refusal;
 use crate::services::Services;
 use async_trait::async_trait;
 use http::{StatusCode, header};
-use presented::{Presented, presented};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -24,9 +23,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Entry, Managed, Missing};
-
-/// The longest key that is looked at, in bytes: more is no key, and not worth hashing.
-const LONGEST: usize = 512;
 
 /// When to come back if nobody has read yet which keys there are.
 const SOON: Duration = Duration::from_secs(1);
@@ -41,6 +37,9 @@ pub struct Settings {
     pub keys_file: Option<PathBuf>,
     /// Also let in by the managed keys: those that `tidegate keys new` and the admin listener keep in `storage`.
     pub managed: bool,
+    /// What becomes of a request that carries no key of ours: `refuse` (401), or `next`: the next filter says who sends it.
+    /// A key of our own making that is not known is refused always.
+    pub otherwise: Otherwise,
 }
 
 /// See the module.
@@ -48,6 +47,7 @@ pub struct ApiKey {
     hasher: KeyHasher,
     entries: HashMap<KeyHash, Entry>,
     managed: Option<Arc<Managed>>,
+    otherwise: Otherwise,
 }
 
 #[async_trait]
@@ -56,34 +56,39 @@ impl Filter for ApiKey {
         false
     }
 
+    fn identifies(&self) -> Option<Otherwise> {
+        Some(self.otherwise)
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
-        let found = match presented(exchange.headers()) {
-            Presented::One(key) => self.find(key),
-            Presented::None => return Ok(refuse(exchange, "Send an API key: 'Authorization: Bearer KEY'.")),
-            Presented::Several => return Ok(refuse(exchange, "Send one API key, not several.")),
+        // A filter above that leaves the others to us has told who this is.
+        if exchange.caller().is_some() {
+            return Ok(Verdict::Continue);
+        }
+        let leave = self.otherwise == Otherwise::Next;
+        let message = match credential::presented(exchange.headers()) {
+            Presented::One(key) => match self.find(key) {
+                Ok(entry) => return Ok(admit(exchange, entry)),
+                Err(_) if leave && !keys::looks_ours(key) => return Ok(Verdict::Continue),
+                Err(Missing::Unknown) => "This API key is not known here. Check it, or ask for a new one.",
+                Err(Missing::NotRead) => {
+                    let message = "The keys that are let in cannot be read yet. Try again soon.";
+                    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "keys_not_read", message);
+                    return Ok(Verdict::Answer(refusal.retry_after(SOON).reply(exchange.endpoint(), exchange.id())));
+                }
+            },
+            Presented::None if leave => return Ok(Verdict::Continue),
+            Presented::None => "Send an API key: 'Authorization: Bearer KEY'.",
+            Presented::Several => "Send one API key, not several.",
         };
-        let entry = match found {
-            Ok(entry) => entry,
-            Err(Missing::Unknown) => {
-                return Ok(refuse(exchange, "This API key is not known here. Check it, or ask for a new one."));
-            }
-            Err(Missing::NotRead) => {
-                let message = "The keys that are let in cannot be read yet. Try again soon.";
-                let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "keys_not_read", message);
-                return Ok(Verdict::Answer(refusal.retry_after(SOON).reply(exchange.endpoint(), exchange.id())));
-            }
-        };
-        let refusal = entry.refusal();
-        // The log knows whose it was even if it lets nobody in.
-        exchange.identify(entry.caller);
-        Ok(refusal.map_or(Verdict::Continue, |refusal| answer(exchange, &refusal)))
+        Ok(credential::refuse(exchange, "invalid_api_key", message))
     }
 }
 
 impl ApiKey {
     fn find(&self, key: &str) -> std::result::Result<Entry, Missing> {
         // A typo is found before any lookup; what is not a key at all costs nothing.
-        if key.len() > LONGEST || keys::looks_ours(key) && !keys::checksum_ok(key) {
+        if key.len() > LONGEST_KEY || keys::looks_ours(key) && !keys::checksum_ok(key) {
             return Err(Missing::Unknown);
         }
         let hash = self.hasher.hash(key);
@@ -95,8 +100,12 @@ impl ApiKey {
     }
 }
 
-fn refuse(exchange: &Exchange, message: &str) -> Verdict {
-    answer(exchange, &Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message))
+/// Says whose key it is, and lets it in if it is one that may come in now.
+fn admit(exchange: &mut Exchange, entry: Entry) -> Verdict {
+    let refusal = entry.refusal();
+    // The log knows whose it was even if it lets nobody in.
+    exchange.identify(entry.caller);
+    refusal.map_or(Verdict::Continue, |refusal| answer(exchange, &refusal))
 }
 
 fn answer(exchange: &Exchange, refusal: &Refusal) -> Verdict {
@@ -156,7 +165,7 @@ impl Plugin for ApiKey {
             known.follow(&(managed.clone() as Arc<dyn Follow>));
             managed
         });
-        Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), entries, managed })
+        Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), entries, managed, otherwise: settings.otherwise })
     }
 }
 

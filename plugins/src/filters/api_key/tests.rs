@@ -1,6 +1,6 @@
-use super::presented::SUBPROTOCOL;
 use super::*;
 use crate::caller::Caller;
+use crate::credential::SUBPROTOCOL;
 use crate::filters::limits::OwnLimits;
 use crate::keys::{ManagedKeys, NewKey, Record, Secret};
 use crate::testing;
