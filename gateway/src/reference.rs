@@ -295,7 +295,11 @@ mod tests {
         let mut folders = vec![root.join("../plugins/src")];
         while let Some(folder) = folders.pop() {
             for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-                if path.is_dir() { folders.push(path) } else { sources.push(path) }
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|ending| ending == "rs") {
+                    sources.push(path);
+                }
             }
         }
         let known = quoted(&sources);
