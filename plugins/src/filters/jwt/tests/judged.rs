@@ -322,11 +322,14 @@ mod tenants {
 
     /// Acme has ann, who may use what begins with m; gone is disabled, and anybody may be in open.
     fn filter(key: &Signer, unknown: &str) -> Jwt {
-        let (tenants, faults) = Tenants::read(json!({
-            "acme": { "models": ["m*"], "users": { "ann": null } },
-            "gone": { "disabled": true, "users": { "ann": null } },
-            "open": { "users": { "*": null } },
-        }));
+        let (tenants, faults) = Tenants::read(
+            json!({
+                "acme": { "models": ["m*"], "users": { "ann": null } },
+                "gone": { "disabled": true, "users": { "ann": null } },
+                "open": { "users": { "*": null } },
+            }),
+            &crate::filters::limits::OwnLimits::default(),
+        );
         assert!(faults.is_empty(), "{faults:?}");
         let services = Services {
             files: Arc::new(OneFile(json!({ "keys": [key.jwk("k")] }))),
