@@ -50,17 +50,30 @@ impl KeyPath {
         Some(Self(rest.to_vec()))
     }
 
-    /// The path of what `inner` names inside this setting, as `serde_path_to_error` spells it: `keys[0].hash`; `.` is
-    /// the setting itself.
+    /// The path of what `inner` names inside this setting, as `serde_path_to_error` and [`fmt::Display`] spell it:
+    /// `keys[0].hash`, `users."ann@example.com".models`; `.` is the setting itself.
     #[must_use]
     pub fn inside(&self, inner: &str) -> Self {
-        let mut path = self.clone();
-        for part in inner.split('.').filter(|part| !part.is_empty()) {
-            let (key, items) = part.split_once('[').map_or((part, ""), |(key, items)| (key, items));
-            if !key.is_empty() {
-                path.0.push(Step::Key(key.to_owned()));
-            }
-            path.0.extend(items.split(['[', ']']).filter_map(|item| item.parse().ok()).map(Step::Item));
+        let (mut path, mut rest) = (self.clone(), inner);
+        while let Some(first) = rest.chars().next() {
+            rest = match first {
+                '.' => &rest[1..],
+                '[' => {
+                    let (item, rest) = rest[1..].split_once(']').unwrap_or((&rest[1..], ""));
+                    path.0.extend(item.parse().ok().map(Step::Item));
+                    rest
+                }
+                '"' => {
+                    let mut names = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+                    path.0.extend(names.next().and_then(Result::ok).map(Step::Key));
+                    rest.get(names.byte_offset().max(1)..).unwrap_or_default()
+                }
+                _ => {
+                    let (key, rest) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));
+                    path.0.push(Step::Key(key.to_owned()));
+                    rest
+                }
+            };
         }
         path
     }
@@ -112,6 +125,10 @@ mod tests {
         let filter = KeyPath::root().key("filters").item(0).key("api_key");
         assert_eq!(filter.inside("keys[2].hash"), filter.key("keys").item(2).key("hash"));
         assert_eq!(filter.inside("."), filter);
+        assert_eq!(filter.inside("a.\"b.c[1] \\\"\"[0].d"), filter.key("a").key("b.c[1] \"").item(0).key("d"));
+        for odd in ["[", "[x]", "\"", "\"a", "..", "a[", "]"] {
+            assert!(filter.inside(odd).is_within(&filter), "{odd}");
+        }
     }
 
     #[test]

@@ -42,16 +42,16 @@ pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
 pub use load::{Loaded, Source, load, load_judged};
 pub use meant::{
-    Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, FilterEntry, Listen, ListenTls, Model,
-    Origins, Pattern, Pool, Target,
+    Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Balance, Config, Cors, FilterEntry, Listen, ListenTls,
+    Model, Origins, Pattern, Pool, Target,
 };
 pub use network::{Clients, Network};
 pub use plain::parse_value;
 pub use positions::Positions;
-pub use schema::{schema, schema_with_filters};
+pub use schema::{adopt_section, schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    AskUsage, Auth, CompressedBodies, Drain, Health, Limits, Log, LogFormat, LogLevel, Money, OtherPaths, Price,
-    Prices, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, CompressedBodies, Drain, Health, Keys, Limits, Log, LogFormat, LogLevel, Money,
+    OtherPaths, Price, Prices, Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -14,7 +14,7 @@ use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    AskUsage, Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, Drain, Health, Keys, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -47,6 +47,11 @@ pub struct Config {
     pub storage: Option<Storage>,
     /// What becomes of unknown `/v1/*` paths.
     pub other_paths: OtherPaths,
+    /// How keys are kept.
+    pub keys: Keys,
+    /// Who may, as the file writes it: what it means is known to those who know filters.
+    #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<serde_json::Value>,
     /// The filters, in the order of the file.
     #[serde(serialize_with = "show::filters")]
     pub filters: Vec<FilterEntry>,
@@ -227,20 +232,34 @@ pub struct Target {
     pub weight: u32,
 }
 
+/// A balancer as the file names it; what its settings mean is its own business.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balance {
+    /// Its name.
+    pub name: String,
+    /// Its settings; an empty object if the file gives none.
+    pub settings: serde_json::Value,
+    /// Where its settings stand in the file.
+    pub path: KeyPath,
+}
+
 /// Backends that can stand in for each other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Pool {
     /// Its name.
     #[serde(skip)]
     pub name: String,
-    /// The name of the balancer that picks one.
-    pub balance: String,
+    /// The balancer that picks one.
+    pub balance: Balance,
     /// Over those of the file.
     #[serde(skip_serializing_if = "TimeoutOverrides::is_empty")]
     pub timeouts: TimeoutOverrides,
     /// `None`: no probes.
-    #[serde(serialize_with = "show::health")]
+    #[serde(serialize_with = "show::or_off")]
     pub health: Option<Health>,
+    /// `None`: no backend is left alone for what it does to requests.
+    #[serde(serialize_with = "show::or_off")]
+    pub breaker: Option<Breaker>,
     /// How TLS to the backends is verified.
     pub tls: BackendTls,
     /// HTTP/2 to the backends: with prior knowledge on `http://`, by ALPN on `https://`.

@@ -16,7 +16,7 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{Keys, Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -36,6 +36,7 @@ impl Resolver<'_> {
     pub(crate) fn config(&mut self, file: File) -> Config {
         let root = KeyPath::root();
         self.limits(&file.limits);
+        self.keys(&file.keys);
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
@@ -49,6 +50,8 @@ impl Resolver<'_> {
             answer_headers: file.answer_headers,
             drain: file.drain,
             storage: file.storage.map(|storage| self.storage(storage)),
+            keys: file.keys,
+            tenants: file.tenants,
             filters: self.filters(file.filters),
             models: self.models(file.models),
             default_model: file.default_model,
@@ -90,6 +93,13 @@ impl Resolver<'_> {
         });
         let message = format!("there is no pool `{}`", self.tree.as_written(path, pool));
         self.fault(path, message, Some(help));
+    }
+
+    fn keys(&mut self, keys: &Keys) {
+        if keys.pepper.as_ref().is_some_and(|pepper| pepper.expose().is_empty()) {
+            let help = "leave it out, or set the variable it comes from".to_owned();
+            self.fault(&KeyPath::root().key("keys").key("pepper"), "the pepper is empty", Some(help));
+        }
     }
 
     fn storage(&mut self, storage: Storage) -> Storage {
@@ -169,24 +179,35 @@ impl Resolver<'_> {
         let path = KeyPath::root().key("filters");
         let mut entries = Vec::new();
         for (item, filter) in self.items(&path).into_iter().zip(filters) {
-            let map = match filter {
-                TextOr::Text(name) => {
-                    entries.push(FilterEntry { name, settings: empty(), path: item });
-                    continue;
-                }
-                TextOr::Table(map) => map.0,
-            };
-            if map.len() != 1 {
-                let help = "indent the settings further than the name: `- name: { setting: value }`".to_owned();
-                self.fault(&item, "a filter is a table with one key, its name", Some(help));
-                continue;
+            let what = "indent the settings further than the name: `- name: { setting: value }`";
+            if let Some((name, settings, path)) = self.named("filter", &item, filter, what) {
+                entries.push(FilterEntry { name, settings, path });
             }
-            entries.extend(map.into_iter().map(|(name, settings)| {
-                let settings = if settings.is_null() { empty() } else { settings };
-                FilterEntry { path: item.key(&name), name, settings }
-            }));
         }
         entries
+    }
+
+    /// A name, or a table with the name as its one key and the settings as its value: name, settings, and where they
+    /// stand.
+    fn named(
+        &mut self,
+        what: &str,
+        at: &KeyPath,
+        written: TextOr<crate::written::OneFilter>,
+        help: &str,
+    ) -> Option<(String, serde_json::Value, KeyPath)> {
+        let map = match written {
+            TextOr::Text(name) => return Some((name, empty(), at.clone())),
+            TextOr::Table(map) => map.0,
+        };
+        if map.len() != 1 {
+            self.fault(at, format!("a {what} is a table with one key, its name"), Some(help.to_owned()));
+            return None;
+        }
+        let (name, settings) = map.into_iter().next()?;
+        let settings = if settings.is_null() { empty() } else { settings };
+        let path = at.key(&name);
+        Some((name, settings, path))
     }
 
     fn prices(&mut self, prices: Prices) -> Prices {

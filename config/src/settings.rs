@@ -3,6 +3,7 @@
 //! Only where the file must be resolved (addresses, pools, models, secrets) are there two types, one in `written`
 //! and one in `meant`.
 
+mod breaker;
 mod limits;
 mod prices;
 mod timeouts;
@@ -10,12 +11,14 @@ mod timeouts;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use breaker::Breaker;
 pub use limits::{CompressedBodies, Limits};
 pub use prices::{Money, Price, Prices};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use timeouts::{TimeoutOverrides, Timeouts};
 
+use crate::secret::Secret;
 use crate::units::{self, DurationText};
 
 /// What is logged and how: one line a request, on standard output.
@@ -78,6 +81,25 @@ pub struct Storage {
     /// The file, relative to the directory of this one; made if it is not there. SQLite's, with two more beside it while
     /// it is in use: on a disk of this machine.
     pub path: PathBuf,
+}
+
+/// How keys are kept, wherever they are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// What goes into the hash of every key, so that who gets hold of the hashes cannot even test a guess. Whoever
+    /// changes it has to make all keys anew. Absent: nothing.
+    pub pepper: Option<Secret>,
+    /// How long the old key still works after a managed key was rotated, if whoever rotates it does not say.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub overlap: Duration,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { pepper: None, overlap: Duration::from_secs(24 * 3600) }
+    }
 }
 
 /// What happens on SIGTERM.

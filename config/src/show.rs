@@ -4,9 +4,8 @@ use http::{HeaderName, HeaderValue};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 
-use crate::meant::{AllowedHeaders, FilterEntry, Model, Origins, Pool, Target};
+use crate::meant::{AllowedHeaders, Balance, FilterEntry, Model, Origins, Pool, Target};
 use crate::secret::{MASK, is_secret_name};
-use crate::settings::Health;
 
 pub(crate) fn models<S: Serializer>(models: &[Model], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(models.iter().map(|model| (model.pattern.to_string(), model)))
@@ -33,10 +32,20 @@ impl Serialize for Model {
     }
 }
 
-pub(crate) fn health<S: Serializer>(health: &Option<Health>, serializer: S) -> Result<S::Ok, S::Error> {
-    match health {
-        Some(health) => health.serialize(serializer),
+pub(crate) fn or_off<T: Serialize, S: Serializer>(table: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match table {
+        Some(table) => table.serialize(serializer),
         None => serializer.serialize_str("off"),
+    }
+}
+
+/// As the file has it: the name, or a table with the name and the settings.
+impl Serialize for Balance {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.settings.as_object().is_some_and(serde_json::Map::is_empty) {
+            true => serializer.serialize_str(&self.name),
+            false => serializer.collect_map([(&self.name, &self.settings)]),
+        }
     }
 }
 
@@ -59,6 +68,12 @@ pub(crate) fn filters<S: Serializer>(filters: &[FilterEntry], serializer: S) -> 
         list.serialize_element(&std::collections::BTreeMap::from([(&filter.name, settings)]))?;
     }
     list.end()
+}
+
+pub(crate) fn section<S: Serializer>(section: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut section = section.clone();
+    section.iter_mut().for_each(|section| mask(section, false));
+    section.serialize(serializer)
 }
 
 pub(crate) fn allowed_headers<S: Serializer>(headers: &AllowedHeaders, serializer: S) -> Result<S::Ok, S::Error> {

@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, Config, Pool, Target};
+use crate::meant::{Backend, Config, FilterEntry, Pool, Target};
 use crate::positions::Positions;
 use crate::secret::is_secret_name;
 use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
@@ -14,7 +14,10 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     let root = KeyPath::root();
     found.open_to_everyone(config);
     found.trusted_by_all(config);
+    found.believes_nobody(config);
+    found.cache_out_of_order(config);
     found.in_plain_text(&root.key("admin").key("token"));
+    found.in_plain_text(&root.key("keys").key("pepper"));
     found.timeouts(&root.key("timeouts"), &config.timeouts);
     for pool in &config.pools {
         found.unused(config, pool);
@@ -31,6 +34,11 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     found.faults
 }
 
+/// Whether a filter finds out who asks.
+fn identifies(filter: &FilterEntry) -> bool {
+    matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers")
+}
+
 struct Warnings<'a> {
     tree: &'a Node,
     positions: &'a Positions,
@@ -43,7 +51,9 @@ impl Warnings<'_> {
     }
 
     fn open_to_everyone(&mut self, config: &Config) {
-        if config.filters.iter().any(|filter| matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers")) {
+        // One that leaves to others whom it does not know keeps nobody out.
+        let refuses = |filter: &FilterEntry| identifies(filter) && filter.settings["otherwise"] != "next";
+        if config.filters.iter().any(refuses) {
             return;
         }
         for listen in config.listen.iter().filter(|listen| !listen.address.is_loopback()) {
@@ -52,11 +62,37 @@ impl Warnings<'_> {
         }
     }
 
+    fn cache_out_of_order(&mut self, config: &Config) {
+        let Some(at) = config.filters.iter().position(|filter| filter.name == "prompt_cache") else { return };
+        let cache = &config.filters[at];
+        let shared = cache.settings.get("scope").is_some_and(|scope| scope == "global");
+        if !shared && !config.filters[..at].iter().any(identifies) {
+            let message = "nothing is cached: no filter before it says who asks, so answers could be another tenant's";
+            self.warn(&cache.path, message, "put `api_key` before it, or say `scope: global` if all callers are one");
+        }
+        if config.filters[at..].iter().any(|filter| filter.name == "limits") {
+            let message = "kept answers are given without asking the limits, which come later";
+            self.warn(
+                &cache.path,
+                message,
+                "put `limits` before it: by itself a kept answer spends requests and no tokens",
+            );
+        }
+    }
+
     fn trusted_by_all(&mut self, config: &Config) {
         let path = KeyPath::root().key("trusted_proxies");
         for (index, net) in config.trusted_proxies.iter().enumerate().filter(|(_, net)| net.is_everything()) {
             let message = format!("{net} is everybody: whoever connects may claim any address");
             self.warn(&path.item(index), message, "name the networks of the proxies alone");
+        }
+    }
+
+    fn believes_nobody(&mut self, config: &Config) {
+        let filter = config.filters.iter().find(|filter| filter.name == "trusted_headers");
+        if let Some(filter) = filter.filter(|_| config.trusted_proxies.is_empty()) {
+            let message = "no proxy is trusted, so these headers never count";
+            self.warn(&filter.path, message, "name the proxy in `trusted_proxies`");
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use forms::{Listeners, Probes, TextOr};
+pub(crate) use forms::{Listeners, Switch, TextOr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::meant::BackendUrl;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    AskUsage, Auth, Drain, Health, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
+    AskUsage, Auth, Breaker, Drain, Health, Keys, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -52,6 +52,10 @@ pub(crate) struct File {
     pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
     pub(crate) other_paths: OtherPaths,
+    /// How keys are kept, wherever they are kept.
+    pub(crate) keys: Keys,
+    /// Who may: organisations by name, with their teams, users and services. Absent: names of tenants are labels.
+    pub(crate) tenants: Option<serde_json::Value>,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
     /// a table with the name as its one key and the settings as its value.
     pub(crate) filters: Vec<TextOr<OneFilter>>,
@@ -83,6 +87,8 @@ impl Default for File {
             drain: Drain::default(),
             storage: None,
             other_paths: OtherPaths::default(),
+            keys: Keys::default(),
+            tenants: None,
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,
@@ -218,12 +224,15 @@ fn one() -> u32 {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["backends"]))]
 pub(crate) struct Pool {
-    /// How a backend is picked: the name of a balancer, `round_robin` or `least_busy`.
-    pub(crate) balance: String,
+    /// How a backend is picked: the name of a balancer, or a table with the name as its one key and the settings as its
+    /// value.
+    pub(crate) balance: TextOr<OneFilter>,
     /// Over those of the file.
     pub(crate) timeouts: TimeoutOverrides,
     /// How the pool finds out which backends can take requests, or `off`.
-    pub(crate) health: Probes,
+    pub(crate) health: Switch<Health>,
+    /// When a backend that fails requests is left alone, or `off`.
+    pub(crate) breaker: Switch<Breaker>,
     /// How TLS to the backends is verified.
     pub(crate) tls: BackendTls,
     /// HTTP/2 to the backends: with prior knowledge on `http://`, by ALPN on `https://`.
@@ -245,9 +254,10 @@ pub(crate) struct Pool {
 impl Default for Pool {
     fn default() -> Self {
         Self {
-            balance: "round_robin".to_owned(),
+            balance: TextOr::Text("round_robin".to_owned()),
             timeouts: TimeoutOverrides::default(),
-            health: Probes::On(Health::default()),
+            health: Switch::On(Health::default()),
+            breaker: Switch::On(Breaker::default()),
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),

@@ -2,25 +2,39 @@
 
 use crate::models::{Model, Models, Target};
 use crate::networks::{Lists, Networks};
+use crate::outbound::Fetcher;
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::backend::{self, Address, Settings, Tls};
 use crate::upstream::health::{Health, HealthSettings};
-use crate::upstream::{Backend, Pool};
+use crate::upstream::{Backend, Membership, Pool};
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::utils::tls::{WrappedX509, parse_x509};
+use prometheus::core::Collector;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
-use tidegate_plugins::filters::limits::Views;
+use tidegate_plugins::balancer::{Balancer, Member};
+
+use tidegate_plugins::credential::Otherwise;
+use tidegate_plugins::filter::SettingsError;
+use tidegate_plugins::filters::prompt_cache::CacheMetrics;
+use tidegate_plugins::flight::FlightMetrics;
+use tidegate_plugins::keys::KeyHasher;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
-use tidegate_plugins::{Registry, Services};
+use tidegate_plugins::tenants::Tenants;
+use tidegate_plugins::{Filter, Registry, Services};
+
+/// The section that says who there is.
+const TENANTS: &str = "tenants";
 
 /// What a configuration is assembled with.
 pub struct Parts<'a> {
@@ -36,7 +50,8 @@ pub struct Parts<'a> {
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
     let shared = Shared::default();
-    let _filters = build_filters(config, &registry, &shared, &Arc::default(), &mut faults);
+    let services = services(config, &shared, &mut faults);
+    let _filters = build_filters(config, &registry, &services, &mut faults);
     if config.storage.is_none() && shared.store.has_budgets() {
         let limits = config.filters.iter().find(|entry| entry.name == "limits");
         let path = limits.map_or_else(KeyPath::root, |entry| entry.path.clone());
@@ -67,9 +82,10 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 ///
 /// # Errors
 /// All faults in their settings.
-pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
+pub fn filters(config: &Config, shared: &Shared) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let filters = build_filters(config, &Registry::built_in(), &Shared::default(), &Arc::default(), &mut faults);
+    let services = services(config, shared, &mut faults);
+    let filters = build_filters(config, &Registry::built_in(), &services, &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
 
@@ -77,7 +93,10 @@ pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
 pub fn schema() -> serde_json::Value {
     let registry = Registry::built_in();
     let filters: Vec<_> = registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
-    config::schema_with_filters(&filters)
+    let balancers: Vec<_> = registry.balancers().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
+    let mut schema = config::schema_with(&filters, &balancers);
+    config::adopt_section(&mut schema, TENANTS, Tenants::schema().to_value());
+    schema
 }
 
 /// Builds a snapshot.
@@ -87,8 +106,8 @@ pub fn schema() -> serde_json::Value {
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
     let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
-    let views = Arc::default();
-    let filters = build_filters(config, parts.registry, &shared, &views, &mut faults);
+    let services = services(config, &shared, &mut faults);
+    let filters = build_filters(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
     if !faults.is_empty() {
@@ -97,6 +116,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     let find = |name: &str| pools.iter().find(|pool| &*pool.name == name);
     let models = config.models.iter().map(|model| Arc::new(build_model(model, find, parts.metrics))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
+    let kept_headers = filters.iter().flat_map(|named| named.filter.keeps()).cloned().collect();
     let (mut early, mut rest) = (filters, Vec::new());
     rest.extend(early.drain(late..));
     let other_paths = match &config.other_paths {
@@ -109,10 +129,14 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,
-        views,
-        prices: Arc::new(prices(&config.prices)),
+        views: services.views.clone(),
+        prices: services.prices.clone(),
+        hasher: KeyHasher::new(services.pepper.as_deref()),
+        tenants: services.tenants,
+        overlap: config.keys.overlap,
         early,
         late: rest,
+        kept_headers,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
         other_paths,
         cors: config.cors.clone(),
@@ -130,13 +154,21 @@ fn hash(config: &Config) -> String {
     hash
 }
 
-/// The place of a fault within a filter's settings: `keys[2].hash` below the filter's own place.
-fn below(path: &KeyPath, inner: &str) -> KeyPath {
-    let steps = inner.split(['.', '[', ']']).filter(|step| !step.is_empty());
-    steps.fold(path.clone(), |path, step| match step.parse() {
-        Ok(index) => path.item(index),
-        Err(_) => path.key(step),
-    })
+/// Who there is, if the file says so. What is left of a section with faults still tells a known name from others.
+fn tenants(config: &Config, faults: &mut Vec<Fault>) -> Option<Arc<Tenants>> {
+    let (tenants, errors) = Tenants::read(config.tenants.clone()?);
+    let path = KeyPath::root().key(TENANTS);
+    faults.extend(errors.into_iter().map(|error| fault(&path, error)));
+    Some(Arc::new(tenants))
+}
+
+/// A fault within settings that stand at `path`.
+fn fault(path: &KeyPath, error: SettingsError) -> Fault {
+    let fault = Fault::error(path.inside(&error.path), error.message);
+    match error.help {
+        Some(help) => fault.with_help(help),
+        None => fault,
+    }
 }
 
 /// Files that filters' settings name, relative to the configuration file.
@@ -150,46 +182,52 @@ impl Files for Relative {
 }
 
 /// What filters share from the start of the process to its end.
-fn first_shared(metrics: &Metrics) -> Shared {
+pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
-    if let Err(error) = LimitMetrics::new(store.clone()).and_then(|limits| metrics.also(Box::new(limits))) {
-        tracing::error!(%error, "limits are not measured");
-    }
-    let shared = Shared::with(store);
-    if let Err(error) = metrics.also(Box::new(shared.limited.counter())) {
-        tracing::error!(%error, "who is limited is not measured");
-    }
+    measure(metrics, "limits", LimitMetrics::new(store.clone()));
+    let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };
+    measure(metrics, "who is limited", Ok(shared.limited.counter()));
+    measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
+    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
+    measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
     shared
+}
+
+/// Shows what something shared counts. That it cannot be shown is no reason not to serve.
+fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: prometheus::Result<C>) {
+    if let Err(error) = collector.and_then(|collector| metrics.also(Box::new(collector))) {
+        tracing::error!(%error, "{what} are not measured");
+    }
+}
+
+/// What filters may ask for.
+fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
+    Services {
+        shared: shared.clone(),
+        views: Arc::default(),
+        models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
+        tenants: tenants(config, faults),
+        prices: Arc::new(prices(&config.prices)),
+        files: Arc::new(Relative(config.directory.clone())),
+        pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
+    }
 }
 
 fn build_filters(
     config: &Config,
     registry: &Registry,
-    shared: &Shared,
-    views: &Arc<Views>,
+    services: &Services,
     faults: &mut Vec<Fault>,
 ) -> Vec<NamedFilter> {
-    let services = Services {
-        shared: shared.clone(),
-        views: views.clone(),
-        models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
-        prices: Arc::new(prices(&config.prices)),
-        files: Arc::new(Relative(config.directory.clone())),
-        pepper: None,
-    };
-    let mut built = Vec::new();
+    let mut built: Vec<NamedFilter> = Vec::new();
     for entry in &config.filters {
-        match registry.filter(&entry.name, entry.settings.clone(), &services) {
-            Some(Ok(filter)) => built.push(NamedFilter { name: entry.name.as_str().into(), filter }),
-            Some(Err(errors)) => {
-                for error in errors {
-                    let mut fault = Fault::error(below(&entry.path, &error.path), error.message);
-                    if let Some(help) = error.help {
-                        fault = fault.with_help(help);
-                    }
-                    faults.push(fault);
-                }
+        match registry.filter(&entry.name, entry.settings.clone(), services) {
+            Some(Ok(filter)) => {
+                faults.extend(unreachable_identity(&built, &*filter, entry));
+                built.push(NamedFilter { name: entry.name.as_str().into(), filter });
             }
+            Some(Err(errors)) => refuse(errors, &entry.path, faults),
             None => {
                 let known: Vec<_> = registry.filters().iter().map(|entry| entry.name).collect();
                 faults.push(unknown("filter", &entry.name, &known, entry.path.clone()));
@@ -209,6 +247,16 @@ fn prices(written: &config::Prices) -> Prices {
     Prices::new(&written.currency, written.models.iter().map(|(name, written)| (name.as_str(), price(written))))
 }
 
+/// A filter that says who sends a request, below one that refuses whoever it does not know itself.
+fn unreachable_identity(above: &[NamedFilter], filter: &dyn Filter, entry: &config::FilterEntry) -> Option<Fault> {
+    filter.identifies()?;
+    let refusing = above.iter().find(|named| named.filter.identifies() == Some(Otherwise::Refuse))?;
+    let message = format!("nobody could get in by `{}`: `{}` above it refuses them", entry.name, refusing.name);
+    let help =
+        format!("set `otherwise: next` on `{}`, so that it leaves to others whom it does not know", refusing.name);
+    Some(Fault::error(entry.path.clone(), message).with_help(help))
+}
+
 fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
     let near = Models::near(name, known.iter().copied());
     let help = match near.first() {
@@ -218,36 +266,52 @@ fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
     Fault::error(path, format!("unknown {what} `{name}`")).with_help(help)
 }
 
-fn balancer(
-    pool: &config::Pool,
-    registry: &Registry,
-    faults: &mut Vec<Fault>,
-) -> Option<Box<dyn tidegate_plugins::Balancer>> {
-    let balancer = registry.balancer(&pool.balance);
-    if balancer.is_none() {
-        let known: Vec<_> = registry.balancers().collect();
-        faults.push(unknown("balancer", &pool.balance, &known, pool.path.key("balance")));
+fn refuse(errors: Vec<SettingsError>, path: &KeyPath, faults: &mut Vec<Fault>) {
+    faults.extend(errors.into_iter().map(|error| fault(path, error)));
+}
+
+fn balancer(pool: &config::Pool, registry: &Registry, faults: &mut Vec<Fault>) -> Option<Arc<dyn Balancer>> {
+    let config::Balance { name, settings, path } = &pool.balance;
+    match registry.balancer(name, settings.clone()) {
+        Some(Ok(balancer)) => Some(balancer),
+        Some(Err(errors)) => {
+            refuse(errors, path, faults);
+            None
+        }
+        None => {
+            let known: Vec<_> = registry.balancers().iter().map(|entry| entry.name).collect();
+            faults.push(unknown("balancer", name, &known, pool.path.key("balance")));
+            None
+        }
     }
-    balancer
 }
 
 fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &mut Vec<Fault>) -> Option<Pool> {
-    let balancer = balancer(pool, parts.registry, faults)?;
+    let mut balancer = balancer(pool, parts.registry, faults)?;
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    if let Some(before) = before.filter(|before| before.balance == pool.balance) {
+        balancer = before.balancer.clone();
+    }
     let authority = authority(pool, faults);
+    let in_flight = before.map(|before| before.in_flight.clone()).unwrap_or_default();
     let backends = pool
         .backends
         .iter()
         .filter(|backend| backend.weight > 0)
-        .map(|backend| build_backend(pool, backend, authority.as_ref(), parts))
+        .map(|backend| build_backend(pool, backend, authority.as_ref(), &in_flight, parts))
         .collect();
     Some(Pool {
         name: pool.name.as_str().into(),
-        backends,
         balancer,
+        balance: pool.balance.clone(),
+        breaker: pool.breaker.clone(),
         timeouts: pool.timeouts.resolve(&config.timeouts),
         retries: pool.retries,
         usage: pool.usage,
         idle_connections: pool.idle_connections,
+        membership: ArcSwap::from_pointee(Membership::new(backends)),
+        in_flight,
+        panicking: AtomicBool::new(false),
     })
 }
 
@@ -276,15 +340,16 @@ fn build_backend(
     pool: &config::Pool,
     written: &config::Backend,
     authority: Option<&Arc<[WrappedX509]>>,
+    in_flight: &Arc<AtomicUsize>,
     parts: &Parts<'_>,
 ) -> Arc<Backend> {
     let origin = backend::Origin::new(pool, written);
     let before = parts
         .previous
         .and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name))
-        .and_then(|known| known.backends.iter().find(|backend| backend.origin == origin));
+        .and_then(|known| known.backends().into_iter().find(|backend| backend.origin == origin));
     if let Some(backend) = before {
-        return backend.clone();
+        return backend;
     }
     let health = match &pool.health {
         Some(health) => HealthSettings {
@@ -306,7 +371,9 @@ fn build_backend(
     };
     let series = parts.metrics.backend(&pool.name, &written.name);
     series.up.set(1);
-    Arc::new(Backend::new(settings(pool, written, authority), origin, Health::new(health), series))
+    let settings = settings(pool, written, authority);
+    let member = Member::new(&pool.name, &settings.name, settings.weight);
+    Arc::new(Backend::new(settings, member, origin, Health::new(health), series, in_flight.clone()))
 }
 
 fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&Arc<[WrappedX509]>>) -> Settings {

@@ -1,6 +1,7 @@
 //! What all requests share: the current snapshot, connections to backends, counters.
 
 use crate::exchange::budget::Budget;
+use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::storage::spent::Spending;
@@ -39,6 +40,8 @@ pub struct Core {
     pub connections: Count,
     /// How many lines about heads that cannot be read are worth writing: a flood of them says no more than a few.
     pub nuisances: DefaultDirectRateLimiter,
+    /// Answers to be fetched for no client.
+    pub(crate) renewals: Renewals,
     draining: AtomicBool,
 }
 
@@ -56,6 +59,7 @@ impl Core {
             requests: Open::default(),
             connections: Count::default(),
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
+            renewals: Renewals::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -85,11 +89,16 @@ impl Core {
 
     /// Returns once the time for draining is over. Costs one load when polled: [`Core::cut`] wakes whoever waits.
     pub async fn is_cut(&self) {
-        let over = |_: &mut Context<'_>| match self.requests.cut.load(Ordering::Relaxed) {
+        let over = |_: &mut Context<'_>| match self.has_cut() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         };
         std::future::poll_fn(over).await;
+    }
+
+    /// Whether the time for draining is over.
+    pub fn has_cut(&self) -> bool {
+        self.requests.cut.load(Ordering::Relaxed)
     }
 
     /// Whether the process is on its way out.

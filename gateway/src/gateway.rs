@@ -15,14 +15,17 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server as PingoraServer};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
+use prometheus::core::Collector;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_config::{
     self as config, Address, Config, Faults, Listen, Loaded, LogFormat, Positions, ProcessEnvironment, Source,
 };
 use tidegate_plugins::Registry;
 use tidegate_plugins::filter::Plugin;
+use tidegate_plugins::keys::{KeyMetrics, ManagedKeys};
 
 /// A gateway that is not running yet.
 pub struct Gateway {
@@ -108,7 +111,8 @@ impl Gateway {
         let dropped = metrics.log_lines_dropped_total.clone();
         let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped);
         metrics.config_loaded(&snapshot.hash);
-        let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics)).transpose()?;
+        let keys = &snapshot.shared.managed_keys;
+        let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics, keys)).transpose()?;
         let begin = |storage: &Storage| Arc::new(Spending::begin(storage.clone(), snapshot.shared.store.clone()));
         let spending = storage.as_ref().map(begin);
         if spending.is_none() && snapshot.shared.store.has_budgets() {
@@ -137,14 +141,21 @@ impl Gateway {
     }
 }
 
-/// Opens the store; should it be away, it is opened when it is back.
-fn open(path: &Path, metrics: &Metrics) -> Result<Storage, RunError> {
+/// How long the start waits for the keys to be read. After that it goes on without: they are read when the store is back.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// Opens the store, and has the managed keys follow it; should it be away, it is opened when it is back.
+fn open(path: &Path, metrics: &Metrics, keys: &Arc<ManagedKeys>) -> Result<Storage, RunError> {
     let storage = Storage::open(storage::Options::main(path.to_owned())).map_err(RunError::Storage)?;
-    for collector in storage.metrics().collectors() {
+    let keys_metrics = KeyMetrics::new(keys.clone()).map(|keys| -> Box<dyn Collector> { Box::new(keys) });
+    for collector in storage.metrics().collectors().into_iter().chain(keys_metrics) {
         if let Err(error) = metrics.also(collector) {
             tracing::error!(%error, "the store is not measured");
         }
     }
+    let keys = keys.clone();
+    storage.watch(move |connection| storage::keys::all(connection).map(|records| keys.replace(records)));
+    storage.seen(FIRST_LOOK);
     Ok(storage)
 }
 

@@ -25,6 +25,7 @@ mod gateway;
 mod life;
 pub mod models;
 pub mod networks;
+pub mod outbound;
 pub mod reference;
 mod server;
 pub mod simulator;

@@ -3,9 +3,10 @@
 use crate::admin::{self, House};
 use crate::assemble::{self, Parts};
 use crate::core::Core;
+use crate::exchange::renew;
 use crate::snapshot::Snapshot;
 use crate::telemetry::LogGuard;
-use crate::upstream::probe;
+use crate::upstream::{Backend, probe};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
@@ -15,6 +16,7 @@ use serde_json::json;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Faults, ProcessEnvironment, Source};
@@ -62,11 +64,10 @@ impl Life {
 
     async fn admin(&self) {
         let Some(listener) = self.admin.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let token = self.config.admin.token.as_ref().map(|token| token.expose().into());
+        let token: Option<Box<str>> = self.config.admin.token.as_ref().map(|token| token.expose().into());
+        let api = admin::api::router(self.core.clone(), token.is_some());
         match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
-            Ok(listener) => {
-                admin::serve(listener, self.core.clone(), admin::api::router(self.core.clone()), token, pending()).await
-            }
+            Ok(listener) => admin::serve(listener, self.core.clone(), api, token, pending()).await,
             Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
         }
     }
@@ -133,11 +134,9 @@ impl Life {
             .flat_map(|model| model.targets.iter().map(|target| (&*model.name, &*target.pool.name)));
         let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
         let routes: Vec<_> = of_models.chain(other).collect();
-        let backends: Vec<_> = snapshot
-            .pools
-            .iter()
-            .flat_map(|pool| pool.backends.iter().map(|backend| (&*pool.name, &*backend.settings.name)))
-            .collect();
+        let backends: Vec<_> =
+            snapshot.pools.iter().flat_map(|pool| pool.backends().into_iter().map(|one| (pool.clone(), one))).collect();
+        let backends: Vec<_> = backends.iter().map(|(pool, backend)| (&*pool.name, &*backend.settings.name)).collect();
         self.core.metrics.retain(&routes, &backends);
     }
 
@@ -191,7 +190,7 @@ impl Life {
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
         let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
-        tokio::join!(beside, probe::run(&self.core), self.end(shutdown));
+        tokio::join!(beside, probe::run(&self.core), renew::run(&self.core), self.end(shutdown));
     }
 }
 
@@ -255,23 +254,10 @@ impl House for Core {
             .pools
             .iter()
             .map(|pool| {
-                let backends: serde_json::Map<_, _> = pool
-                    .backends
-                    .iter()
-                    .map(|backend| {
-                        let state = if !backend.health.is_known() {
-                            "unknown"
-                        } else if backend.health.is_up() {
-                            "up"
-                        } else {
-                            "down"
-                        };
-                        let max = backend.settings.max_in_flight;
-                        let about = json!({ "state": state, "in_flight": backend.in_flight(), "max_in_flight": max });
-                        (backend.settings.name.to_string(), about)
-                    })
-                    .collect();
-                (pool.name.to_string(), json!({ "up": pool.is_up(), "backends": backends }))
+                let about = |backend: &Arc<Backend>| (backend.settings.name.to_string(), backend.describe());
+                let backends: serde_json::Map<_, _> = pool.backends().iter().map(about).collect();
+                let panicking = pool.panicking.load(Ordering::Relaxed);
+                (pool.name.to_string(), json!({ "up": pool.is_up(), "panicking": panicking, "backends": backends }))
             })
             .collect();
         let ready = self.ready();
@@ -286,6 +272,9 @@ impl House for Core {
     }
 
     fn metrics(&self) -> String {
+        for backend in self.snapshot.load().pools.iter().flat_map(|pool| pool.backends()) {
+            backend.series.breaker.set(backend.breakers.worst().0 as i64);
+        }
         self.metrics.connections.set(i64::try_from(self.connections.now()).unwrap_or(i64::MAX));
         self.metrics.bodies_bytes.set(i64::try_from(self.bodies.taken()).unwrap_or(i64::MAX));
         self.metrics.draining.set(i64::from(self.is_draining()));

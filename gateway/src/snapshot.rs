@@ -5,12 +5,16 @@ use crate::models::Models;
 use crate::networks::{Lists, Networks};
 use crate::telemetry::Series;
 use crate::upstream::Pool;
+use http::HeaderName;
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_config::{Cors, Limits};
 use tidegate_plugins::Filter;
 use tidegate_plugins::filters::limits::Views;
+use tidegate_plugins::keys::KeyHasher;
 use tidegate_plugins::prices::Prices;
 use tidegate_plugins::services::Shared;
+use tidegate_plugins::tenants::Tenants;
 
 /// One version of everything.
 pub struct Snapshot {
@@ -26,10 +30,18 @@ pub struct Snapshot {
     pub views: Arc<Views>,
     /// What requests cost.
     pub prices: Arc<Prices>,
+    /// Who there is, if the file says so.
+    pub tenants: Option<Arc<Tenants>>,
+    /// How keys are hashed.
+    pub hasher: KeyHasher,
+    /// How long a rotated key still works, unless somebody says otherwise.
+    pub overlap: Duration,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
     pub early: Vec<NamedFilter>,
     /// The other filters, in the order of the file.
     pub late: Vec<NamedFilter>,
+    /// Headers of requests that are for a filter alone.
+    pub kept_headers: Vec<HeaderName>,
     /// Which model is answered by whom.
     pub models: Models,
     /// All pools, in the order of the file.

@@ -6,44 +6,17 @@
 //! [`Exchange::replace_body`],
 //! [`Exchange::ration`], [`Exchange::limit_by`],
 //! [`Exchange::ask_usage`], [`Exchange::answer_from`],
+//! [`Exchange::spend`],
 //! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
+pub use crate::caller::Caller;
 use crate::store::Level;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::net::IpAddr;
 use std::sync::Arc;
-
-/// Who sends a request, as an identity filter found out.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The name of the credential, never the credential.
-    pub key: Option<Arc<str>>,
-    /// The user.
-    pub user: Option<Arc<str>>,
-    /// The service, where the credential belongs to one instead of a user.
-    pub service: Option<Arc<str>>,
-    /// The team.
-    pub team: Option<Arc<str>>,
-    /// The organisation: the tenant that caches and limits are scoped by.
-    pub org: Option<Arc<str>>,
-    /// The models it may ask for, `*` as a wildcard at the end; none: all.
-    pub models: Option<Vec<Arc<str>>>,
-}
-
-impl Caller {
-    /// Whether this caller may ask for `model`.
-    pub fn may_use(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|allowed| {
-            allowed.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => model.starts_with(prefix),
-                None => model == &**pattern,
-            })
-        })
-    }
-}
 
 /// Who answers a request: not which of a pool's backends, but all that can make a difference to what is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +29,12 @@ pub struct Answerer {
     pub model: Arc<str>,
     /// A hash of what the pool's backends say the model is; 0 if they say nothing.
     pub revision: u64,
+    /// Whether its streams may be asked for their usage.
+    pub tells_usage: bool,
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RequestHead {
     /// The method.
     pub method: Method,
@@ -83,9 +58,10 @@ pub struct Exchange {
     body: Bytes,
     call: Option<Call>,
     model: Option<Arc<str>>,
-    answerer: Option<Arc<Answerer>>,
     source: Source,
     charged: bool,
+    spent: Option<Usage>,
+    answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
     limited: bool,
@@ -165,15 +141,27 @@ impl Exchange {
             body: Bytes::new(),
             call: None,
             model: None,
-            answerer: None,
             source: Source::Gateway,
             charged: true,
+            spent: None,
+            answerer: None,
             outcome: None,
             rates: Rates::default(),
             limited: false,
             needs_usage: false,
             notes: Vec::new(),
         }
+    }
+
+    /// The same request once more, under another id, for nobody: what filters have made of it so far, and what has been
+    /// settled, but none of what they noted.
+    pub fn again(&self, id: Arc<str>) -> Self {
+        let mut again = Self::new(self.head.clone(), self.endpoint, id, self.client);
+        again.caller.clone_from(&self.caller);
+        again.replace_body(self.body.clone(), self.call.clone());
+        again.model.clone_from(&self.model);
+        again.answerer.clone_from(&self.answerer);
+        again
     }
 
     /// What the client sent before the body.
@@ -246,6 +234,11 @@ impl Exchange {
     /// Known when the answer's head is.
     pub fn is_charged(&self) -> bool {
         self.charged
+    }
+
+    /// The tokens of the answer, as far as they are known: all of them when its last chunk is seen.
+    pub fn spent(&self) -> Option<Usage> {
+        self.spent
     }
 
     /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
@@ -325,6 +318,11 @@ impl Exchange {
     pub fn answer_from(&mut self, source: Source, charged: bool) {
         self.source = source;
         self.charged = charged;
+    }
+
+    /// Says what tokens the answer took. For the gateway.
+    pub fn spend(&mut self, usage: Option<Usage>) {
+        self.spent = usage;
     }
 
     /// Says what became of the request. For the gateway.

@@ -1,12 +1,13 @@
 //! The contract between the gateway and a filter.
 
+use crate::credential::Otherwise;
 use crate::exchange::Exchange;
 use crate::reply::{Refusal, Reply};
 use crate::services::Services;
 use crate::turns::Turns;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -38,6 +39,23 @@ pub trait Filter: Send + Sync {
     /// not exist, a body that cannot be read. It has no body then, and no model.
     fn counts_refused(&self) -> bool {
         false
+    }
+
+    /// What becomes of requests that carry nothing this filter could tell their sender by; none for a filter that
+    /// says nothing about who sends them.
+    fn identifies(&self) -> Option<Otherwise> {
+        None
+    }
+
+    /// Headers of requests that are for this filter alone: no backend sees them, whoever sent them.
+    fn keeps(&self) -> &[HeaderName] {
+        &[]
+    }
+
+    /// What the filter would make of a request, in words, for `tidegate explain`. Nothing if it has nothing to say.
+    fn explain(&self, exchange: &Exchange) -> Option<String> {
+        let _ = exchange;
+        None
     }
 
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
@@ -86,6 +104,13 @@ pub trait ResponseFilter: Send + Sync {
     /// yet, the refusal then passes [`ResponseFilter::head`] and [`ResponseFilter::chunk`] as an answer of the gateway's.
     fn fault(&mut self, exchange: &Exchange, refusal: &Refusal) {
         let _ = (exchange, refusal);
+    }
+
+    /// Offers an answer in the place of a failure of the backend's, with this status, of which the client has seen nothing
+    /// yet: an older answer, say. The followers are asked, last first; the first offer counts.
+    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode) -> Option<Reply> {
+        let _ = (exchange, status);
+        None
     }
 
     /// Who else wants the answer: as long as anybody does, it is read to its end although the client has left, and a

@@ -2,6 +2,7 @@
 
 use crate::call::Endpoint;
 use crate::exchange::Source;
+use crate::filter::ResponseFilter;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -12,7 +13,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// An answer that no backend gave to this request.
-#[derive(Debug)]
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
@@ -27,7 +27,14 @@ pub struct Reply {
     pub charged: bool,
     /// The tokens of a whole body, where that stands for a backend's answer and they are known.
     pub usage: Option<Usage>,
+    /// Whether the caller has asked for exactly this: then it is no failure of the gateway's, whatever its status.
+    pub asked_for: bool,
+    /// Follows another answer to this request, which is fetched from a backend behind this one, for no client.
+    pub renewal: Option<Box<Renewal>>,
 }
+
+/// Another answer that is wanted behind the one that is given, and who follows it.
+pub struct Renewal(pub Box<dyn ResponseFilter>);
 
 /// The body of an answer.
 pub enum Body {
@@ -94,6 +101,13 @@ impl fmt::Debug for Body {
     }
 }
 
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (status, source) = (self.status, self.source);
+        f.debug_struct("Reply").field("status", &status).field("source", &source).field("body", &self.body).finish()
+    }
+}
+
 impl Reply {
     /// A JSON document.
     pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
@@ -108,7 +122,16 @@ impl Reply {
 
     /// An answer of the gateway's own.
     pub fn new(status: StatusCode, headers: HeaderMap, body: impl Into<Body>) -> Self {
-        Self { status, headers, body: body.into(), source: Source::Gateway, charged: true, usage: None }
+        Self {
+            status,
+            headers,
+            body: body.into(),
+            source: Source::Gateway,
+            charged: true,
+            usage: None,
+            asked_for: false,
+            renewal: None,
+        }
     }
 
     /// Says that this stands for a backend's answer, where it comes from, and whether its tokens are to be paid again.

@@ -1,9 +1,17 @@
 //! What a filter may ask for when it is built.
 
+use crate::filters::idempotency::Kept;
+use crate::filters::jwt::Issuers;
 use crate::filters::limits::{Estimates, Limited, Views};
+use crate::filters::prompt_cache::Caches;
+use crate::flight::Counts;
+use crate::keys::ManagedKeys;
+
+use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
 use crate::spenders::Spenders;
 use crate::store::{Local, Store};
+use crate::tenants::Tenants;
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -52,6 +60,18 @@ pub struct Shared {
     pub limited: Arc<Limited>,
     /// Who spends most.
     pub spenders: Arc<Spenders>,
+    /// The public keys of those who issue tokens.
+    pub issuers: Arc<Issuers>,
+    /// Other servers, and work beside the requests.
+    pub outbound: Arc<dyn Outbound>,
+    /// Answers that are kept.
+    pub caches: Arc<Caches>,
+    /// What requests that share answers had to do with each other.
+    pub flights: Arc<Counts>,
+    /// What requests with an idempotency key were answered.
+    pub kept: Arc<Kept>,
+    /// The keys that are made and revoked while the gateway runs.
+    pub managed_keys: Arc<ManagedKeys>,
 }
 
 impl Default for Shared {
@@ -63,7 +83,18 @@ impl Default for Shared {
 impl Shared {
     /// With a store, and nothing learned yet.
     pub fn with(store: Arc<dyn Store>) -> Self {
-        Self { store, estimates: Arc::default(), limited: Arc::default(), spenders: Arc::default() }
+        Self {
+            store,
+            estimates: Arc::default(),
+            limited: Arc::default(),
+            spenders: Arc::default(),
+            issuers: Arc::default(),
+            outbound: Arc::new(Nowhere),
+            caches: Arc::default(),
+            flights: Arc::default(),
+            kept: Arc::default(),
+            managed_keys: Arc::default(),
+        }
     }
 }
 
@@ -76,6 +107,10 @@ pub struct Services {
     pub views: Arc<Views>,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
+    /// The managed keys, if the file has a place to keep them.
+    pub managed_keys: Option<Arc<ManagedKeys>>,
+    /// Who there is, if the file says so; without, names are labels.
+    pub tenants: Option<Arc<Tenants>>,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
@@ -97,6 +132,8 @@ impl Services {
             shared: Shared::default(),
             views: Arc::default(),
             models: Arc::default(),
+            managed_keys: None,
+            tenants: None,
             prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,

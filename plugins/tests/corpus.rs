@@ -36,6 +36,11 @@ fn the_corpus_of_multipart() {
     corpus("multipart", properties::multipart);
 }
 
+#[test]
+fn the_corpus_of_tokens() {
+    corpus("token", properties::token);
+}
+
 /// Texts of pieces that matter to a reader, so that its corners are met more often than bytes at random meet them.
 fn of(pieces: &'static [&'static str], most: usize) -> impl Strategy<Value = String> {
     proptest::collection::vec(select(pieces), 0..most).prop_map(|pieces| pieces.concat())

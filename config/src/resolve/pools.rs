@@ -6,10 +6,10 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::Resolver;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
+use crate::meant::{Backend, BackendTls, BackendUrl, Balance, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::{Auth, Health};
-use crate::written::{self, Probes, TextOr};
+use crate::settings::{Auth, Breaker, Health};
+use crate::written::{self, OneFilter, Switch, TextOr};
 
 /// Headers that the relay itself must write.
 const OURS: [HeaderName; 8] = [
@@ -39,7 +39,9 @@ impl Resolver<'_> {
         let path = pools.key(&name);
         self.label(&path, &name, "pool");
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
+        let balance = self.balance(&path.key("balance"), pool.balance);
         let health = self.health(&path.key("health"), pool.health);
+        let breaker = self.breaker(&path.key("breaker"), pool.breaker);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
         let backends = self.backends(&path.key("backends"), pool.backends);
         for backend in &backends {
@@ -47,9 +49,10 @@ impl Resolver<'_> {
         }
         Pool {
             name,
-            balance: pool.balance,
+            balance,
             timeouts: pool.timeouts,
             health,
+            breaker,
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
@@ -60,8 +63,38 @@ impl Resolver<'_> {
         }
     }
 
-    fn health(&mut self, path: &KeyPath, health: Probes) -> Option<Health> {
-        let Probes::On(health) = health else { return None };
+    fn balance(&mut self, path: &KeyPath, balance: TextOr<OneFilter>) -> Balance {
+        let help = "write the name alone, or `balance: { NAME: { setting: value } }`";
+        let named = self.named("balancer", path, balance, help);
+        let (name, settings, path) = named.unwrap_or_else(|| (String::new(), super::empty(), path.clone()));
+        Balance { name, settings, path }
+    }
+
+    fn breaker(&mut self, path: &KeyPath, breaker: Switch<Breaker>) -> Option<Breaker> {
+        let breaker = breaker.on()?;
+        let help = || Some("write `breaker: off` for none".to_owned());
+        for (name, part) in [("ratio", breaker.ratio), ("panic_below", breaker.panic_below)] {
+            if !(0.0..=1.0).contains(&part) {
+                self.fault(&path.key(name), format!("`{name}` is a part of 1, such as 0.5"), None);
+            }
+        }
+        for (name, zero) in [
+            ("window", breaker.window.is_zero()),
+            ("pause", breaker.pause.is_zero()),
+            ("requests", breaker.requests == 0),
+        ] {
+            if zero {
+                self.fault(&path.key(name), format!("`{name}` cannot be 0"), help());
+            }
+        }
+        if breaker.consecutive == 0 && breaker.ratio == 0.0 {
+            self.fault(path, "with `consecutive: 0` and `ratio: 0` no backend would ever be left alone", help());
+        }
+        Some(breaker)
+    }
+
+    fn health(&mut self, path: &KeyPath, health: Switch<Health>) -> Option<Health> {
+        let health = health.on()?;
         for (name, zero) in [
             ("every", health.every.is_zero()),
             ("timeout", health.timeout.is_zero()),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{schema, schema_with_filters};
+use crate::{schema, schema_with};
 
 #[test]
 fn it_has_the_defaults_and_what_is_required() {
@@ -44,7 +44,7 @@ fn a_filter_brings_its_settings_and_their_types() {
         "properties": { "keys": { "type": "array", "items": { "$ref": "#/$defs/Key" } } },
         "$defs": { "Key": { "properties": { "next": { "$ref": "#/$defs/Key" } } } },
     });
-    let schema = schema_with_filters(&[("api_key", settings)]);
+    let schema = schema_with(&[("api_key", settings)], &[]);
     let forms = &schema["properties"]["filters"]["items"]["oneOf"];
     assert_eq!(forms[0]["enum"], json!(["api_key"]));
     let filter = &forms[1]["properties"]["api_key"];

@@ -19,13 +19,27 @@ fn silent(text: &str) {
 fn an_open_door_is_pointed_at() {
     warned(&format!("{POOL}listen: 0.0.0.0:8080\n"), "anyone who can reach", 2);
     silent(&format!("{POOL}listen: 0.0.0.0:8080\nfilters: [api_key]\n"));
+    let next = "filters: [ { api_key: { otherwise: next } } ]";
+    warned(&format!("{POOL}listen: 0.0.0.0:8080\n{next}\n"), "anyone who can reach", 2);
     silent(POOL);
+}
+
+#[test]
+fn a_cache_where_it_does_no_good_is_pointed_at() {
+    let filters = |filters: &str| format!("{POOL}filters:\n{filters}");
+    warned(&filters("  - prompt_cache: {}\n"), "nothing is cached", 3);
+    warned(&filters("  - api_key\n  - prompt_cache: {}\n  - limits: []\n"), "without asking the limits", 4);
+    silent(&filters("  - api_key\n  - limits: []\n  - prompt_cache: {}\n"));
+    silent(&filters("  - prompt_cache: { scope: global }\n"));
 }
 
 #[test]
 fn trust_in_everybody_is_pointed_at() {
     warned(&format!("{POOL}trusted_proxies:\n  - 10.0.0.0/8\n  - 0.0.0.0/0\n"), "whoever connects may claim", 4);
     silent(&format!("{POOL}trusted_proxies: [10.0.0.0/8, unix]\n"));
+    let filter = "filters: [ { trusted_headers: {} } ]\n";
+    warned(&format!("{POOL}{filter}"), "these headers never count", 2);
+    silent(&format!("{POOL}{filter}trusted_proxies: [unix]\n"));
 }
 
 #[test]

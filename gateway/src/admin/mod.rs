@@ -6,6 +6,7 @@
 pub(crate) mod api;
 mod routes;
 
+pub use api::shown_key;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;

@@ -97,7 +97,15 @@ pub(super) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Str
 
 /// RFC 9457.
 pub(super) fn problem(status: StatusCode, detail: &str) -> Response {
+    problem_of(status, detail, json!({}))
+}
+
+/// The same with members of its own.
+pub(super) fn problem_of(status: StatusCode, detail: &str, members: serde_json::Value) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
-    let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+    let mut body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+    if let (Some(body), serde_json::Value::Object(members)) = (body.as_object_mut(), members) {
+        body.extend(members);
+    }
     answer(status, PROBLEM, body.to_string())
 }

@@ -32,7 +32,7 @@ impl Demo {
             None => free_or_near(APPS)?,
         };
         let backend = simulate().map_err(|error| Failure::could_not(format!("cannot start the simulator: {error}")))?;
-        let key = Key::generate(None)?;
+        let key = Key::generate()?;
         let starter = Starter {
             origin: "What `tidegate demo` runs.",
             listen: &listen,

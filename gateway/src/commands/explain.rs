@@ -4,8 +4,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
-use tidegate_config::write_duration;
+use tidegate::explain::{Destination, Explanation, Identity, Question, Sent, identify};
+use tidegate::storage;
+use tidegate_config::{Config, write_duration};
+use tidegate_plugins::services::Shared;
 
 use super::say::{Paint, say};
 use super::{Failure, Format, file};
@@ -25,6 +27,9 @@ pub(super) struct Explain {
     /// Its key
     #[arg(long)]
     key: Option<String>,
+    /// A file with its body; absent: one that names the model and nothing else
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
     /// It asks for a stream
     #[arg(long)]
     stream: bool,
@@ -38,13 +43,16 @@ impl Explain {
         let config = file::load(&self.config)?.config;
         let question = Question { path: self.path, model: self.model, stream: self.stream };
         let mut explanation = tidegate::explain::explain(&config, &question);
-        if let Some(key) = &self.key {
-            // The file was checked when it was loaded: the filters can be built.
-            let filters = tidegate::assemble::filters(&config).unwrap_or_default();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
-            runtime.block_on(identify(&mut explanation, &filters, key));
-        }
+        let read = |path: &PathBuf| {
+            let told = |error| Failure::could_not(format!("cannot read {}: {error}", path.display()));
+            std::fs::read(path).map(Into::into).map_err(told)
+        };
+        let sent = Sent { key: self.key, body: self.body.as_ref().map(read).transpose()? };
+        // The file was checked when it was loaded: the filters can be built.
+        let filters = tidegate::assemble::filters(&config, &shared(&config)).unwrap_or_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
+        runtime.block_on(identify(&mut explanation, &filters, &sent));
         match self.format {
             Format::Human => say(&human(&explanation, Paint::on_stdout())),
             Format::Json => {
@@ -71,6 +79,9 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
             if at == 0 { "filters" } else { "" },
             &format!("{}. {}  {}", at + 1, filter.filter, paint.dim(&filter.path)),
         );
+        if let Some(says) = &filter.says {
+            rows.add("", &format!("   {says}"));
+        }
     }
     if explanation.filters.is_empty() && explanation.refused.is_none() {
         rows.add("filters", "none");
@@ -96,8 +107,21 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
     rows.text.trim_end().to_owned()
 }
 
+/// What filters share in a gateway that runs, as far as it makes a difference here: the managed keys there are.
+fn shared(config: &Config) -> Shared {
+    let shared = Shared::default();
+    let path = config.storage.as_ref().map(|storage| &storage.path).filter(|path| path.exists());
+    let records = path.and_then(|path| {
+        let connection = storage::direct(path, storage::TABLES).ok()?;
+        storage::keys::all(&connection).ok()
+    });
+    shared.managed_keys.replace(records.unwrap_or_default());
+    shared
+}
+
 fn whose(caller: &Identity) -> String {
-    let told = [("key", &caller.key), ("user", &caller.user), ("team", &caller.team), ("org", &caller.org)];
+    let (user, service) = (("user", &caller.user), ("service", &caller.service));
+    let told = [("key", &caller.key), user, service, ("team", &caller.team), ("org", &caller.org)];
     let told = told.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
     let models = caller.models.as_ref().map(|models| format!("may use {}", models.join(", ")));
     told.chain(models).collect::<Vec<_>>().join(", ")

@@ -39,7 +39,7 @@ impl Proxy {
         let key = match &self.key {
             Some(Some(key)) => Some(Key::brought(key)),
             None if !exposed => None,
-            _ => Some(Key::generate(None)?),
+            _ => Some(Key::generate()?),
         };
         let backend_key = self.backend_key.as_deref().map(literal);
         let starter = Starter {

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tidegate_plugins::filter::Audience;
+use tidegate_plugins::filter::{Always, Audience};
 
 /// The most that may wait for a slow client while others get the answer as it comes. The bytes are shared with theirs.
 const BACKLOG: usize = 4 << 20;
@@ -46,6 +46,12 @@ impl Session {
     pub(crate) fn new(wire: Wire) -> Self {
         let http2 = wire.is_http2();
         Self { state: State::Idle(wire), http2, audience: Vec::new(), backlog: VecDeque::new(), waiting: 0 }
+    }
+
+    /// A request that nobody waits for.
+    pub(crate) fn nobody() -> Self {
+        let audience: Vec<Arc<dyn Audience>> = vec![Arc::new(Always)];
+        Self { state: State::Gone(None), http2: false, audience, backlog: VecDeque::new(), waiting: 0 }
     }
 
     /// The wire, if it is still of use.

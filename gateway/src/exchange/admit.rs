@@ -185,7 +185,7 @@ fn only_model(trip: &Trip<'_>) -> Option<Arc<str>> {
 /// filter sends the request elsewhere before.
 fn settle(trip: &mut Trip<'_>) {
     let Some(name) = trip.exchange.model().cloned().filter(|_| trip.exchange.answerer().is_none()) else { return };
-    if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
+    if !may_use(trip, &name) {
         return;
     }
     let snapshot = trip.snapshot.clone();
@@ -193,6 +193,13 @@ fn settle(trip: &mut Trip<'_>) {
     let route = Route::of_model(model, model.target());
     trip.exchange.settle_on(Arc::new(route.answerer(&name)));
     trip.settled = Some(route);
+}
+
+/// Whether the caller may have what it asks for. Where a filter sends that is the file's own decision, and none of the
+/// caller's.
+fn may_use(trip: &Trip<'_>, name: &str) -> bool {
+    let asked = trip.asked.as_deref().unwrap_or(name);
+    trip.exchange.caller().is_none_or(|caller| caller.may_use(asked))
 }
 
 /// Finds who answers.
@@ -214,8 +221,9 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
         trip.route = Some(Route { model: None, pool, series, send_as: None, timeouts });
         return Ok(());
     };
-    if trip.exchange.caller().is_some_and(|caller| !caller.may_use(&name)) {
-        let message = format!("This key may not use the model '{}'.", short(&name));
+    if !may_use(trip, &name) {
+        let asked = trip.asked.as_deref().unwrap_or(&name);
+        let message = format!("This key may not use the model '{}'.", short(asked));
         return Err(Fault::refused(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model")));
     }
     let Some(model) = snapshot.models.resolve(&name) else {

@@ -8,6 +8,7 @@ use crate::telemetry::Cause;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::{Head, Pieces, Refusal, Reply, Source};
@@ -56,6 +57,8 @@ pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Rep
     trip.exchange.answer_from(reply.source, reply.charged);
     trip.record.source = reply.source;
     trip.record.usage = reply.usage;
+    let asked_for = reply.asked_for;
+    trip.exchange.spend(reply.usage);
     let mut head = Head { status: reply.status, headers: reply.headers };
     match reply.body {
         tidegate_plugins::Body::Whole(body) => whole(session, trip, &mut head, body).await?,
@@ -66,6 +69,7 @@ pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Rep
         (401 | 403, Source::Gateway) => Cause::Auth,
         (429, Source::Gateway) => Cause::Limit,
         (400..=499, Source::Gateway) => Cause::Validation,
+        (500.., Source::Gateway) if asked_for => Cause::Validation,
         (500.., Source::Gateway) => Cause::Gateway,
         (400..=499, _) => Cause::Client,
         (500.., _) => Cause::UpstreamError,
@@ -109,6 +113,7 @@ async fn piecewise(
             trip.record.upstream_time += began.elapsed();
         }
         trip.record.usage = pieces.usage();
+        trip.exchange.spend(trip.record.usage);
         let piece = next?.transpose().map_err(Fault::of_pieces)?;
         if !trip.head_sent {
             relay::start(session, trip, head).await?;
@@ -131,11 +136,26 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
         return Answered { status: 499, cause: Cause::ClientGone, log: None, complete: false };
     };
     let log = Some(log.unwrap_or_else(|| refusal.message.clone()));
+    if let Some(offer) = offered(trip, refusal.status, cause) {
+        if let (Some(backend), Some(fault)) = (&trip.backend, super::fail::counted(&refusal, trip)) {
+            backend.series.failed(fault);
+        }
+        return match reply(session, trip, offer).await {
+            Ok(answered) => Answered { log, ..answered },
+            Err(_) => {
+                session.shutdown().await;
+                Answered { status: 499, cause: Cause::ClientGone, log, complete: false }
+            }
+        };
+    }
     for follower in trip.followers.iter_mut().rev() {
         follower.fault(&trip.exchange, &refusal);
     }
     if let (Some(backend), Some(fault)) = (&trip.backend, super::fail::counted(&refusal, trip)) {
         backend.series.failed(fault);
+    }
+    if let Some(attempt) = &trip.attempt {
+        super::fail::judge(attempt, &refusal);
     }
     if trip.head_sent {
         let told = trip.streaming && tell_in_stream(session, trip, &refusal).await.is_ok();
@@ -163,6 +183,20 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
             Answered { status: 499, cause: Cause::ClientGone, log, complete: false }
         }
     }
+}
+
+/// What a follower offers in the place of a backend's failure that the client has seen nothing of.
+pub(super) fn offered(trip: &mut Trip<'_>, status: StatusCode, cause: Cause) -> Option<Reply> {
+    let failed = matches!(cause, Cause::UpstreamError | Cause::UpstreamTimeout | Cause::UpstreamOverload);
+    if trip.head_sent || !failed {
+        return None;
+    }
+    let offer = |trip: &mut Trip<'_>| {
+        let exchange = &mut trip.exchange;
+        trip.followers.iter_mut().rev().find_map(|follower| follower.instead(exchange, status))
+    };
+    let found = trip.instead.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+    found.or_else(|| offer(trip))
 }
 
 async fn tell_in_stream(session: &mut Session, trip: &mut Trip<'_>, refusal: &Refusal) -> Result<()> {
@@ -257,7 +291,7 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 pub(super) async fn models(session: &mut Session, trip: &mut Trip<'_>, id: Option<String>) -> Result<Answered> {
     let caller = trip.exchange.caller().cloned();
     let may_use = |model: &str| caller.as_ref().is_none_or(|caller| caller.may_use(model));
-    let backends = trip.snapshot.pools.iter().flat_map(|pool| &pool.backends);
+    let backends = trip.snapshot.pools.iter().flat_map(|pool| pool.backends());
     crate::upstream::probe::refresh(&trip.core.connector, backends).await;
     let catalogue = crate::catalogue::list(&trip.snapshot);
     let body = match id {

@@ -108,10 +108,12 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         grown: 0,
         voice: if anthropic { Endpoint::Messages } else { endpoint.unwrap_or(Endpoint::Other) },
         backend: None,
+        attempt: None,
         asked: None,
         query: None,
         head_sent: false,
         receiving: Duration::ZERO,
+        instead: std::sync::Mutex::default(),
         trailers: None,
     }
 }
@@ -169,7 +171,7 @@ fn check_address(address: Address) -> Result<()> {
         Address::Refused => {
             let message = "Requests from this network address are not taken here.";
             let refusal = Refusal::new(StatusCode::FORBIDDEN, "client_not_allowed", message);
-            Err(Fault::refused(refusal).closing())
+            Err(Fault::refused(refusal))
         }
         Address::Contradicted => {
             let message = "X-Forwarded-For and Forwarded name different clients. Send neither; a proxy must drop the \

@@ -116,6 +116,7 @@ pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<
         trip.record.attempts += 1;
         trip.record.backend = Some(backend.settings.name.clone());
         trip.backend = Some(backend.clone());
+        trip.attempt = Some(lease.attempt().clone());
         let began = Instant::now();
         let mut outcome = attempt(session, trip, &backend, &route, deadline, false).await;
         if matches!(outcome, Err(Failed::Stale)) {
@@ -125,6 +126,7 @@ pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<
         match outcome {
             Ok((upstream, head)) => return Ok(Fetched { upstream, head, lease, deadline }),
             Err(Failed::Next(fault)) if tried.len() < route.pool.retries as usize => {
+                lease.attempt().failed();
                 failure = Some(fault);
                 tried.push(backend);
             }

@@ -13,6 +13,7 @@ mod finish;
 mod headers;
 mod query;
 mod relay;
+pub(crate) mod renew;
 mod request;
 mod socket;
 mod stream;
@@ -25,7 +26,7 @@ use crate::models::{Model, Target};
 use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, Record, Series};
-use crate::upstream::{Backend, Pool};
+use crate::upstream::{Attempt, Backend, Pool};
 use answer::Answered;
 use arrive::{Address, Plan};
 use body::Body;
@@ -35,9 +36,9 @@ use futures_util::FutureExt;
 use http::HeaderMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tidegate_config::Timeouts;
+use tidegate_config::{AskUsage, Timeouts};
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
@@ -59,6 +60,8 @@ pub(crate) struct Trip<'a> {
     voice: Endpoint,
     /// The backend that was asked last.
     backend: Option<Arc<Backend>>,
+    /// What it shows about that backend.
+    attempt: Option<Arc<Attempt>>,
     /// The model the client asked for, as it named it.
     asked: Option<Arc<str>>,
     /// The query as the backend gets it, if another than the client's.
@@ -91,6 +94,9 @@ pub(crate) struct Trip<'a> {
     head_sent: bool,
     /// Time spent waiting for the client to send.
     receiving: Duration,
+    /// What the client is told in the place of a failure. Never locked: the mutex makes it a thing that may be looked at
+    /// by several, which a body in pieces is not.
+    instead: Mutex<Option<Reply>>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
 }
@@ -122,7 +128,8 @@ impl Route {
         let model = self.send_as.as_ref().unwrap_or(name).clone();
         let revision = crate::upstream::revision::of_pool(&self.pool, &model);
         let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
-        Answerer { route, pool: self.pool.name.clone(), model, revision }
+        let tells_usage = self.pool.usage != AskUsage::Off;
+        Answerer { route, pool: self.pool.name.clone(), model, revision, tells_usage }
     }
 
     /// Its name in metrics and logs.
@@ -185,14 +192,21 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         _ => admit::route(trip)?,
     }
     socket::judges(trip);
+    // A filter may have waited long: nothing is begun for which there is no time.
+    if trip.core.has_cut() {
+        return Err(Fault::leaving());
+    }
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
 }
 
 /// A filter has the answer. What stands for a backend's answer is for those only who may ask the backend.
-async fn answered(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
+async fn answered(session: &mut Session, trip: &mut Trip<'_>, mut reply: Reply) -> Result<Answered> {
     if reply.source != Source::Gateway {
         admit::route(trip)?;
+    }
+    if let Some(renewal) = reply.renewal.take() {
+        renew::later(trip, renewal.0);
     }
     answer::reply(session, trip, reply).await
 }

@@ -127,13 +127,22 @@ pub(super) fn release_body(trip: &mut Trip<'_>) {
 /// # Errors
 /// A filter's own fault, or that the client has left.
 pub(super) async fn start(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head) -> Result<()> {
+    show(trip, head)?;
+    answer::send_head(session, trip, head).await
+}
+
+/// Shows the head to the followers, last first.
+///
+/// # Errors
+/// A filter's own fault.
+pub(super) fn show(trip: &mut Trip<'_>, head: &mut Head) -> Result<()> {
     for follower in trip.followers.iter_mut().rev() {
         follower.head(&mut trip.exchange, head).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
     if trip.followers.iter().any(|follower| follower.rewrites()) {
         head.headers.remove(header::CONTENT_LENGTH);
     }
-    answer::send_head(session, trip, head).await
+    Ok(())
 }
 
 /// Shows a piece to the followers, last first.

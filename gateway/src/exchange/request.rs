@@ -9,6 +9,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 /// The headers that every attempt sends: the client's, less what ends here, plus ids.
 pub(super) fn headers_for_all(trip: &Trip<'_>) -> HeaderMap {
     let mut headers = headers::forwarded(trip.exchange.headers(), trip.upgrade);
+    for name in &trip.snapshot.kept_headers {
+        headers.remove(name);
+    }
     // The answer must be readable here, so it must not come compressed. Opaque answers are nobody's to read.
     if trip.exchange.model().is_some() {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -1,6 +1,6 @@
 //! Event streams: cut into whole events, watched for whether they are complete, relayed as they come.
 
-use super::answer::Answered;
+use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::Fetched;
 use super::{Session, Trip, relay};
@@ -64,6 +64,7 @@ pub(super) async fn relay(
     };
     let outcome = flow(session, trip, fetched, &mut streaming).await;
     trip.record.usage = streaming.watch.usage();
+    trip.exchange.spend(trip.record.usage);
     trip.record.events = streaming.watch.content_events();
     outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
@@ -91,8 +92,8 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
         let read = read?;
         let (block, flow) = step(trip, fetched, it, read)?;
         if let Some(block) = block {
-            if let Some(mut head) = it.head.take() {
-                relay::start(session, trip, &mut head).await?;
+            if let Some(head) = it.head.take() {
+                answer::send_head(session, trip, &head).await?;
             }
             relay::write(session, trip, block).await?;
         }
@@ -100,8 +101,8 @@ async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched,
             Flow::Open => {}
             Flow::Done => return Ok(()),
             Flow::Ended => {
-                if let Some(mut head) = it.head.take() {
-                    relay::start(session, trip, &mut head).await?;
+                if let Some(head) = it.head.take() {
+                    answer::send_head(session, trip, &head).await?;
                 }
                 return Ok(());
             }
@@ -174,8 +175,9 @@ fn step(
         it.events = it.events.saturating_add(1);
     }
     // The event that only names the role is no token yet.
-    if it.watch.content_events() > 0 {
-        trip.record.first_token.get_or_insert(now);
+    if it.watch.content_events() > 0 && trip.record.first_token.is_none() {
+        trip.record.first_token = Some(now);
+        fetched.lease.attempt().first_token(now);
     }
     if let Some(end) = seen.done_at {
         block.truncate(end);
@@ -198,7 +200,11 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
 }
 
-fn outgoing(trip: &mut Trip<'_>, it: &Streaming, block: &mut Bytes) -> Result<()> {
+/// What goes out next, head first, past the followers.
+fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Result<()> {
+    if let Some(head) = &mut it.head {
+        relay::show(trip, head)?;
+    }
     if let Some(renamer) = &it.renamer
         && let Some(renamed) = renamer.rename_in_events(block)
     {

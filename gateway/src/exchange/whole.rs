@@ -1,7 +1,7 @@
 //! Answers that are held before the client sees them: JSON that must be JSON, and errors that must be told in the
 //! caller's protocol without what is none of the caller's business.
 
-use super::answer::Answered;
+use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
 use super::relay::Relayed;
@@ -61,8 +61,13 @@ pub(super) async fn relay(
         let said = String::from_utf8_lossy(&answer[..answer.len().min(LOGGED)]).into_owned();
         return Err(Fault::upstream("upstream_error", "The backend failed to answer this request.", said));
     }
-    trip.record.first_token = Some(Instant::now());
+    let now = Instant::now();
+    trip.record.first_token = Some(now);
+    if let Some(attempt) = &trip.attempt {
+        attempt.first_token(now);
+    }
     trip.record.usage = Usage::from_answer(&answer);
+    trip.exchange.spend(trip.record.usage);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok((Answered::ok(head.status), unfinished))
@@ -130,6 +135,12 @@ pub(super) async fn error(
     };
     if let Some(fault) = counted {
         backend.series.failed(fault);
+    }
+    if let Some(offer) = answer::offered(trip, status, cause) {
+        trip.instead = Some(offer).into();
+        let refusal = Box::new(Refusal::new(status, None, "The backend failed."));
+        let log = Some(format!("the backend answered {status}"));
+        return Err(Fault::Told { refusal, cause, log, close: false });
     }
     let secret = backend.settings.secret.clone();
     // What a backend says of its own failures is for its operator. That it lacks a feature (501) is for the client.

@@ -1,14 +1,15 @@
 //! Who a key belongs to and what it may use, as the filters themselves say: they are run on a request with nothing
 //! but its head.
 
+use bytes::Bytes;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use serde::Serialize;
-use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::exchange::{Exchange, RequestHead};
-use tidegate_plugins::{Caller, Verdict};
+use tidegate_plugins::{Answerer, Caller, Verdict};
 
 use super::{Explanation, Refusal};
 use crate::snapshot::NamedFilter;
@@ -20,12 +21,16 @@ pub struct Identity {
     pub key: Option<String>,
     /// The user.
     pub user: Option<String>,
+    /// The service, where no user is behind it.
+    pub service: Option<String>,
     /// The team.
     pub team: Option<String>,
     /// The organisation.
     pub org: Option<String>,
     /// The models it may ask for; absent: all.
     pub models: Option<Vec<String>>,
+    /// Who is served first when not all can be: from 0, the last, to 9, the first.
+    pub priority: u8,
 }
 
 impl From<&Caller> for Identity {
@@ -35,22 +40,65 @@ impl From<&Caller> for Identity {
         Self {
             key: text(&caller.key),
             user: text(&caller.user),
+            service: text(&caller.service),
             team: text(&caller.team),
             org: text(&caller.org),
             models,
+            priority: caller.priority.get(),
         }
     }
 }
 
-/// Asks the filters, in the order of the file, what they make of the key. Those behind the first that needs the body
-/// are not asked. `filters` are those of the configuration that was explained.
-pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], key: &str) {
+/// What is sent, besides what the question says.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    /// The key; none: who sends it is not asked.
+    pub key: Option<String>,
+    /// The body; none: one that names the model, and nothing else.
+    pub body: Option<Bytes>,
+}
+
+/// Asks the filters, in the order of the file, what they make of the key and of the request. Of the key, those behind the
+/// first that needs the body are not asked. `filters` are those of the configuration that was explained.
+pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], sent: &Sent) {
     if explanation.filters.is_empty() {
         return;
     }
-    let mut exchange = exchange(&explanation.request.path, key);
+    let mut exchange = exchange(&explanation.request.path, sent.key.as_deref());
+    if sent.key.is_some() {
+        who(explanation, filters, &mut exchange).await;
+    }
+    if explanation.refused.is_none() {
+        settle(explanation, &mut exchange, sent.body.clone());
+        for (step, named) in explanation.filters.iter_mut().zip(filters) {
+            step.says = named.filter.explain(&exchange);
+        }
+    }
+}
+
+/// Gives the request its body, and says who answers: the first of those who may.
+fn settle(explanation: &Explanation, exchange: &mut Exchange, body: Option<Bytes>) {
+    let asked = explanation.model.as_ref().map(|choice| choice.asked.clone());
+    let named = || serde_json::json!({ "model": asked, "stream": explanation.request.stream }).to_string().into();
+    let body = body.unwrap_or_else(named);
+    let call = Call::read(&body, exchange.endpoint()).ok();
+    exchange.replace_body(body, call);
+    let (Some(choice), Some(target), Some(asked)) = (&explanation.model, explanation.targets.first(), &asked) else {
+        return;
+    };
+    exchange.send_to(asked.as_str().into());
+    exchange.settle_on(Arc::new(Answerer {
+        route: choice.entry.as_str().into(),
+        pool: target.pool.as_str().into(),
+        model: target.model.as_ref().unwrap_or(asked).as_str().into(),
+        revision: 0,
+        tells_usage: true,
+    }));
+}
+
+async fn who(explanation: &mut Explanation, filters: &[NamedFilter], exchange: &mut Exchange) {
     for (at, named) in filters.iter().enumerate().take_while(|(_, named)| !named.filter.needs_body()) {
-        let refused = match named.filter.request(&mut exchange).await {
+        let refused = match named.filter.request(exchange).await {
             Ok(Verdict::Continue | Verdict::Follow(_)) => continue,
             Ok(Verdict::Answer(reply)) => (reply.status, message(reply.text())),
             Err(fault) => (StatusCode::INTERNAL_SERVER_ERROR, fault.to_string()),
@@ -71,9 +119,9 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], ke
     }
 }
 
-fn exchange(path: &str, key: &str) -> Exchange {
+fn exchange(path: &str, key: Option<&str>) -> Exchange {
     // What cannot be a header cannot be a key: it is sent as none.
-    let bearer = HeaderValue::from_str(&format!("Bearer {key}")).ok();
+    let bearer = key.and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
     let headers: HeaderMap = bearer.into_iter().map(|bearer| (AUTHORIZATION, bearer)).collect();
     let endpoint = Endpoint::from_path(path).unwrap_or(Endpoint::Other);
     let head = RequestHead { method: Method::POST, path: path.into(), query: None, headers };

@@ -11,7 +11,7 @@ use tidegate_plugins::call::Endpoint;
 
 use crate::models::Models;
 
-pub use caller::{Identity, identify};
+pub use caller::{Identity, Sent, identify};
 
 /// The request in question.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -72,6 +72,8 @@ pub struct Step {
     pub filter: String,
     /// Where it stands in the file.
     pub path: String,
+    /// What it would make of the request, if it has anything to say; absent unless [`identify`] was asked.
+    pub says: Option<String>,
 }
 
 /// The entry of `models` that decides.
@@ -147,7 +149,8 @@ pub fn explain(config: &Config, request: &Question) -> Explanation {
             Err(unknown_path(&request.path))
         }
         Route { decided_by, .. } => {
-            let step = |filter: &FilterEntry| Step { filter: filter.name.clone(), path: filter.path.to_string() };
+            let step =
+                |filter: &FilterEntry| Step { filter: filter.name.clone(), path: filter.path.to_string(), says: None };
             explanation.filters = config.filters.iter().map(step).collect();
             decide(config, decided_by, &mut explanation)
         }
@@ -242,7 +245,7 @@ fn destination(
         pool: pool.name.clone(),
         share,
         model,
-        balance: pool.balance.clone(),
+        balance: pool.balance.name.clone(),
         retries: pool.retries,
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),

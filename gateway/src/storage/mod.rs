@@ -14,6 +14,7 @@
 
 mod fault;
 mod file;
+pub mod keys;
 mod metrics;
 mod queue;
 pub(crate) mod spent;
@@ -37,7 +38,7 @@ use std::time::{Duration, Instant};
 use watch::Watchers;
 
 /// What is kept in the store of the gateway, one module each.
-pub const TABLES: &[Table] = &[spent::TABLE];
+pub const TABLES: &[Table] = &[keys::TABLE, spent::TABLE];
 
 /// The name of the store of the gateway.
 pub const MAIN: &str = "main";

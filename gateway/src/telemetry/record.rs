@@ -35,6 +35,8 @@ pub struct Record {
     pub operation: &'static str,
     /// Who it is for, from the key.
     pub user: Option<Arc<str>>,
+    /// The service that called, where no user did.
+    pub service: Option<Arc<str>>,
     /// The caller's team.
     pub team: Option<Arc<str>>,
     /// The caller's organisation.
@@ -106,6 +108,7 @@ impl Record {
             endpoint: "other",
             operation: "other",
             user: None,
+            service: None,
             team: None,
             org: None,
             key_id: None,

@@ -73,6 +73,11 @@ impl Health {
         }
     }
 
+    /// Whether it has sent anything since then.
+    pub fn was_alive_since(&self, then: Instant) -> bool {
+        self.last_life_ms.load(Ordering::Relaxed) > self.millis(then)
+    }
+
     /// A probe was answered. True if that brings it up.
     pub fn probe_succeeded(&self) -> bool {
         self.alive(Instant::now());

@@ -30,15 +30,12 @@ const FRESH: Duration = Duration::from_secs(30);
 
 /// Asks the backends whose models are not known, or were not lately, so that a list of models can be given. Each is
 /// asked once however many clients want to know, and one that does not answer is left as it was.
-pub async fn refresh(connector: &Connector, backends: impl Iterator<Item = &Arc<Backend>>) {
-    let ask = |backend: &Arc<Backend>| {
-        let backend = backend.clone();
-        async move {
-            let mut asked = backend.asked.lock().await;
-            if asked.is_none_or(|asked| asked.elapsed() > FRESH) && backend.health.is_up() {
-                learn(&backend, get(connector, &backend, MODELS, backend.health.settings().timeout).await.ok());
-                *asked = Some(Instant::now());
-            }
+pub async fn refresh(connector: &Connector, backends: impl Iterator<Item = Arc<Backend>>) {
+    let ask = |backend: Arc<Backend>| async move {
+        let mut asked = backend.asked.lock().await;
+        if asked.is_none_or(|asked| asked.elapsed() > FRESH) && backend.health.is_up() {
+            learn(&backend, get(connector, &backend, MODELS, backend.health.settings().timeout).await.ok());
+            *asked = Some(Instant::now());
         }
     };
     futures_util::future::join_all(backends.map(ask)).await;
@@ -60,15 +57,16 @@ pub async fn run(core: &Core) {
         connector.sweep();
         core.connector.sweep();
         let snapshot = core.snapshot.load_full();
-        for backend in snapshot.pools.iter().flat_map(|pool| &pool.backends) {
+        snapshot.pools.iter().for_each(|pool| pool.look());
+        for backend in snapshot.pools.iter().flat_map(|pool| pool.backends()) {
             let now = Instant::now();
-            let known = due.entry(Arc::as_ptr(backend).addr());
-            let (_, at) = known.or_insert_with(|| (Arc::downgrade(backend), now));
+            let known = due.entry(Arc::as_ptr(&backend).addr());
+            let (_, at) = known.or_insert_with(|| (Arc::downgrade(&backend), now));
             if *at <= now && backend.health.settings().enabled {
                 // The next one counts from here: a probe is over well before, or has timed out.
                 let settings = backend.health.settings();
                 *at = now + settings.every.max(settings.timeout);
-                let (backend, connector) = (backend.clone(), connector.clone());
+                let connector = connector.clone();
                 probes.spawn(async move { probe(&connector, &backend).await });
             }
         }
@@ -82,6 +80,7 @@ async fn probe(connector: &Connector, backend: &Backend) {
     match get(connector, backend, &settings.path, settings.timeout).await {
         Ok(answer) if is_well(&answer) => {
             if backend.health.probe_succeeded() {
+                backend.is_back();
                 tracing::info!(backend = &*backend.settings.name, "backend is up");
             }
             backend.series.up.set(1);
@@ -180,7 +179,7 @@ fn learn(backend: &Backend, answer: Option<Answer>) {
         .take(MOST_MODELS)
         .collect();
     backend.revisions.store(Arc::new(super::revision::of_list(&models)));
-    backend.serves.store(Arc::new(models));
+    backend.learn(models);
 }
 
 /// Models of one backend that are remembered.

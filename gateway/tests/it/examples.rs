@@ -33,3 +33,25 @@ fn the_reference_file_passes_its_own_check() {
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{said}");
 }
+
+/// The files in the guides whose filters and listeners need more than the configuration's own types to be judged.
+#[test]
+fn every_file_in_the_guides_passes_check() {
+    let mut judged = 0;
+    for guide in ["guide-clients.md", "guide-jwt.md"] {
+        let text = std::fs::read_to_string(Path::new(CONFIG).join("../docs").join(guide)).unwrap();
+        for file in text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+            let folder = Folder::new();
+            std::fs::create_dir(folder.path().join("tls")).unwrap();
+            Certs::new().write_to(&folder.path().join("tls"));
+            let hash = "0".repeat(64);
+            folder.write("keys.yaml", &format!("- {{ id: a, hash: \"{hash}\" }}\n"));
+            let path = folder.write("gateway.yaml", file);
+            let output = command(&["check", &path.display().to_string()]);
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert!(output.status.success() && !said.contains("warning"), "{guide}:\n{file}\n{said}");
+            judged += 1;
+        }
+    }
+    assert!(judged >= 5, "{judged} files");
+}

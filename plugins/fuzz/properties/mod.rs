@@ -8,8 +8,10 @@ mod events;
 mod multipart;
 mod reference;
 mod splice;
+mod token;
 
 pub(crate) use call::call;
 pub(crate) use events::events;
 pub(crate) use multipart::multipart;
 pub(crate) use splice::splice;
+pub(crate) use token::token;

@@ -49,6 +49,9 @@ struct Nest {
 /// them by reading, once a level, is what a hostile document would make expensive.
 fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
     let mut nests: Vec<Nest> = Vec::new();
+    if !matches!(json.get(skip_blanks(json, start))?, b'{' | b'[') {
+        return Some(nests);
+    }
     let mut open: Vec<u32> = Vec::new();
     let mut at = start;
     while let Some(step) = json.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']')) {

@@ -13,7 +13,7 @@ mod tests;
 use crate::exchange::{Answerer, Caller, Exchange};
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 pub use canonical::{Sink, write as write_canonical};
@@ -36,7 +36,7 @@ impl fmt::Debug for CacheKey {
 }
 
 /// Among whom answers are shared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// An organisation; where a caller has none, its key, and where it has none either, its user.

@@ -10,7 +10,7 @@ fn form(json: &str) -> Vec<u8> {
 }
 
 fn answerer() -> Answerer {
-    Answerer { route: "m".into(), pool: "p".into(), model: "m".into(), revision: 0 }
+    Answerer { route: "m".into(), pool: "p".into(), model: "m".into(), revision: 0, tells_usage: true }
 }
 
 fn key_of(body: &str, headers: &[(&str, &str)]) -> CacheKey {
@@ -67,6 +67,16 @@ fn what_means_something_else_has_another_form() {
     ];
     for (one, other) in different {
         assert_ne!(form(one), form(other), "{one} {other}");
+    }
+}
+
+#[test]
+fn a_value_within_a_document_has_the_form_it_has_alone() {
+    let json = r#"{"a":["x",[1,{"b":[]}],2.50,{}]}"#;
+    for (start, value) in [(6, "\"x\""), (10, r#"[1,{"b":[]}]"#), (23, "2.5"), (28, "{}")] {
+        let mut within = Vec::new();
+        assert!(write_canonical(json.as_bytes(), start, &|_| false, &mut within), "{value}");
+        assert_eq!(within, form(value));
     }
 }
 

@@ -2,6 +2,7 @@
 //! `application/problem+json`.
 
 mod backends;
+mod keys;
 mod limits;
 mod spenders;
 
@@ -12,9 +13,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use std::sync::Arc;
 
-/// All of it.
-pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new().merge(backends::routes()).merge(limits::routes()).merge(spenders::routes()).with_state(core)
+pub use keys::shown as shown_key;
+
+/// All of it. What lets strangers in is only managed by those who have a token.
+pub(crate) fn router(core: Arc<Core>, has_token: bool) -> Router {
+    let pages = [backends::routes(), keys::routes(has_token), limits::routes(), spenders::routes()];
+    pages.into_iter().fold(Router::new(), Router::merge).with_state(core)
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -63,6 +63,7 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
     line.maybe_text("error", record.error.as_deref());
     line.flag("stream", record.stream);
     line.maybe_text("user", record.user.as_deref());
+    line.maybe_text("service", record.service.as_deref());
     line.maybe_text("team", record.team.as_deref());
     line.maybe_text("org", record.org.as_deref());
     line.maybe_text("key_id", record.key_id.as_deref());

@@ -3,7 +3,11 @@
 
 use crate::storage;
 use std::fmt::Write;
+use tidegate_plugins::filters::jwt;
 use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
+use tidegate_plugins::filters::prompt_cache::metrics as cache;
+use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
+use tidegate_plugins::keys::{self, KEYS_HELP};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
 /// A metric before it has values.
@@ -80,6 +84,14 @@ metrics! {
         "What went wrong with a backend; upstream_auth means that our own key was refused.";
     BACKEND_CONNECTIONS: Counter, "tidegate_backend_connections_total", &["pool", "backend", "kind"],
         "Connections taken for requests to a backend, new or reused.";
+    BACKEND_DRAINING: Gauge, "tidegate_backend_draining", &["pool", "backend"],
+        "Whether a backend gets no more requests because an operator, or discovery, wants it so (1).";
+    BACKEND_BREAKER: Gauge, "tidegate_backend_breaker_state", &["pool", "backend"],
+        "Whether a backend is trusted (0), gets one request to show that it is well (1) or is left alone (2): the worst of its models.";
+    BACKEND_BREAKER_OPENED: Counter, "tidegate_backend_breaker_opened_total", &["pool", "backend", "reason"],
+        "How often a backend was left alone, after faults in a row, too large a part of them, silence, or a failed probe.";
+    BACKEND_PICKS: Counter, "tidegate_backend_picks_total", &["pool", "backend", "kind"],
+        "Requests a backend was picked for: balanced, as the probe that shows whether it is well again, or because most are out and all are used (panic).";
     IN_FLIGHT: Gauge, "tidegate_requests_in_flight", &[],
         "Requests that are not over.";
     BAD_REQUESTS: Counter, "tidegate_bad_requests_total", &["reason"],
@@ -112,6 +124,8 @@ metrics! {
         ESTIMATED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],
         SUBJECTS_HELP;
+    MANAGED_KEYS: Gauge, keys::KEYS, &["state"],
+        KEYS_HELP;
     STORE_UP: Gauge, storage::UP, &["store"],
         storage::UP_HELP;
     STORE_QUEUE: Gauge, storage::QUEUE, &["store"],
@@ -120,6 +134,28 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
+        jwt::TOKENS_HELP;
+    JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],
+        jwt::FETCHES_HELP;
+    JWKS_KEYS: Gauge, jwt::KEYS, &["issuer"],
+        jwt::KEYS_HELP;
+    JWKS_FETCHED: Gauge, jwt::FETCHED, &["issuer"],
+        jwt::FETCHED_HELP;
+    CACHE_REQUESTS: Counter, cache::REQUESTS.0, cache::REQUESTS.1, cache::REQUESTS.2;
+    CACHE_BYPASSES: Counter, cache::BYPASSES.0, cache::BYPASSES.1, cache::BYPASSES.2;
+    CACHE_STORES: Counter, cache::STORES.0, cache::STORES.1, cache::STORES.2;
+    CACHE_UNSTORED: Counter, cache::UNSTORED.0, cache::UNSTORED.1, cache::UNSTORED.2;
+    CACHE_EVICTIONS: Counter, cache::EVICTIONS.0, cache::EVICTIONS.1, cache::EVICTIONS.2;
+    CACHE_SAVED: Counter, cache::SAVED.0, cache::SAVED.1, cache::SAVED.2;
+    CACHE_BYTES: Gauge, cache::BYTES.0, cache::BYTES.1, cache::BYTES.2;
+    CACHE_ENTRIES: Gauge, cache::ENTRIES.0, cache::ENTRIES.1, cache::ENTRIES.2;
+    FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],
+        FLIGHTS.1;
+    IDEMPOTENCY_REQUESTS: Counter, KEYS.0, &["outcome"],
+        KEYS.1;
+    IDEMPOTENCY_BYTES: Gauge, KEPT.0, &[],
+        KEPT.1;
     BUILD_INFO: Gauge, "tidegate_build_info", &["version"],
         "This build; always 1.";
 }

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use tidegate_plugins::filters::limits::Limited;
-use tidegate_plugins::store::{LimitMetrics, Local, Quota, Spec, Store};
+use serde_json::json;
+use tidegate_plugins::keys::KeyMetrics;
 use tidegate_plugins::usage::Usage;
+use tidegate_plugins::{Registry, Services};
 
 use super::*;
 use crate::telemetry::ids::{RequestId, TraceContext};
@@ -120,11 +121,17 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.backend("gpu", "a");
     metrics.bad_request(BadHead::Framing);
     metrics.observe(&metrics.series("llama", "gpu"), &record());
-    let (store, quota) = (Arc::new(Local::default()), Quota::InFlight { most: 1 });
-    let _limit = store.open(Spec { id: "l".into(), label: "l".into(), quota, calendar: None, shared: true });
-    metrics.also(Box::new(LimitMetrics::new(store.clone()).unwrap())).unwrap();
-    metrics.also(Box::new(limited())).unwrap();
-    for collector in crate::storage::StorageMetrics::new("state").collectors() {
+    // What filters share counts once there is somebody who does something.
+    let shared = crate::assemble::first_shared(&metrics);
+    let services = Services { shared: shared.clone(), ..Services::none() };
+    let jwt = json!({ "issuer": "i", "audience": ["a"], "algorithms": ["EdDSA"], "jwks": { "url": "https://i" } });
+    let built = [("jwt", jwt), ("limits", json!([{ "per": "global", "requests": "1/s" }]))]
+        .map(|(name, settings)| Registry::built_in().filter(name, settings, &services));
+    assert!(built.iter().all(|filter| matches!(filter, Some(Ok(_)))));
+    shared.caches.counts().begin("other");
+    shared.limited.counter().with_label_values(&["l", "user", "m", "refused"]).inc();
+    metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();
+    for collector in crate::storage::StorageMetrics::new("main").collectors() {
         metrics.also(collector).unwrap();
     }
     let text = metrics.render();
@@ -135,11 +142,4 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let process = help.iter().filter(|line| line.starts_with("process_")).count();
     assert_eq!(help.len(), list::ALL.len() + process);
     assert!(process > 0);
-}
-
-/// A counter of who was limited that has counted somebody.
-fn limited() -> prometheus::IntCounterVec {
-    let counter = Limited::default().counter();
-    counter.with_label_values(&["l", "user", "m", "refused"]).inc();
-    counter
 }

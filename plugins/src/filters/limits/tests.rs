@@ -1,7 +1,8 @@
 //! The filter by itself: what it reserves, settles and tells.
 
 use super::*;
-use crate::exchange::{Caller, Outcome, RequestHead, Source};
+use crate::caller::Caller;
+use crate::exchange::{Outcome, RequestHead, Source};
 use crate::filter::{Head, ResponseFilter};
 use crate::prices::{NANOS, Price, Prices};
 use crate::reply::Reply;

@@ -5,6 +5,13 @@
 //! was revoked, and lets scanners recognise a leaked one. Files hold no key, only its hash: BLAKE3, keyed with what is
 //! derived from the operator's pepper, so that a stolen file alone does not even confirm a guess.
 
+mod managed;
+mod metrics;
+mod settings;
+
+pub use managed::{Follow, ManagedKeys, Record, Secret, State};
+pub use metrics::{KEYS, KEYS_HELP, KeyMetrics};
+pub use settings::Key;
 use std::fmt;
 
 /// What every key of ours begins with.
@@ -81,6 +88,18 @@ impl KeyHash {
     pub fn from_hex(hex: &str) -> Option<Self> {
         blake3::Hash::from_hex(hex).ok().map(Self)
     }
+
+    /// As a store keeps it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// From what [`KeyHash::as_bytes`] gave.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(blake3::Hash::from_bytes(bytes))
+    }
 }
 
 impl fmt::Display for KeyHash {
@@ -93,6 +112,18 @@ impl fmt::Display for KeyHash {
 #[must_use]
 pub fn fingerprint(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
+}
+
+/// A name for a key that nobody has named: `key-` and 50 random bits.
+///
+/// # Errors
+/// If the system has no randomness.
+pub fn new_id() -> Result<String, getrandom::Error> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)?;
+    Ok(digits::<10>(u64::from_le_bytes(random))
+        .iter()
+        .fold("key-".to_owned(), |id, digit| id + &char::from(*digit).to_string()))
 }
 
 /// Whether a key claims to be one of ours, so that [`checksum_ok`] applies to it.

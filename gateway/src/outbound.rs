@@ -1,0 +1,121 @@
+//! What filters ask of other servers: documents, fetched beside the requests on a thread of its own, which is only there
+//! once something is to be fetched.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::uri::Scheme;
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::sync::{Arc, OnceLock};
+use tidegate_plugins::outbound::{Bounds, Outbound};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
+use tokio_rustls::TlsConnector;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Fetches over HTTP/1.1, with the system's certificate authorities.
+#[derive(Default)]
+pub struct Fetcher {
+    thread: OnceLock<Option<Handle>>,
+    tls: OnceLock<Arc<ClientConfig>>,
+}
+
+#[async_trait]
+impl Outbound for Fetcher {
+    async fn get(&self, url: &str, bounds: Bounds) -> Result<Bytes, String> {
+        let url: Uri = url.parse().map_err(|_| "this is not a URL".to_owned())?;
+        match tokio::time::timeout(bounds.time, self.fetch(&url, bounds.size)).await {
+            Ok(Ok(document)) => Ok(document),
+            Ok(Err(error)) => Err(in_full(error.as_ref())),
+            Err(_) => Err(format!("no answer within {} seconds", bounds.time.as_secs())),
+        }
+    }
+
+    fn spawn(&self, work: BoxFuture<'static, ()>) {
+        match self.thread.get_or_init(thread) {
+            Some(handle) => drop(handle.spawn(work)),
+            None => tracing::error!("no thread can be had to fetch documents on"),
+        }
+    }
+}
+
+/// A thread that does nothing but what it is given.
+fn thread() -> Option<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build().ok()?;
+    let handle = runtime.handle().clone();
+    let work = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("outbound".to_owned()).spawn(work).ok()?;
+    Some(handle)
+}
+
+impl Fetcher {
+    async fn fetch(&self, url: &Uri, size: usize) -> Result<Bytes, Failed> {
+        let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
+        let secure = url.scheme() == Some(&Scheme::HTTPS);
+        let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let stream = TcpStream::connect((host.as_str(), port)).await?;
+        if !secure {
+            return talk(url, stream, size).await;
+        }
+        let connector = TlsConnector::from(self.tls()?);
+        talk(url, connector.connect(ServerName::try_from(host)?, stream).await?, size).await
+    }
+
+    fn tls(&self) -> Result<Arc<ClientConfig>, Failed> {
+        if let Some(tls) = self.tls.get() {
+            return Ok(tls.clone());
+        }
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs()?);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        Ok(self.tls.get_or_init(|| Arc::new(config)).clone())
+    }
+}
+
+async fn talk<S>(url: &Uri, stream: S, size: usize) -> Result<Bytes, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    let request = Request::get(target)
+        .header(HOST, url.authority().ok_or("the URL has no host")?.as_str())
+        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "application/json")
+        .body(Empty::<Bytes>::new())?;
+    // Owns the sender: a connection that is kept alive ends only when nobody can send on it any more.
+    let asked = async move {
+        let answer = sender.send_request(request).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(format!("it answered {}", answer.status()).into());
+        }
+        Ok::<_, Failed>(Limited::new(answer.into_body(), size).collect().await?.to_bytes())
+    };
+    // The connection is driven here and closed with the answer; its own error shows in the answer.
+    let mut asked = std::pin::pin!(asked);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        answer = &mut asked => answer,
+        _ = &mut connection => asked.await,
+    }
+}
+
+/// What an error says, and what was behind it.
+fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut inner = error.source();
+    while let Some(error) = inner {
+        text += &format!(": {error}");
+        inner = error.source();
+    }
+    text
+}

@@ -1,0 +1,346 @@
+//! Keys that are made, rotated and revoked while the gateway runs, by the command line and by the admin listener; and
+//! what becomes of requests when the store is locked, gone or no store.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection as Store, TransactionBehavior};
+use serde_json::{Value, json};
+
+use crate::backend::Backend;
+use crate::client::{Answer, Connection, Request};
+use crate::gateway::{Folder, Gateway, Metrics, command, pool_of};
+
+const TOKEN: &str = "admin-token-of-the-test";
+const TENANTS: &str =
+    "tenants:\n  acme:\n    models: [llama*]\n    teams: { research: { users: [ann] } }\n    services: [ci]\n";
+
+fn config(backend: &Backend, rest: &str) -> String {
+    format!(
+        "{}admin: {{ listen: \"127.0.0.1:$ADMIN\", token: {TOKEN} }}\nstorage: {{ path: store.db }}\nkeys: {{ pepper: of-the-test }}\nfilters:\n  - api_key: {{ managed: true }}\n{rest}",
+        pool_of(&[backend]),
+    )
+}
+
+struct Rig {
+    backend: Backend,
+    gateway: Gateway,
+}
+
+impl Rig {
+    async fn new(rest: &str) -> Self {
+        let backend = Backend::start().await;
+        let gateway = Gateway::start(&config(&backend, rest)).await;
+        Self { backend, gateway }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.gateway.folder.path().join(name)
+    }
+
+    /// `tidegate keys ...`, and what it printed on standard output.
+    fn keys(&self, arguments: &[&str]) -> String {
+        let (said, output) = self.try_keys(arguments);
+        assert!(output, "{said}");
+        said.lines().next().unwrap_or_default().to_owned()
+    }
+
+    fn try_keys(&self, arguments: &[&str]) -> (String, bool) {
+        let file = self.file("gateway.yaml").display().to_string();
+        let output = command(&[&["keys"], arguments, &["--config", &file]].concat());
+        let said = [output.stdout, output.stderr].concat();
+        (String::from_utf8_lossy(&said).into_owned(), output.status.success())
+    }
+
+    async fn admin(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = Request::new(method, path).bearer(TOKEN).header("connection", "close").body(body);
+        Connection::open(self.gateway.admin_address()).await.exchange(&request).await
+    }
+
+    async fn metrics(&self) -> Metrics {
+        Metrics::parse(self.admin("GET", "/metrics", &Value::Null).await.text())
+    }
+
+    async fn metric_is(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let start = Instant::now();
+        while self.metrics().await.sum(name, labels) != value {
+            assert!(start.elapsed() < Duration::from_secs(4), "{name} is not {value}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn status(&self, key: &str) -> u16 {
+        self.gateway.send(&Request::chat("llama").bearer(key)).await.status
+    }
+
+    /// Waits for a key to be answered so; returns how long that took.
+    async fn becomes(&self, key: &str, status: u16) -> Duration {
+        let start = Instant::now();
+        while self.status(key).await != status {
+            assert!(start.elapsed() < Duration::from_secs(3), "it is not {status}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        start.elapsed()
+    }
+
+    /// Twenty requests on one connection, none refused, none held up by what takes the store half a second at least.
+    async fn serves(&self, key: &str) {
+        let mut connection = self.gateway.connect().await;
+        for _ in 0..20 {
+            let start = Instant::now();
+            let answer = connection.exchange(&Request::chat("llama").bearer(key)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
+        }
+    }
+}
+
+fn within_a_second(took: Duration) {
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn what_the_command_line_makes_and_revokes_holds_within_a_second_on_open_connections_too() {
+    let rig = Rig::new(TENANTS).await;
+    let key = rig.keys(&["new", "--id", "anns", "--user", "ann", "--expires-in", "90d", "--metadata", "cost=42"]);
+    within_a_second(rig.becomes(&key, 200).await);
+    let mut open = rig.gateway.connect().await;
+    let request = Request::chat("llama").bearer(&key).header("x-request-id", "by-ann");
+    assert_eq!(open.exchange(&request).await.status, 200);
+    let line = rig.gateway.log.request("by-ann").await;
+    assert_eq!([&line["key_id"], &line["user"], &line["team"], &line["org"]], ["anns", "ann", "research", "acme"]);
+    assert_eq!(open.exchange(&Request::chat("qwen").bearer(&key)).await.status, 403);
+
+    assert!(rig.keys(&["list"]).contains("id"));
+    let (listed, _) = rig.try_keys(&["list"]);
+    assert!(listed.contains("anns") && listed.contains("active") && listed.contains("ann"), "{listed}");
+    let (shown, _) = rig.try_keys(&["show", "anns", "--format", "json"]);
+    let shown: Value = serde_json::Deserializer::from_str(&shown).into_iter().next().unwrap().unwrap();
+    assert_eq!((&shown["metadata"]["cost"], &shown["state"]), (&json!("42"), &json!("active")));
+    assert!(!shown.to_string().contains(&key) && shown["hash"].is_null());
+
+    rig.keys(&["revoke", "anns"]);
+    let revoked = Instant::now();
+    loop {
+        let answer = open.exchange(&Request::chat("llama").bearer(&key)).await;
+        if answer.status == 401 {
+            assert_eq!(answer.openai_error(401)["code"], "api_key_revoked");
+            break;
+        }
+        within_a_second(revoked.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    within_a_second(revoked.elapsed());
+    rig.metric_is("tidegate_managed_keys", &[("state", "revoked")], 1.0).await;
+    assert!(!rig.gateway.log.text().contains(&key), "a key in the log");
+}
+
+#[tokio::test]
+async fn the_command_line_says_what_is_wrong() {
+    let rig = Rig::new(TENANTS).await;
+    for (arguments, expected) in [
+        (&["new", "--user", "anna"][..], "there is no user `anna`"),
+        (&["new"], "no owner"),
+        (&["new", "--user", "ann", "--model", "gpt-4"], "may not use `gpt-4`"),
+        (&["new", "--user", "ann", "--priority", "10"], "from 0 to 9"),
+        (&["show", "nobody"], "there is no key nobody"),
+        (&["revoke", "nobody"], "there is no key nobody"),
+        (&["rotate", "nobody"], "there is no key nobody"),
+    ] {
+        let (said, ok) = rig.try_keys(arguments);
+        assert!(!ok && said.contains(expected), "{arguments:?}: {said}");
+    }
+    rig.keys(&["new", "--id", "one", "--user", "ann"]);
+    assert!(rig.try_keys(&["new", "--id", "one", "--user", "ann"]).0.contains("of this id already"));
+    let output = command(&["keys", "list"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("which store?"));
+}
+
+#[tokio::test]
+async fn the_admin_listener_makes_shows_rotates_and_revokes_and_each_holds_when_it_is_answered() {
+    let rig = Rig::new(TENANTS).await;
+    let made = rig.admin("POST", "/admin/keys", &json!({ "service": "ci", "priority": 2, "id": "k/1" })).await;
+    assert_eq!((made.status, made.header("location")), (201, Some("/admin/keys/k%2F1")), "{}", made.text());
+    assert_eq!(made.header("cache-control"), Some("no-store"));
+    let key = made.json()["key"].as_str().unwrap().to_owned();
+    assert_eq!(rig.status(&key).await, 200);
+
+    let shown = rig.admin("GET", "/admin/keys/k%2F1", &Value::Null).await;
+    assert_eq!((&shown.json()["service"], &shown.json()["priority"]), (&json!("ci"), &json!(2)));
+    assert!(!shown.text().contains(&key) && shown.json().get("key").is_none());
+
+    let rotated = rig.admin("POST", "/admin/keys/k%2F1/rotate", &json!({ "overlap": "1s" })).await;
+    let other = rotated.json()["key"].as_str().unwrap().to_owned();
+    assert_ne!(other, key);
+    assert_eq!((rig.status(&key).await, rig.status(&other).await), (200, 200));
+    rig.becomes(&key, 401).await;
+    let over = rig.gateway.send(&Request::chat("llama").bearer(&key)).await;
+    assert_eq!(over.openai_error(401)["code"], "api_key_expired");
+    assert_eq!(rig.status(&other).await, 200);
+    // Without an overlap in the request it is that of the file, a day.
+    let again = rig.admin("POST", "/admin/keys/k%2F1/rotate", &Value::Null).await;
+    let last = again.json()["key"].as_str().unwrap().to_owned();
+    assert_eq!((rig.status(&other).await, rig.status(&last).await), (200, 200));
+
+    let gone = rig.admin("DELETE", "/admin/keys/k%2F1", &Value::Null).await;
+    assert_eq!((gone.status, &gone.json()["state"]), (200, &json!("revoked")));
+    assert_eq!((rig.status(&other).await, rig.status(&last).await), (401, 401));
+    let anthropic = Request::post("/v1/messages", r#"{"model":"llama","max_tokens":1,"messages":[]}"#);
+    let answer = rig.gateway.send(&anthropic.header("x-api-key", &last)).await;
+    assert_eq!(answer.anthropic_error(401)["type"], "authentication_error");
+    assert_eq!(rig.admin("POST", "/admin/keys/k%2F1/rotate", &Value::Null).await.status, 409);
+}
+
+#[tokio::test]
+async fn what_the_admin_listener_cannot_do_it_says_as_a_problem() {
+    let rig = Rig::new(TENANTS).await;
+    let wrong = json!({ "user": "ann", "models": ["gpt-4", "llama-3", "qwen"] });
+    let answer = rig.admin("POST", "/admin/keys", &wrong).await;
+    assert_eq!((answer.status, answer.header("content-type")), (422, Some("application/problem+json")));
+    let at: Vec<_> = answer.json()["errors"].as_array().unwrap().iter().map(|error| error["at"].clone()).collect();
+    assert_eq!(at, ["models[0]", "models[2]"], "all at once");
+    for (method, path, body, status) in [
+        ("POST", "/admin/keys", json!({ "user": "nobody" }), 422),
+        ("POST", "/admin/keys", json!({ "user": "ann", "hash": "0" }), 422),
+        ("POST", "/admin/keys", json!({ "user": "ann", "admin": true }), 422),
+        ("POST", "/admin/keys", json!({ "user": "ann", "id": "" }), 422),
+        ("POST", "/admin/keys", json!([1]), 400),
+        ("POST", "/admin/keys", Value::Null, 400),
+        ("POST", "/admin/keys/none/rotate", Value::Null, 404),
+        ("POST", "/admin/keys/none/rotate", json!({ "overlap": "soon" }), 400),
+        ("DELETE", "/admin/keys/none", Value::Null, 404),
+        ("GET", "/admin/keys/none", Value::Null, 404),
+        ("GET", "/admin/keys?limit=0", Value::Null, 400),
+        ("GET", "/admin/keys?limit=x", Value::Null, 400),
+        ("PUT", "/admin/keys", Value::Null, 405),
+    ] {
+        let answer = rig.admin(method, path, &body).await;
+        assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    }
+    let stranger = Request::get("/admin/keys").header("connection", "close");
+    assert_eq!(Connection::open(rig.gateway.admin_address()).await.exchange(&stranger).await.status, 401);
+    // Without a token of its own nobody manages keys, whoever can connect.
+    let open = Gateway::start(&config(&rig.backend, TENANTS).replace(&format!(", token: {TOKEN}"), "")).await;
+    assert_eq!(open.admin("/admin/keys").await.status, 403);
+    assert_eq!(open.admin("/admin/keys/x/rotate").await.status, 403);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let rig = Rig::new("").await;
+    for id in ["d", "b", "a", "e", "c"] {
+        assert_eq!(rig.admin("POST", "/admin/keys", &json!({ "id": id })).await.status, 201);
+    }
+    let (mut after, mut pages) = (String::new(), Vec::new());
+    loop {
+        let page = rig.admin("GET", &format!("/admin/keys?limit=2&after={after}"), &Value::Null).await.json();
+        let ids: Vec<_> = page["keys"].as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap()).collect();
+        pages.push(ids.concat());
+        match page["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(pages, ["ab", "cd", "e"]);
+}
+
+#[tokio::test]
+async fn a_locked_store_is_nothing_to_requests_and_works_again_when_it_is_free() {
+    let rig = Rig::new("").await;
+    let key = rig.keys(&["new", "--id", "one"]);
+    rig.becomes(&key, 200).await;
+    let mut other = Store::open(rig.file("store.db")).unwrap();
+    let lock = other.transaction_with_behavior(TransactionBehavior::Exclusive).unwrap();
+    rig.metric_is("tidegate_store_up", &[], 0.0).await;
+    rig.serves(&key).await;
+    let refused = rig.admin("POST", "/admin/keys", &json!({ "id": "two" })).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert!(refused.json()["detail"].as_str().unwrap().contains("nothing was changed"));
+    assert!(rig.gateway.log.text().contains("the store cannot be written"));
+    drop(lock);
+    rig.metric_is("tidegate_store_up", &[], 1.0).await;
+    assert_eq!(rig.admin("POST", "/admin/keys", &json!({ "id": "two" })).await.status, 201);
+    assert!(rig.metrics().await.sum("tidegate_store_errors_total", &[]) > 0.0);
+}
+
+#[tokio::test]
+async fn a_store_that_goes_or_is_none_any_more_takes_no_key_with_it() {
+    let rig = Rig::new("").await;
+    let key = rig.keys(&["new", "--id", "one"]);
+    rig.becomes(&key, 200).await;
+    let (here, aside) = (rig.file("store.db"), rig.file("aside.db"));
+    std::fs::rename(&here, &aside).unwrap();
+    rig.metric_is("tidegate_store_up", &[], 0.0).await;
+    rig.serves(&key).await;
+    assert_eq!(rig.admin("GET", "/admin/keys", &Value::Null).await.status, 503);
+
+    std::fs::write(&here, "no database at all, and long enough to be seen as none. ".repeat(50)).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    rig.serves(&key).await;
+
+    std::fs::remove_file(&here).unwrap();
+    std::fs::rename(&aside, &here).unwrap();
+    rig.metric_is("tidegate_store_up", &[], 1.0).await;
+    let two = rig.keys(&["new", "--id", "two"]);
+    rig.becomes(&two, 200).await;
+    rig.serves(&key).await;
+}
+
+#[tokio::test]
+async fn without_a_store_at_the_start_keys_are_not_unknown_but_not_read_yet() {
+    let (backend, folder) = (Backend::start().await, Folder::new());
+    let rubbish = folder.write("store.db", &"no database at all, and long enough to be seen as none. ".repeat(50));
+    let gateway = Gateway::start_in(folder, &config(&backend, ""), &[]).await;
+    let rig = Rig { backend, gateway };
+    let answer = rig.gateway.send(&Request::chat("m").bearer("sk-somebodys")).await;
+    assert_eq!(answer.openai_error(503)["code"], "keys_not_read");
+    assert!(answer.header("retry-after").is_some());
+    std::fs::remove_file(rubbish).unwrap();
+    rig.becomes("sk-somebodys", 401).await;
+    assert_eq!(rig.backend.count(), 0);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_outlives_the_process_and_reloads() {
+    let mut rig = Rig::new(TENANTS).await;
+    let made = rig.admin("POST", "/admin/keys", &json!({ "user": "ann" })).await.json();
+    let (id, key) = (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned());
+    // Its owner goes from the file, and with a reload the key is of no use; then comes back.
+    rig.gateway.rewrite(&config(&rig.backend, "tenants: { acme: { users: [bob] } }\n"));
+    rig.gateway.signal("HUP");
+    rig.becomes(&key, 403).await;
+    let answer = rig.gateway.send(&Request::chat("llama").bearer(&key)).await;
+    assert_eq!(answer.openai_error(403)["code"], "unknown_tenant");
+    rig.gateway.rewrite(&config(&rig.backend, TENANTS));
+    rig.gateway.signal("HUP");
+    rig.becomes(&key, 200).await;
+
+    rig.gateway.signal("TERM");
+    assert!(rig.gateway.ended(Duration::from_secs(5)).await.success());
+    let folder = std::mem::replace(&mut rig.gateway.folder, Folder::new());
+    rig.gateway = Gateway::start_in(folder, &config(&rig.backend, TENANTS), &[]).await;
+    assert_eq!(rig.status(&key).await, 200, "{id}");
+}
+
+#[tokio::test]
+async fn a_key_made_elsewhere_stands_in_the_file_by_its_peppered_hash() {
+    let backend = Backend::start().await;
+    let folder = Folder::new();
+    let file =
+        folder.write("pepper.yaml", "keys: { pepper: salt-and }\npools: { p: { backends: [http://127.0.0.1:1] } }");
+    let printed = command(&["keys", "new", "--id", "mine", "--service", "ci", "--config", &file.display().to_string()]);
+    let (key, entry) = (String::from_utf8(printed.stdout).unwrap(), String::from_utf8(printed.stderr).unwrap());
+    let entry: String =
+        entry.lines().skip_while(|line| !line.starts_with("- ")).map(|line| format!("      {line}\n")).collect();
+    assert!(entry.contains("service: ci"), "{entry}");
+    let config = |pepper: &str| {
+        let pool = pool_of(&[&backend]);
+        format!("{pool}keys: {{ pepper: \"{pepper}\" }}\nfilters:\n  - api_key:\n      keys:\n{entry}")
+    };
+    for (pepper, status) in [("salt-and", 200), ("other", 401)] {
+        let gateway = Gateway::start(&config(pepper)).await;
+        assert_eq!(gateway.send(&Request::chat("m").bearer(key.trim())).await.status, status, "{pepper}");
+    }
+}

@@ -1,0 +1,74 @@
+//! Rules that choose the model: by what a request is, by who sends it, by weight.
+
+use crate::backend::Backend;
+use crate::client::Request;
+use crate::gateway::{Gateway, Key, command, pool_at};
+
+fn config(small: &Backend, large: &Backend, rules: &str, more: &str) -> String {
+    let (small, large) = (small.url(), large.url());
+    format!(
+        "pools:\n  small: {{ health: off, backends: [{small}] }}\n  large: {{ health: off, backends: [{large}] }}\n\
+         models:\n  small: {{ pool: small, as: tiny }}\n  large: {{ pool: large }}\n\
+         filters:\n{more}  - model_route:\n      lists: {{ beta: [acme] }}\n      rules:\n{rules}"
+    )
+}
+
+#[tokio::test]
+async fn a_request_goes_where_its_features_say_and_is_answered_under_the_name_it_asked_for() {
+    let (small, large) = (Backend::start().await, Backend::start().await);
+    let rules = "        - { when: has_tools or prompt_tokens > 100, model: large }\n        - { model: small }\n";
+    let gateway = Gateway::start(&config(&small, &large, rules, "")).await;
+    let long = format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"{}"}}]}}"#, "word ".repeat(200));
+    for (body, at_large) in [
+        (r#"{"model":"auto","messages":[]}"#.to_owned(), false),
+        (r#"{"model":"auto","messages":[],"tools":[{"type":"function"}]}"#.to_owned(), true),
+        (long, true),
+    ] {
+        let (backend, served) = if at_large { (&large, "large") } else { (&small, "tiny") };
+        let before = backend.count();
+        let request = Request::post("/v1/chat/completions", body.clone()).header("x-request-id", "routed");
+        let answer = gateway.send(&request).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let seen = backend.seen(before).await;
+        assert_eq!(seen.model(), served);
+        // Nothing but the name is another.
+        let sent = String::from_utf8(seen.body.to_vec()).unwrap();
+        assert_eq!(sent.replace(&format!("\"{served}\""), "\"auto\""), body);
+    }
+    assert_eq!((small.count(), large.count()), (1, 2));
+    assert!(gateway.log.request("routed").await.to_string().contains("routed_by"));
+}
+
+#[tokio::test]
+async fn a_key_may_ask_for_a_name_and_be_sent_where_the_file_says() {
+    let (small, large) = (Backend::start().await, Backend::start().await);
+    let (acme, other) = (Key::new("a"), Key::new("b"));
+    let keys = format!(
+        "  - api_key:\n      keys:\n        - {{ id: a, hash: {}, org: acme, models: [auto] }}\n        - {{ id: b, hash: {}, org: other, models: [auto] }}\n",
+        acme.hash, other.hash
+    );
+    let rules = "        - { when: org in beta, model: large }\n        - { when: model == \"auto\", model: small }\n";
+    let gateway = Gateway::start(&config(&small, &large, rules, &keys)).await;
+    assert_eq!(gateway.send(&Request::chat("auto").bearer(&acme.key)).await.status, 200);
+    assert_eq!((small.count(), large.count()), (0, 1));
+    assert_eq!(gateway.send(&Request::chat("auto").bearer(&other.key)).await.status, 200);
+    assert_eq!((small.count(), large.count()), (1, 1));
+    // But not for a model that it was not given.
+    let error = gateway.send(&Request::chat("large").bearer(&other.key)).await.openai_error(403);
+    assert_eq!(error["code"], "model_not_allowed");
+}
+
+#[test]
+fn check_points_at_what_is_wrong_in_a_condition() {
+    let folder = crate::gateway::Folder::new();
+    let rules = "filters:\n  - model_route:\n      rules:\n        - { when: has_toys, model: m }\n        - { when: stream, model: none }\n";
+    let models = "models: { m: { pool: main } }\n";
+    let file = folder.write("gateway.yaml", &format!("{}{models}{rules}", pool_at(&["http://127.0.0.1:1"])));
+    let output = command(&["check", &file.display().to_string()]);
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        said.contains("there is no `has_toys` to look at") && said.contains("the file has no model 'none'"),
+        "{said}"
+    );
+}

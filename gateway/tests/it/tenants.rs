@@ -1,0 +1,148 @@
+//! Organisations, teams, users and services: the strictest applies, and what ends above ends below.
+
+use crate::backend::Backend;
+use crate::client::Request;
+use crate::gateway::{Folder, Gateway, Key, command, pool_of};
+
+const TENANTS: &str = "tenants:
+  acme:
+    models: [llama*, qwen-2]
+    priority: 6
+    metadata: { contract: gold }
+    teams:
+      research:
+        models: [llama-3*, qwen*]
+        users:
+          ann: { priority: 3 }
+          bob: { disabled: true }
+          \"*\": { models: [qwen-2] }
+        services: [nightly]
+      closed: { expires: 2020-01-01, users: [eve] }
+  asleep: { disabled: true, users: [zoe] }
+";
+
+/// A gateway with one key for each of these entries, named as they are.
+async fn with_keys(backend: &Backend, entries: &[&str]) -> (Gateway, Vec<String>) {
+    let keys: Vec<Key> = entries.iter().map(|_| Key::new("k")).collect();
+    let mut config = format!("{}{TENANTS}filters:\n  - api_key:\n      keys:\n", pool_of(&[backend]));
+    for (index, (entry, key)) in entries.iter().zip(&keys).enumerate() {
+        config += &format!("        - {{ id: k{index}, hash: \"{}\", {entry} }}\n", key.hash);
+    }
+    (Gateway::start(&config).await, keys.into_iter().map(|key| key.key).collect())
+}
+
+#[tokio::test]
+async fn each_may_use_what_all_above_allow() {
+    let backend = Backend::start().await;
+    let entries = ["user: ann", "user: ann, models: [llama-3.1*]", "team: research, user: carol", "org: acme"];
+    let (gateway, keys) = with_keys(&backend, &entries).await;
+    for (key, models, others) in [
+        (0, &["llama-3", "llama-3.1-8b", "qwen-2"][..], &["llama-2", "qwen-3", "mistral"][..]),
+        (1, &["llama-3.1-8b"], &["llama-3", "qwen-2"]),
+        (2, &["qwen-2"], &["llama-3"]),
+        (3, &["llama-2", "qwen-2"], &["qwen-3"]),
+    ] {
+        for (model, status) in models.iter().map(|model| (model, 200)).chain(others.iter().map(|model| (model, 403))) {
+            let answer = gateway.send(&Request::chat(model).bearer(&keys[key])).await;
+            assert_eq!(answer.status, status, "{} {model}", entries[key]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_below_something_disabled_or_over_is_told_so_in_its_protocol() {
+    let backend = Backend::start().await;
+    let entries =
+        ["user: bob", "user: zoe", "user: eve", "user: ann, disabled: true", "user: ann, expires: 2021-02-03"];
+    let (gateway, keys) = with_keys(&backend, &entries).await;
+    for (key, status, code, said) in [
+        (0, 403, "tenant_disabled", "user 'bob' is disabled"),
+        (1, 403, "tenant_disabled", "organisation 'asleep' is disabled"),
+        (2, 403, "tenant_expired", "team 'closed' ended on 2020-01-01"),
+        (3, 401, "api_key_disabled", "key is disabled"),
+        (4, 401, "api_key_expired", "expired on 2021-02-03"),
+    ] {
+        let answer = gateway.send(&Request::chat("llama-3").bearer(&keys[key])).await;
+        let error = answer.openai_error(status);
+        assert_eq!(error["code"], code);
+        assert!(error["message"].as_str().unwrap().contains(said), "{error}");
+        let messages = Request::post("/v1/messages", r#"{"model":"llama-3","max_tokens":1,"messages":[]}"#);
+        let answer = gateway.send(&messages.header("x-api-key", &keys[key])).await;
+        let kind = if status == 401 { "authentication_error" } else { "permission_error" };
+        assert_eq!(answer.anthropic_error(status)["type"], kind);
+        assert_eq!(gateway.send(&Request::get("/v1/models").bearer(&keys[key])).await.status, status);
+    }
+    assert_eq!(backend.count(), 0);
+}
+
+#[tokio::test]
+async fn the_log_names_all_of_them_and_what_follows_from_their_names() {
+    let backend = Backend::start().await;
+    let (gateway, keys) = with_keys(&backend, &["service: nightly", "user: bob"]).await;
+    let request = |key: usize, id: &str| Request::chat("llama-3").bearer(&keys[key]).header("x-request-id", id);
+    assert_eq!(gateway.send(&request(0, "nightly")).await.status, 200);
+    let line = gateway.log.request("nightly").await;
+    assert_eq!([&line["org"], &line["team"], &line["service"], &line["key_id"]], ["acme", "research", "nightly", "k0"]);
+    assert!(line.get("user").is_none());
+    // Who was not let in is known all the same.
+    gateway.send(&request(1, "bobs")).await;
+    assert_eq!(gateway.log.request("bobs").await["user"], "bob");
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_disabled_by_a_reload_is_out_on_open_connections() {
+    let backend = Backend::start().await;
+    let (gateway, keys) = with_keys(&backend, &["user: ann"]).await;
+    let mut open = gateway.connect().await;
+    assert_eq!(open.exchange(&Request::chat("llama-3").bearer(&keys[0])).await.status, 200);
+    let text = std::fs::read_to_string(gateway.folder.path().join("gateway.yaml")).unwrap();
+    gateway.rewrite(&text.replace("    priority: 6\n", "    priority: 6\n    disabled: true\n"));
+    gateway.signal("HUP");
+    gateway.log.line(|line| line["message"] == "configuration reloaded").await;
+    assert_eq!(open.exchange(&Request::chat("llama-3").bearer(&keys[0])).await.status, 403);
+}
+
+#[test]
+fn check_names_every_fault_at_its_line() {
+    let folder = Folder::new();
+    let hash = "233fe0fbbce05ed43eea86eb0f11d068b9dd84b61f99495e63a369b5c797ceb9";
+    let file = folder.write(
+        "gateway.yaml",
+        &format!(
+            "pools: {{ p: {{ backends: [http://127.0.0.1:1] }} }}
+tenants:
+  acme:
+    models: [llama*]
+    priority: 4
+    teams:
+      a.b: {{ models: [gpt-4], users: {{ ann: {{ priority: 7 }} }} }}
+    users: [ann]
+filters:
+  - api_key:
+      keys:
+        - {{ id: a, hash: {hash}, org: acmee }}
+        - {{ id: b, hash: {}, user: tom }}
+        - {{ id: c, hash: {} }}
+        - {{ id: d, hash: tg-a-plain-key-that-does-not-belong-here, org: acme }}
+",
+            hash.replace("23", "24"),
+            hash.replace("23", "25")
+        ),
+    );
+    let output = command(&["check", &file.display().to_string()]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (line, message) in [
+        (7, "the organisation `acme` may not use `gpt-4`"),
+        (7, "the organisation `acme` has priority 4"),
+        (7, "there is another user `ann`"),
+        (12, "there is no organisation `acmee`"),
+        (13, "there is no user `tom`"),
+        (14, "this key has no owner"),
+        (15, "the hash must be 64 hexadecimal digits"),
+    ] {
+        let found = said.split("error: ").any(|fault| fault.starts_with(message) || fault.contains(message));
+        assert!(found && said.contains(&format!(":{line}:")), "{message} at {line} is not in:\n{said}");
+    }
+    assert!(!said.contains("plain-key"), "{said}");
+    assert!(said.contains("tidegate keys"), "how to mend it: {said}");
+}

@@ -1,0 +1,190 @@
+//! From the words of a condition to what it asks, types checked.
+
+use super::features::{self, Feature};
+use super::lex::{Kind, Token, tokens};
+use super::{ConditionError, Lists, Node, Number, Order, Text};
+
+/// Deepest nesting of brackets: as deep as reading may call itself.
+const DEEPEST: usize = 32;
+
+pub(super) fn read(text: &str, lists: &Lists) -> Result<Node> {
+    let mut reader = Reader { tokens: tokens(text)?, next: 0, lists, depth: 0 };
+    let node = reader.condition()?;
+    match reader.peek().kind {
+        Kind::End => Ok(node),
+        _ => Err(reader.fault("expected and, or, or the end")),
+    }
+}
+
+struct Reader<'a> {
+    tokens: Vec<Token>,
+    next: usize,
+    lists: &'a Lists,
+    depth: usize,
+}
+
+type Result<T> = std::result::Result<T, ConditionError>;
+
+impl Reader<'_> {
+    fn peek(&self) -> &Token {
+        // The last one, the end, is never taken.
+        &self.tokens[self.next]
+    }
+
+    fn fault(&self, message: impl Into<String>) -> ConditionError {
+        ConditionError { at: self.peek().at, message: message.into() }
+    }
+
+    /// Takes the next word if it is this one.
+    fn word(&mut self, word: &str) -> bool {
+        let found = matches!(&self.peek().kind, Kind::Word(known) if known == word);
+        self.next += usize::from(found);
+        found
+    }
+
+    fn sign(&mut self, sign: &str) -> bool {
+        let found = matches!(self.peek().kind, Kind::Sign(known) if known == sign);
+        self.next += usize::from(found);
+        found
+    }
+
+    fn condition(&mut self) -> Result<Node> {
+        let mut nodes = vec![self.all()?];
+        while self.word("or") {
+            nodes.push(self.all()?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Any(nodes) })
+    }
+
+    fn all(&mut self) -> Result<Node> {
+        let mut nodes = vec![self.one()?];
+        while self.word("and") {
+            nodes.push(self.one()?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::All(nodes) })
+    }
+
+    fn one(&mut self) -> Result<Node> {
+        if self.depth == DEEPEST {
+            return Err(self.fault(format!("nested deeper than {DEEPEST} levels")));
+        }
+        self.depth += 1;
+        let node = if self.word("not") {
+            Node::Not(Box::new(self.one()?))
+        } else if self.sign("(") {
+            let node = self.condition()?;
+            if !self.sign(")") {
+                return Err(self.fault("expected )"));
+            }
+            node
+        } else {
+            self.comparison()?
+        };
+        self.depth -= 1;
+        Ok(node)
+    }
+
+    fn comparison(&mut self) -> Result<Node> {
+        let Kind::Word(name) = self.peek().kind.clone() else {
+            return Err(self.fault("expected what to look at, such as has_tools, prompt_tokens or org"));
+        };
+        match self.feature(&name)? {
+            Feature::Flag(flag) => Ok(Node::Flag(flag)),
+            Feature::Number(number) => self.number(&name, number),
+            Feature::Text(text) => self.text(&name, text),
+        }
+    }
+
+    fn feature(&mut self, name: &str) -> Result<Feature> {
+        let Some(feature) = features::named(name) else {
+            return Err(self.fault(format!("there is no `{name}` to look at: there is {}", features::names())));
+        };
+        self.next += 1;
+        if name != features::HEADER {
+            return Ok(feature);
+        }
+        let header = match (self.sign("("), self.peek().kind.clone()) {
+            (true, Kind::Text(header)) => header,
+            _ => return Err(self.fault("expected the header's name: header(\"x-tier\")")),
+        };
+        let Ok(name) = http::HeaderName::from_bytes(header.as_bytes()) else {
+            return Err(self.fault(format!("{header:?} is no name of a header")));
+        };
+        if name == http::header::AUTHORIZATION || name == "x-api-key" {
+            return Err(self.fault("keys are not looked at; ask for `key`, `user` or `org`"));
+        }
+        self.next += 1;
+        if !self.sign(")") {
+            return Err(self.fault("expected )"));
+        }
+        Ok(Feature::Text(Text::Header(name)))
+    }
+
+    fn number(&mut self, name: &str, number: Number) -> Result<Node> {
+        let signs = [
+            ("==", Order::Equal, false),
+            ("!=", Order::Equal, true),
+            ("<=", Order::LessOrEqual, false),
+            (">=", Order::GreaterOrEqual, false),
+            ("<", Order::Less, false),
+            (">", Order::Greater, false),
+        ];
+        let Some((_, order, negated)) = signs.into_iter().find(|(sign, ..)| self.sign(sign)) else {
+            return Err(self.fault(format!("`{name}` is a number: compare it, as in {name} > 1000")));
+        };
+        let Kind::Number(limit) = self.peek().kind else {
+            return Err(self.fault("expected a number: 500, 8k or 1M"));
+        };
+        self.next += 1;
+        let node = Node::Compare(number, order, limit);
+        Ok(if negated { Node::Not(Box::new(node)) } else { node })
+    }
+
+    fn text(&mut self, name: &str, text: Text) -> Result<Node> {
+        let negated = self.sign("!=");
+        if negated || self.sign("==") {
+            let node = Node::Is(text, vec![self.string()?]);
+            return Ok(if negated { Node::Not(Box::new(node)) } else { node });
+        }
+        let negated = self.word("not");
+        let node = if self.word("in") {
+            Node::Is(text, self.list()?)
+        } else if self.word("like") {
+            Node::Like(text, self.string()?)
+        } else {
+            return Err(
+                self.fault(format!("`{name}` is a text: ask {name} == \"...\", {name} in [...] or {name} like \"a*\""))
+            );
+        };
+        Ok(if negated { Node::Not(Box::new(node)) } else { node })
+    }
+
+    fn string(&mut self) -> Result<String> {
+        let Kind::Text(text) = self.peek().kind.clone() else {
+            return Err(self.fault("expected a text in quotes"));
+        };
+        self.next += 1;
+        Ok(text)
+    }
+
+    fn list(&mut self) -> Result<Vec<String>> {
+        if let Kind::Word(name) = &self.peek().kind {
+            let Some(list) = self.lists.get(name) else {
+                return Err(self.fault(format!("there is no list `{name}` under `lists`")));
+            };
+            self.next += 1;
+            return Ok(list.clone());
+        }
+        if !self.sign("[") {
+            return Err(self.fault("expected a list, [\"a\", \"b\"], or the name of one under `lists`"));
+        }
+        let mut list = vec![self.string()?];
+        while self.sign(",") {
+            list.push(self.string()?);
+        }
+        if !self.sign("]") {
+            return Err(self.fault("expected , or ]"));
+        }
+        Ok(list)
+    }
+}

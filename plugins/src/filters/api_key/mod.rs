@@ -1,0 +1,176 @@
+//! `api_key`: who sends a request, told by a key.
+//!
+//! Keys are looked up by their keyed hash, so that neither the file nor the memory holds them and a comparison tells
+//! nothing by the time it takes. The key is taken from `Authorization: Bearer`, `x-api-key` (Anthropic's SDKs) or the
+//! realtime subprotocol `openai-insecure-api-key.<key>` (browsers). It never travels further than this filter.
+//!
+//! Keys stand in the file, or are managed: made and revoked while the gateway runs, and looked up in memory all the same.
+
+mod table;
+
+use crate::credential::{self, LONGEST_KEY, Otherwise, Presented};
+use crate::exchange::Exchange;
+use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
+use crate::keys::{self, Follow, Key, KeyHash, KeyHasher};
+use crate::reply::Refusal;
+use crate::services::Services;
+use async_trait::async_trait;
+use http::{StatusCode, header};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use table::{Entry, Managed, Missing};
+
+/// When to come back if nobody has read yet which keys there are.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Lets in whoever has a key, and says who that is.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The keys, one entry each, as `tidegate keys new` prints them.
+    pub keys: Vec<Key>,
+    /// A file with more of them: a list like `keys`. Relative to the configuration file.
+    pub keys_file: Option<PathBuf>,
+    /// Also let in by the managed keys: those that `tidegate keys new` and the admin listener keep in `storage`.
+    pub managed: bool,
+    /// What becomes of a request that carries no key of ours: `refuse` (401), or `next`: the next filter says who sends it.
+    /// A key of our own making that is not known is refused always.
+    pub otherwise: Otherwise,
+}
+
+/// See the module.
+pub struct ApiKey {
+    hasher: KeyHasher,
+    entries: HashMap<KeyHash, Entry>,
+    managed: Option<Arc<Managed>>,
+    otherwise: Otherwise,
+}
+
+#[async_trait]
+impl Filter for ApiKey {
+    fn needs_body(&self) -> bool {
+        false
+    }
+
+    fn identifies(&self) -> Option<Otherwise> {
+        Some(self.otherwise)
+    }
+
+    async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
+        // A filter above that leaves the others to us has told who this is.
+        if exchange.caller().is_some() {
+            return Ok(Verdict::Continue);
+        }
+        let leave = self.otherwise == Otherwise::Next;
+        let message = match credential::presented(exchange.headers()) {
+            Presented::One(key) => match self.find(key) {
+                Ok(entry) => return Ok(admit(exchange, entry)),
+                Err(_) if leave && !keys::looks_ours(key) => return Ok(Verdict::Continue),
+                Err(Missing::Unknown) => "This API key is not known here. Check it, or ask for a new one.",
+                Err(Missing::NotRead) => {
+                    let message = "The keys that are let in cannot be read yet. Try again soon.";
+                    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "keys_not_read", message);
+                    return Ok(Verdict::Answer(refusal.retry_after(SOON).reply(exchange.endpoint(), exchange.id())));
+                }
+            },
+            Presented::None if leave => return Ok(Verdict::Continue),
+            Presented::None => "Send an API key: 'Authorization: Bearer KEY'.",
+            Presented::Several => "Send one API key, not several.",
+        };
+        Ok(credential::refuse(exchange, "invalid_api_key", message))
+    }
+}
+
+impl ApiKey {
+    fn find(&self, key: &str) -> std::result::Result<Entry, Missing> {
+        // A typo is found before any lookup; what is not a key at all costs nothing.
+        if key.len() > LONGEST_KEY || keys::looks_ours(key) && !keys::checksum_ok(key) {
+            return Err(Missing::Unknown);
+        }
+        let hash = self.hasher.hash(key);
+        match (self.entries.get(&hash), &self.managed) {
+            (Some(entry), _) => Ok(entry.clone()),
+            (None, Some(managed)) => managed.find(&hash),
+            (None, None) => Err(Missing::Unknown),
+        }
+    }
+}
+
+/// Says whose key it is, and lets it in if it is one that may come in now.
+fn admit(exchange: &mut Exchange, entry: Entry) -> Verdict {
+    let refusal = entry.refusal();
+    // The log knows whose it was even if it lets nobody in.
+    exchange.identify(entry.caller);
+    refusal.map_or(Verdict::Continue, |refusal| answer(exchange, &refusal))
+}
+
+fn answer(exchange: &Exchange, refusal: &Refusal) -> Verdict {
+    let reply = refusal.reply(exchange.endpoint(), exchange.id());
+    Verdict::Answer(match refusal.status {
+        StatusCode::UNAUTHORIZED => reply.header(header::WWW_AUTHENTICATE, "Bearer"),
+        _ => reply,
+    })
+}
+
+impl Plugin for ApiKey {
+    const NAME: &'static str = "api_key";
+    type Settings = Settings;
+
+    fn new(settings: Settings, services: &Services) -> std::result::Result<Self, Vec<SettingsError>> {
+        let mut faults = Vec::new();
+        let from_file = settings.keys_file.as_deref().map_or_else(Vec::new, |path| {
+            services.files.read(path).map_err(|error| error.to_string()).and_then(keys_in).unwrap_or_else(|error| {
+                faults.push(SettingsError::at("keys_file", format!("{}: {error}", path.display())));
+                Vec::new()
+            })
+        });
+        if settings.managed && services.managed_keys.is_none() {
+            let help = "say where they are kept: `storage: { path: tidegate.db }` at the top of the file";
+            faults.push(SettingsError::at("managed", "there is no `storage` to keep managed keys in").help(help));
+        }
+        if settings.keys.is_empty() && from_file.is_empty() && !settings.managed && faults.is_empty() {
+            let help = "`tidegate keys new` prints a key and its entry";
+            faults.push(SettingsError::at("keys", "there is no key, so nobody could get in").help(help));
+        }
+        let own = settings.keys.into_iter().enumerate().map(|(i, key)| (format!("keys[{i}]"), key));
+        let filed = from_file.into_iter().map(|key| ("keys_file".to_owned(), key));
+        let mut entries = HashMap::new();
+        let mut ids = std::collections::HashSet::new();
+        for (path, key) in own.chain(filed) {
+            let caller = key.checked(&path, services.tenants.as_deref(), &mut faults);
+            if !ids.insert(key.id.clone()) {
+                faults.push(SettingsError::at(format!("{path}.id"), format!("the id '{}' is taken", key.id)));
+            }
+            let Some(hash) = KeyHash::from_hex(&key.hash) else {
+                let help = "keys are never written down: `tidegate keys new` prints a key and its hash";
+                let message = format!("key '{}': the hash must be 64 hexadecimal digits", key.id);
+                faults.push(SettingsError::at(format!("{path}.hash"), message).help(help));
+                continue;
+            };
+            if entries.insert(hash, Entry::of(caller)).is_some() {
+                faults.push(SettingsError::at(format!("{path}.hash"), "another entry has the same hash"));
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let known = services.managed_keys.as_ref().filter(|_| settings.managed);
+        let managed = known.map(|known| {
+            let managed = Arc::new(Managed::new(services.tenants.clone()));
+            known.follow(&(managed.clone() as Arc<dyn Follow>));
+            managed
+        });
+        Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), entries, managed, otherwise: settings.otherwise })
+    }
+}
+
+fn keys_in(value: serde_json::Value) -> std::result::Result<Vec<Key>, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| format!("at {}: {}", error.path(), error.inner()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! An answer as it is kept, and how it is told again: as it came, or in its other form.
+//!
+//! A whole answer is kept as its bytes, a stream as its events, without the event that has the usage and the end mark,
+//! which are kept beside it: whoever asked for the usage gets them all. What is told again in the form it came in is the
+//! same bytes, shared; only ids and times are other ones, unless the original ones are wanted.
+
+use super::replay::{self, Replay};
+use super::settings::IdsAre;
+use crate::call::Endpoint;
+use crate::events::{Events, StreamWatch};
+use crate::forms::{self, Fresh, Ids, Shape};
+use crate::reply::Body;
+use crate::usage::Usage;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Which form an answer came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Whole,
+    Events,
+    /// One item of an embedding, as JSON.
+    Item,
+}
+
+/// Whose an answer is and what it is good for.
+#[derive(Debug, Clone)]
+pub(super) struct Label {
+    pub endpoint: Endpoint,
+    /// `org/acme`.
+    pub tenant: Arc<str>,
+    /// The entry of `models` that was asked.
+    pub route: Arc<str>,
+    /// How long it is good for.
+    pub good_for: Duration,
+    /// How long it is kept.
+    pub keep_for: Duration,
+}
+
+/// A kept answer.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub label: Label,
+    pub form: Form,
+    pub made: Instant,
+    pub usage: Option<Usage>,
+    data: Data,
+    /// The event that has the usage, of a stream that has one.
+    usage_event: Bytes,
+    /// The end mark of a stream; of an item, what the answer said beside its data.
+    end: Bytes,
+    content_type: HeaderValue,
+    ids: Ids,
+    /// Whether a new one is being fetched.
+    renewing: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Clone)]
+enum Data {
+    Plain(Bytes),
+    /// Compressed, and how long it is otherwise.
+    Packed(Bytes, usize),
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub stream: bool,
+    /// The usage, in a stream that has it only if asked for.
+    pub usage: bool,
+}
+
+/// How answers are told again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub ids: IdsAre,
+    pub pace: u32,
+}
+
+/// What an entry costs beside its bytes: its own fields, the key, and what the cache has for each.
+const OVERHEAD: usize = 1000;
+
+/// Up to this size an answer is told in one piece, copied if it has to be.
+const SMALL: usize = 16 << 10;
+
+/// About how much text an event has that is made from a whole answer and told at once; a word or two if it is paced.
+const PIECE: usize = 512;
+const WORD: usize = 1;
+
+impl Entry {
+    /// A whole answer; none if it is not one to keep.
+    pub(super) fn whole(label: Label, content_type: HeaderValue, body: Bytes) -> Option<Self> {
+        if was_filtered(&body) {
+            return None;
+        }
+        let ids = Ids::of_whole(label.endpoint, &body);
+        let usage = Usage::from_answer(&body);
+        Some(Self::new(label, Form::Whole, body, (Bytes::new(), Bytes::new()), (content_type, ids, usage)))
+    }
+
+    /// A stream; none if it is not complete, or not one to keep. `usage_event` is what was taken out of it on the way.
+    pub(super) fn events(
+        label: Label,
+        content_type: HeaderValue,
+        stream: Bytes,
+        usage_event: Bytes,
+        choices: u64,
+    ) -> Option<Self> {
+        let mut watch = StreamWatch::new(label.endpoint).with_choices(choices);
+        watch.see(&stream);
+        if !usage_event.is_empty() {
+            // After the end mark nothing is looked at.
+            let mut told = StreamWatch::new(label.endpoint);
+            told.see(&usage_event);
+            if let Some(usage) = told.usage() {
+                return Self::streamed(label, content_type, stream, usage_event, &watch, Some(usage));
+            }
+        }
+        Self::streamed(label, content_type, stream, usage_event, &watch, None)
+    }
+
+    fn streamed(
+        label: Label,
+        content_type: HeaderValue,
+        stream: Bytes,
+        mut usage_event: Bytes,
+        watch: &StreamWatch,
+        usage: Option<Usage>,
+    ) -> Option<Self> {
+        if !watch.complete() || watch.saw_error() || was_filtered(&stream) {
+            return None;
+        }
+        let mut stream = stream;
+        if forms::asks_for_usage(label.endpoint)
+            && usage_event.is_empty()
+            && let Some((left, taken)) = forms::without_usage(&stream)
+        {
+            (stream, usage_event) = (left, taken);
+        }
+        let done = Events::new(&stream).find(|event| event.is_done()).map(|event| event.start);
+        let end = done.map_or_else(Bytes::new, |start| stream.split_off(start));
+        let ids = Ids::of_events(label.endpoint, &stream);
+        let usage = usage.or_else(|| watch.usage());
+        Some(Self::new(label, Form::Events, stream, (usage_event, end), (content_type, ids, usage)))
+    }
+
+    /// One item of an embedding.
+    pub(super) fn item(label: Label, item: Bytes, frame: Bytes, usage: Option<Usage>) -> Self {
+        let json = HeaderValue::from_static("application/json");
+        Self::new(label, Form::Item, item, (Bytes::new(), frame), (json, Ids::default(), usage))
+    }
+
+    fn new(
+        label: Label,
+        form: Form,
+        data: Bytes,
+        (usage_event, end): (Bytes, Bytes),
+        (content_type, ids, usage): (HeaderValue, Ids, Option<Usage>),
+    ) -> Self {
+        let data = Data::Plain(data);
+        let (made, renewing) = (Instant::now(), Arc::default());
+        Self { label, form, made, usage, data, usage_event, end, content_type, ids, renewing }
+    }
+
+    /// Bytes it holds, all told.
+    pub(super) fn weight(&self) -> usize {
+        let data = match &self.data {
+            Data::Plain(data) | Data::Packed(data, _) => data.len(),
+        };
+        OVERHEAD + data + self.usage_event.len() + self.end.len() + self.ids.size()
+    }
+
+    /// What the answer that an item comes from said beside its data.
+    pub(super) fn frame(&self) -> Bytes {
+        self.end.clone()
+    }
+
+    /// Whether nobody is fetching a new one yet; from now on somebody is.
+    pub(super) fn begin_renewal(&self) -> bool {
+        !self.renewing.swap(true, Ordering::Relaxed)
+    }
+
+    /// It did not come: somebody else may try.
+    pub(super) fn end_renewal(&self) {
+        self.renewing.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.made.elapsed()
+    }
+
+    /// How many seconds it is good for from now on; less than none if its time is over.
+    pub(super) fn ttl(&self) -> i64 {
+        let signed = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let (age, good) = (self.age(), self.label.good_for);
+        if age <= good { signed(good - age) } else { -signed(age - good).max(1) }
+    }
+
+    pub(super) fn is_fresh(&self) -> bool {
+        self.age() <= self.label.good_for
+    }
+
+    /// Compressed, if that makes it smaller.
+    pub(super) fn packed(&self) -> Option<Self> {
+        let Data::Plain(data) = &self.data else { return None };
+        let packed = zstd::bulk::compress(data, LEVEL).ok().filter(|packed| packed.len() < data.len() / 8 * 7)?;
+        Some(Self { data: Data::Packed(packed.into(), data.len()), ..self.clone() })
+    }
+
+    /// Bytes of it as it is told.
+    pub(super) fn size(&self) -> usize {
+        match &self.data {
+            Data::Plain(data) => data.len(),
+            Data::Packed(_, size) => *size,
+        }
+    }
+
+    /// What is kept, as it came. None never, unless memory is broken.
+    pub(super) fn plain(&self) -> Option<Bytes> {
+        match &self.data {
+            Data::Plain(data) => Some(data.clone()),
+            Data::Packed(data, size) => zstd::bulk::decompress(data, *size).ok().map(Bytes::from),
+        }
+    }
+
+    /// The answer as it is wanted: headers and body. None if it cannot be told so, because the usage is not known.
+    pub(super) fn tell(&self, wanted: Wanted, manner: Manner) -> Option<(HeaderMap, Body)> {
+        let endpoint = self.label.endpoint;
+        let asked_apart = forms::asks_for_usage(endpoint);
+        let plain = self.plain()?;
+        // A conversation that is kept at the backend goes on under the id that the backend knows.
+        let original = manner.ids == IdsAre::Original || endpoint == Endpoint::Responses;
+        let fresh = (!original && !self.ids.is_empty()).then(|| self.fresh());
+        match (self.form, wanted.stream && forms::streams(endpoint)) {
+            (Form::Whole, false) => Some(replay::whole(&plain, fresh.as_ref(), self.content_type.clone(), SMALL)),
+            (Form::Whole, true) => {
+                if wanted.usage && self.usage.is_none() {
+                    return None;
+                }
+                let piece = if manner.pace > 0 { WORD } else { PIECE };
+                let events = forms::events(endpoint, &plain, Shape { usage: wanted.usage, piece })?;
+                Some((stream_headers(), self.stream(events, fresh, manner)))
+            }
+            (Form::Events, true) => {
+                if asked_apart && wanted.usage && self.usage_event.is_empty() {
+                    return None;
+                }
+                let usage = if wanted.usage { self.usage_event.clone() } else { Bytes::new() };
+                let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, self.content_type.clone())]);
+                Some((headers, self.stream(vec![plain, usage, self.end.clone()], fresh, manner)))
+            }
+            (Form::Events, false) => {
+                if asked_apart && self.usage_event.is_empty() {
+                    return None;
+                }
+                let stream = [&plain[..], &self.usage_event, &self.end].concat();
+                let whole = forms::whole(endpoint, &stream)?;
+                let json = HeaderValue::from_static("application/json");
+                Some(replay::whole(&whole, fresh.as_ref(), json, usize::MAX))
+            }
+            (Form::Item, _) => None,
+        }
+    }
+
+    fn stream(&self, parts: Vec<Bytes>, fresh: Option<Fresh>, manner: Manner) -> Body {
+        Body::Pieces(Box::new(Replay::new(parts, fresh, manner.pace, self.usage)))
+    }
+
+    fn fresh(&self) -> Fresh {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut random = [0; 16];
+        // Without random numbers ids are the same again and again, and still no others' ids.
+        let _ = getrandom::fill(&mut random);
+        Fresh::new(&self.ids, now, u128::from_le_bytes(random))
+    }
+}
+
+/// A quick level: what is compressed once is told many times.
+const LEVEL: i32 = 3;
+
+fn stream_headers() -> HeaderMap {
+    HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))])
+}
+
+/// Whether a backend's own filter has cut the answer short.
+fn was_filtered(answer: &[u8]) -> bool {
+    const CUT: &[u8] = b"\"content_filter\"";
+    memchr::memmem::find_iter(answer, CUT).any(|at| {
+        let before = answer[..at].trim_ascii_end();
+        before.strip_suffix(b":").is_some_and(|before| before.trim_ascii_end().ends_with(b"reason\""))
+    })
+}

@@ -1,0 +1,228 @@
+//! Follows an answer that had to be fetched, and keeps it if it was complete.
+
+use super::control::{Status, forbids};
+use super::entry::Entry;
+use super::{Asked, Inner};
+use crate::cache_key::CacheKey;
+use crate::call::Endpoint;
+use crate::exchange::{Exchange, Source};
+use crate::filter::{Always, Audience, Head, ResponseFilter, Result};
+use crate::forms;
+use crate::reply::Reply;
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use std::sync::Arc;
+
+/// Says that the cache had nothing to do with an answer.
+pub(super) struct Bypassed(pub &'static str);
+
+impl ResponseFilter for Bypassed {
+    fn head(&mut self, _: &mut Exchange, head: &mut Head) -> Result<()> {
+        Status::Bypass { why: self.0 }.write(&mut head.headers);
+        Ok(())
+    }
+}
+
+/// Keeps an answer.
+pub(super) struct Fill {
+    cache: Arc<Inner>,
+    asked: Asked,
+    key: CacheKey,
+    /// Why it had to be fetched.
+    why: &'static str,
+    /// Whether the usage is told on our account only.
+    asks_usage: bool,
+    /// What was kept and is too old, for when there is nothing better.
+    old: Option<Arc<Entry>>,
+    content_type: Option<HeaderValue>,
+    /// How long a whole answer says it is.
+    length: Option<usize>,
+    recorded: BytesMut,
+    usage_event: Bytes,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Being recorded.
+    Running,
+    /// All of it has been seen.
+    Whole,
+    /// Kept.
+    Kept,
+    /// Not to be kept, and why.
+    GivenUp(&'static str),
+}
+
+impl Fill {
+    pub(super) fn new(
+        cache: Arc<Inner>,
+        asked: Asked,
+        key: CacheKey,
+        why: &'static str,
+        asks_usage: bool,
+        old: Option<Arc<Entry>>,
+    ) -> Self {
+        let (recorded, usage_event) = (BytesMut::new(), Bytes::new());
+        let state = State::Running;
+        Self { cache, asked, key, why, asks_usage, old, content_type: None, length: None, recorded, usage_event, state }
+    }
+
+    fn give_up(&mut self, why: &'static str) {
+        if self.state == State::Running {
+            self.state = State::GivenUp(why);
+            self.recorded = BytesMut::new();
+        }
+    }
+
+    /// Whether this piece ends the answer, so that its client may ask again before `end` is called, and is to find it. A
+    /// whole answer in one piece has been checked; of a stream the end mark says so.
+    fn is_over(&self, exchange: &Exchange, piece: &[u8]) -> bool {
+        match self.asked.wanted.stream && forms::streams(exchange.endpoint()) {
+            true => ends_stream(exchange.endpoint(), piece),
+            false => self.recorded.len() == piece.len() && self.length == Some(piece.len()),
+        }
+    }
+
+    /// Why an answer with this head is not kept.
+    fn objection(&self, exchange: &Exchange, head: &Head) -> Option<&'static str> {
+        if exchange.source() == Source::Flight {
+            // The one who has it fetched keeps it.
+            return Some("flight");
+        }
+        if exchange.source() != Source::Backend || head.status != StatusCode::OK {
+            return Some("error");
+        }
+        // A fallback has answered, or a filter has sent it elsewhere: the key is another's.
+        if exchange.answerer() != Some(&self.asked.answerer) {
+            return Some("elsewhere");
+        }
+        if forbids(&head.headers) {
+            return Some("no-store");
+        }
+        (self.length.map(|length| length as u64) > Some(self.cache.settings.max_entry.0)).then_some("large")
+    }
+
+    /// Keeps what was recorded.
+    fn keep(&mut self, choices: u64) -> std::result::Result<(), &'static str> {
+        let Some(content_type) = self.content_type.take() else { return Err("error") };
+        let recorded = std::mem::take(&mut self.recorded).freeze();
+        let (label, usage) = (self.asked.label.clone(), std::mem::take(&mut self.usage_event));
+        let entry = match self.asked.wanted.stream && forms::streams(label.endpoint) {
+            true => Entry::events(label, content_type, recorded, usage, choices),
+            false => Entry::whole(label, content_type, recorded),
+        };
+        let entry = entry.ok_or("incomplete")?;
+        self.cache.memory.put(self.key, entry);
+        Ok(())
+    }
+}
+
+impl ResponseFilter for Fill {
+    fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        self.length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        if let Some(why) = self.objection(exchange, head) {
+            self.give_up(why);
+        }
+        self.content_type = head.headers.get(header::CONTENT_TYPE).cloned();
+        // A kept answer in the place of a failure says for itself what it is.
+        if self.cache.settings.http && matches!(exchange.source(), Source::Backend | Source::Gateway) {
+            Status::Fetched { why: self.why, stored: self.state == State::Running, detail: None }
+                .write(&mut head.headers);
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
+        if self.asks_usage
+            && let Some((left, taken)) = forms::without_usage(data)
+        {
+            *data = left;
+            if !taken.is_empty() {
+                self.usage_event = taken;
+            }
+        }
+        if self.state == State::Running {
+            if (self.recorded.len() + data.len()) as u64 > self.cache.settings.max_entry.0 {
+                self.give_up("large");
+                return Ok(());
+            }
+            self.recorded.extend_from_slice(data);
+            if self.is_over(exchange, data) {
+                let kept = self.keep(exchange.call().and_then(|call| call.n).unwrap_or(1));
+                self.state = kept.map_or_else(State::GivenUp, |()| State::Kept);
+            } else if last {
+                self.state = State::Whole;
+            }
+        }
+        Ok(())
+    }
+
+    fn rewrites(&self) -> bool {
+        self.asks_usage
+    }
+
+    fn audience(&self) -> Option<Arc<dyn Audience>> {
+        self.cache.settings.finish.then(|| Arc::new(Always) as Arc<dyn Audience>)
+    }
+
+    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode) -> Option<Reply> {
+        let most = self.cache.settings.stale_if_error.0;
+        let old = self.old.take().filter(|old| old.age().saturating_sub(old.label.good_for) <= most)?;
+        if most.is_zero() {
+            return None;
+        }
+        let reply = self.cache.told(&old, self.asked.wanted, Some("stale-if-error"))?;
+        self.asked.counts.stale.inc();
+        exchange.note("cache_instead_of", status.as_str());
+        self.give_up("error");
+        Some(reply)
+    }
+
+    fn end(mut self: Box<Self>, exchange: &Exchange) {
+        if self.state == State::Whole && !exchange.outcome().is_some_and(|outcome| outcome.complete) {
+            self.state = State::GivenUp("incomplete");
+        }
+        let kept = match self.state {
+            State::Whole => self.keep(exchange.call().and_then(|call| call.n).unwrap_or(1)),
+            State::Kept => Ok(()),
+            State::Running => Err("incomplete"),
+            State::GivenUp(why) => Err(why),
+        };
+        match kept {
+            Ok(()) => self.asked.counts.stores.inc(),
+            Err(why) => self.cache.counts.not_stored(why),
+        }
+    }
+}
+
+/// A renewal that ends as it may, and a fill that is dropped: the next one may try again.
+impl Drop for Fill {
+    fn drop(&mut self) {
+        if self.why == "stale"
+            && let Some(entry) = self.cache.memory.get(&self.key)
+        {
+            entry.end_renewal();
+        }
+    }
+}
+
+/// Whether this block of events ends its stream.
+fn ends_stream(endpoint: Endpoint, block: &[u8]) -> bool {
+    let rest = block.trim_ascii_end();
+    let start = memchr::memmem::rfind(rest, b"\n\n").or_else(|| memchr::memmem::rfind(rest, b"\r\n\r\n"));
+    let last = &rest[start.unwrap_or(0)..];
+    let named = |name: &[u8]| memchr::memmem::find(&last[..last.len().min(128)], name).is_some();
+    match endpoint {
+        Endpoint::Messages => named(b"message_stop"),
+        Endpoint::Responses => named(b"response.completed") || named(b"response.incomplete"),
+        _ => last.ends_with(b"[DONE]"),
+    }
+}
+
+/// The headers of a JSON answer.
+pub(super) fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}

@@ -1,0 +1,149 @@
+//! Records an answer for others while it passes to the one who asked for it.
+
+use crate::exchange::{Exchange, Source};
+use crate::filter::{Audience, Head, ResponseFilter, Result};
+use crate::forms;
+use crate::recording::{Failure, Recording};
+use crate::reply::Refusal;
+use bytes::Bytes;
+use http::StatusCode;
+use std::sync::Arc;
+
+/// The place from which an answer is recorded: where others find the recording.
+pub trait Seat: Send + Sync {
+    /// The answer is over, and `good` says whether it is whole and a backend's own word. Called once.
+    fn leave(&mut self, good: bool);
+
+    /// Sees, and may change, the head of the answer.
+    fn head(&mut self, head: &mut Head) {
+        let _ = head;
+    }
+}
+
+/// Records one answer.
+pub struct Recorder<S: Seat> {
+    recording: Arc<Recording>,
+    /// None once it is left.
+    seat: Option<S>,
+    step: Step,
+    /// Whether the client is not to see the usage that others may.
+    hides_usage: bool,
+    /// Whether the backend refuses the request, as it would any time.
+    refuses: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Nothing has come.
+    Waiting,
+    /// An answer comes.
+    Recording,
+    /// All of it has come.
+    Whole,
+    /// Nothing more will come for others.
+    Over,
+}
+
+impl<S: Seat> Recorder<S> {
+    /// A recorder on `recording`, which others find at `seat`.
+    pub fn new(recording: Arc<Recording>, seat: S) -> Self {
+        Self { recording, seat: Some(seat), step: Step::Waiting, hides_usage: false, refuses: false }
+    }
+
+    /// The client did not ask for the usage that its stream will have, and does not see it.
+    #[must_use]
+    pub fn hiding_usage(mut self, hides: bool) -> Self {
+        self.hides_usage = hides;
+        self
+    }
+
+    fn give_up(&mut self, failure: Failure) {
+        if matches!(self.step, Step::Waiting | Step::Recording) {
+            // First nobody new may come, then those who are here go and look for another.
+            self.step = Step::Over;
+            self.leave(false);
+            self.recording.fail(failure);
+        }
+    }
+
+    fn leave(&mut self, good: bool) {
+        if let Some(mut seat) = self.seat.take() {
+            seat.leave(good);
+        }
+    }
+}
+
+/// Whether an answer says more of the backend than of the request: another attempt may fare better.
+fn is_poor(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 401 | 403 | 408 | 409 | 425 | 429)
+}
+
+impl<S: Seat> ResponseFilter for Recorder<S> {
+    fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
+        if self.step != Step::Waiting {
+            return Ok(());
+        }
+        // What the gateway itself says to this request it would not say to another.
+        if exchange.source() == Source::Gateway {
+            self.give_up(Failure::Unasked);
+            return Ok(());
+        }
+        let poor = is_poor(head.status);
+        self.refuses = head.status.is_client_error();
+        if poor {
+            self.leave(false);
+        }
+        if let Some(seat) = &mut self.seat {
+            seat.head(head);
+        }
+        self.recording.begin(head, poor);
+        self.step = Step::Recording;
+        Ok(())
+    }
+
+    fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
+        if self.step != Step::Recording {
+            return Ok(());
+        }
+        *data = self.recording.push(data);
+        if self.hides_usage
+            && let Some((left, _)) = forms::without_usage(data)
+        {
+            *data = left;
+        }
+        if last {
+            self.recording.finish(exchange.spent());
+            self.step = Step::Whole;
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, _: &Exchange, refusal: &Refusal) {
+        self.give_up(match refusal.status.is_server_error() {
+            true => Failure::Backend(refusal.clone()),
+            false => Failure::Unasked,
+        });
+    }
+
+    fn rewrites(&self) -> bool {
+        self.hides_usage
+    }
+
+    fn audience(&self) -> Option<Arc<dyn Audience>> {
+        Some(self.recording.clone())
+    }
+
+    fn end(mut self: Box<Self>, exchange: &Exchange) {
+        self.give_up(Failure::Unasked);
+        let is_complete = exchange.outcome().is_some_and(|outcome| outcome.complete);
+        self.leave(self.step == Step::Whole && (is_complete || self.refuses));
+    }
+}
+
+/// Whatever ends a request without its end being told.
+impl<S: Seat> Drop for Recorder<S> {
+    fn drop(&mut self) {
+        self.give_up(Failure::Unasked);
+        self.leave(false);
+    }
+}

@@ -1,0 +1,193 @@
+//! A recorded answer, told in the form that another request asks for: as it came, or whole for a stream, or as a stream
+//! for what came whole.
+
+use crate::call::{Call, Endpoint, Key};
+use crate::exchange::Exchange;
+use crate::filter::Head;
+use crate::forms::{self, Shape};
+use crate::recording::{Failure, Reader};
+use crate::reply::{Body, Pieces, Refusal, Reply};
+use crate::splice::Edits;
+use crate::usage::Usage;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One document.
+    Whole,
+    /// Events, with the usage among them or not.
+    Stream {
+        /// Whether the client gets to see the usage.
+        usage: bool,
+    },
+}
+
+/// What became of telling an answer.
+pub enum Told {
+    /// Here it is.
+    Answer(Reply),
+    /// The backend failed or had no room, and said so: somebody else may have more luck.
+    Poor(Reply),
+    /// It cannot be told in this form.
+    Never,
+    /// There is none.
+    Failed(Failure),
+    /// It began, and broke off.
+    Broken(Failure),
+}
+
+/// About how many bytes of text an event has where a whole answer is told as a stream.
+const PIECE: usize = 24;
+
+impl Form {
+    /// What a request asks for.
+    pub fn asked(exchange: &Exchange) -> Self {
+        let Some(call) = exchange.call().filter(|call| call.stream) else { return Self::Whole };
+        Self::Stream { usage: !forms::asks_for_usage(call.endpoint) || call.include_usage == Some(true) }
+    }
+
+    fn of(head: &Head) -> Self {
+        let kind = head.headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+        match kind.starts_with(b"text/event-stream") {
+            true => Self::Stream { usage: true },
+            false => Self::Whole,
+        }
+    }
+}
+
+/// Has the backend tell the usage of a stream although the client did not ask for it, so that it can be told to those who
+/// did, and whole. Says whether it had to be changed: the client is not to see it then.
+pub fn ask_usage(exchange: &mut Exchange) -> bool {
+    let Some(call) = exchange.call() else { return false };
+    if !call.stream || !forms::asks_for_usage(call.endpoint) || call.include_usage == Some(true) {
+        return false;
+    }
+    let (body, mut edits) = (exchange.body(), Edits::default());
+    let options = call.span(Key::StreamOptions).filter(|span| body[span.start] == b'{');
+    let edited = match options {
+        Some(options) => edits.set_member(body, options, "include_usage", "true"),
+        None => edits.set_key(call, Key::StreamOptions, r#"{"include_usage":true}"#),
+    };
+    let Ok(changed) = edited.and_then(|()| edits.apply(body)) else { return false };
+    let Ok(call) = Call::read(&changed, call.endpoint) else { return false };
+    exchange.replace_body(changed, Some(call));
+    true
+}
+
+/// Tells the answer that `reader` reads, once it begins, or once it is whole where another form wants all of it.
+pub async fn tell(mut reader: Reader, endpoint: Endpoint, asked: Form) -> Told {
+    let opening = match reader.opening().await {
+        Ok(opening) => opening,
+        Err(failure) => return Told::Failed(failure),
+    };
+    let Head { status, headers } = opening.head.clone();
+    let recorded = Form::of(&opening.head);
+    // What is no success is told as it came: SDKs read errors whole.
+    if !status.is_success() {
+        let body = match reader.ended().await {
+            Ok(()) => reader.recording().body(),
+            Err(Failure::Behind) => return Told::Never,
+            Err(failure) => return Told::Broken(failure),
+        };
+        let reply = Reply::new(status, headers, body);
+        return if opening.poor { Told::Poor(reply) } else { Told::Answer(reply) };
+    }
+    match (recorded, asked) {
+        (Form::Stream { .. }, Form::Stream { usage: true }) => {
+            Told::Answer(Reply::new(status, headers, Body::Pieces(Box::new(reader))))
+        }
+        (Form::Stream { .. }, Form::Stream { usage: false }) => {
+            Told::Answer(Reply::new(status, headers, Body::Pieces(Box::new(WithoutUsage(reader)))))
+        }
+        (Form::Whole, Form::Whole) => made(reader, opening.head.clone(), WHOLE, Some).await,
+        (Form::Stream { .. }, Form::Whole) => {
+            made(reader, opening.head.clone(), WHOLE, |events| forms::whole(endpoint, &events)).await
+        }
+        (Form::Whole, Form::Stream { usage }) => {
+            let shape = Shape { usage, piece: PIECE };
+            streamed(reader, opening.head.clone(), 1 + usize::from(usage), |whole| {
+                forms::events(endpoint, &whole, shape)
+            })
+            .await
+        }
+    }
+}
+
+/// The number of the whole form among a recording's; the streams without and with the usage follow.
+const WHOLE: usize = 0;
+
+/// A document that is made of all of it, once for all who want it so.
+async fn made(mut reader: Reader, head: Head, number: usize, make: impl FnOnce(Bytes) -> Option<Bytes>) -> Told {
+    let whole = match reader.ended().await {
+        Ok(()) => reader.recording().form(number, || Some(vec![make(reader.recording().body())?])),
+        Err(Failure::Behind) => return Told::Never,
+        Err(failure) => return Told::Broken(failure),
+    };
+    let Some(whole) = whole.and_then(|pieces| pieces.first().cloned()) else { return Told::Never };
+    let mut reply = Reply::new(head.status, head.headers, whole);
+    reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.usage = reader.usage();
+    Told::Answer(reply)
+}
+
+/// Events that are made of all of it, once for all who want them so.
+async fn streamed(
+    mut reader: Reader,
+    head: Head,
+    number: usize,
+    make: impl FnOnce(Bytes) -> Option<Vec<Bytes>>,
+) -> Told {
+    let events = match reader.ended().await {
+        Ok(()) => reader.recording().form(number, || make(reader.recording().body())),
+        Err(Failure::Behind) => return Told::Never,
+        Err(failure) => return Told::Broken(failure),
+    };
+    let Some(events) = events else { return Told::Never };
+    let events = Events { events, at: 0, usage: reader.usage() };
+    let mut reply = Reply::new(head.status, head.headers, Body::Pieces(Box::new(events)));
+    reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    Told::Answer(reply)
+}
+
+/// A recorded stream without its usage.
+struct WithoutUsage(Reader);
+
+impl Pieces for WithoutUsage {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
+        loop {
+            let next = ready!(self.0.poll_next(context));
+            let Some(Ok(piece)) = next else { return Poll::Ready(next) };
+            let left = forms::without_usage(&piece).map_or(piece, |(left, _)| left);
+            if !left.is_empty() {
+                return Poll::Ready(Some(Ok(left)));
+            }
+        }
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.0.usage()
+    }
+}
+
+/// Events that are there already, and what they cost.
+struct Events {
+    events: Arc<[Bytes]>,
+    at: usize,
+    usage: Option<Usage>,
+}
+
+impl Pieces for Events {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
+        let next = self.events.get(self.at).cloned();
+        self.at += 1;
+        Poll::Ready(next.map(Ok))
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+}

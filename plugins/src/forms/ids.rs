@@ -1,0 +1,165 @@
+//! An answer's id and the time it was made, found once and given anew as often as it is told again.
+//!
+//! The new ones are as long as the old, so that nothing else of an answer moves. They are found by what stands in quotes:
+//! within a text of the answer every quote is escaped, so no text is taken for an id.
+
+use crate::call::Endpoint;
+use crate::events::Events;
+use crate::json;
+use bytes::{Bytes, BytesMut};
+use memchr::memmem::Finder;
+
+/// What an answer is known by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// The id with its quotes.
+    id: Option<Box<[u8]>>,
+    /// The second in which it was made, as it is written: ten digits.
+    made: Option<Box<[u8]>>,
+}
+
+/// The names that the time goes by.
+const MADE: [&[u8]; 3] = [b"\"created\"", b"\"created_at\"", b"\"completed_at\""];
+
+impl Ids {
+    /// Of a whole answer.
+    pub fn of_whole(endpoint: Endpoint, whole: &[u8]) -> Self {
+        let inner = match endpoint {
+            Endpoint::Chat | Endpoint::Completions | Endpoint::Responses | Endpoint::Messages | Endpoint::Rerank => {
+                whole
+            }
+            _ => return Self::default(),
+        };
+        Self::of_object(inner)
+    }
+
+    /// Of a stream: of what its first events say.
+    pub fn of_events(endpoint: Endpoint, events: &[u8]) -> Self {
+        let object = match endpoint {
+            Endpoint::Messages => "message",
+            Endpoint::Responses => "response",
+            _ => "",
+        };
+        let mut told = Events::new(events).filter(|event| !event.is_comment_only() && !event.is_done());
+        let Some(first) = told.next() else { return Self::default() };
+        let payload = first.payload();
+        match object {
+            "" => Self::of_object(&payload),
+            name => json::member(&payload, name).map_or_else(Self::default, |at| Self::of_object(&payload[at])),
+        }
+    }
+
+    fn of_object(object: &[u8]) -> Self {
+        let member = |name| json::member(object, name).map(|at| &object[at]);
+        let id = member("id").filter(|id| id.len() > SHORTEST && id[0] == b'"' && !id.contains(&b'\\'));
+        let made = member("created").or_else(|| member("created_at"));
+        let made = made.and_then(|made| made.get(..10)).filter(|made| made.iter().all(u8::is_ascii_digit));
+        Self { id: id.map(Into::into), made: made.map(Into::into) }
+    }
+
+    /// Whether there is anything to give anew.
+    pub fn is_empty(&self) -> bool {
+        self.id.is_none() && self.made.is_none()
+    }
+
+    /// Bytes held.
+    pub fn size(&self) -> usize {
+        self.id.as_ref().map_or(0, |id| id.len()) + self.made.as_ref().map_or(0, |made| made.len())
+    }
+}
+
+/// Shorter ids than this are no ids to tell an answer by.
+const SHORTEST: usize = 8;
+
+/// New ones for one telling of an answer.
+pub struct Fresh {
+    id: Option<(Finder<'static>, Vec<u8>)>,
+    made: Option<(Box<[u8]>, Vec<u8>)>,
+}
+
+impl Fresh {
+    /// For an answer with `ids`, told at `now` (seconds since 1970), with `random` bytes.
+    pub fn new(ids: &Ids, now: u64, random: u128) -> Self {
+        let id = ids.id.as_ref().map(|id| (Finder::new(&id[..]).into_owned(), another(id, random)));
+        let now = now.to_string().into_bytes();
+        let made = ids.made.clone().filter(|made| made.len() == now.len()).map(|made| (made, now));
+        Self { id, made }
+    }
+
+    /// The block with the new ones: what has none of the old is handed on as it is.
+    pub fn apply(&self, block: &Bytes) -> Bytes {
+        let places = self.places(block);
+        if places.is_empty() {
+            return block.clone();
+        }
+        let mut out = BytesMut::with_capacity(block.len());
+        let mut copied = 0;
+        for (at, new) in places {
+            out.extend_from_slice(&block[copied..at]);
+            out.extend_from_slice(new);
+            copied = at + new.len();
+        }
+        out.extend_from_slice(&block[copied..]);
+        out.freeze()
+    }
+
+    /// The block with the new ones, as slices of it with the new ones between: for large blocks with few of them.
+    pub fn segments(&self, block: &Bytes) -> Vec<Bytes> {
+        let mut segments = Vec::new();
+        let mut copied = 0;
+        for (at, new) in self.places(block) {
+            segments.push(block.slice(copied..at));
+            segments.push(Bytes::copy_from_slice(new));
+            copied = at + new.len();
+        }
+        segments.push(block.slice(copied..));
+        segments
+    }
+
+    /// Where what stands, in order.
+    fn places(&self, block: &[u8]) -> Vec<(usize, &[u8])> {
+        let mut places: Vec<(usize, &[u8])> = Vec::new();
+        if let Some((finder, new)) = &self.id {
+            places.extend(finder.find_iter(block).map(|at| (at, &new[..])));
+        }
+        if let Some((old, new)) = &self.made {
+            for name in MADE {
+                places.extend(memchr::memmem::find_iter(block, name).filter_map(|at| {
+                    let colon = json::skip_blanks(block, at + name.len());
+                    let value = json::skip_blanks(block, colon + 1);
+                    let is_it = block.get(colon) == Some(&b':')
+                        && block[value..].starts_with(old)
+                        && !block.get(value + old.len()).is_some_and(u8::is_ascii_digit);
+                    is_it.then_some((value, &new[..]))
+                }));
+            }
+        }
+        places.sort_unstable_by_key(|(at, _)| *at);
+        places
+    }
+}
+
+/// An id that looks like this one: what is before its last mark of a kind stays, and each letter gives way to one of its
+/// kind.
+fn another(id: &[u8], random: u128) -> Vec<u8> {
+    let begin = id.iter().position(|byte| matches!(byte, b'-' | b'_')).map_or(1, |at| at + 1);
+    let is_hex = id[begin..id.len() - 1].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+    // The generator of Steele and others (SplitMix64), from 128 bits that cannot be guessed.
+    let (mut state, other) = (random as u64, (random >> 64) as u64);
+    let mut next = |below: usize| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = state ^ other;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) as usize % below
+    };
+    let renewed = id.iter().enumerate().map(|(at, byte)| match byte {
+        _ if at < begin || at == id.len() - 1 => *byte,
+        b'0'..=b'9' | b'a'..=b'f' if is_hex => b"0123456789abcdef"[next(16)],
+        b'0'..=b'9' => b"0123456789"[next(10)],
+        b'a'..=b'z' => b"abcdefghijklmnopqrstuvwxyz"[next(26)],
+        b'A'..=b'Z' => b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[next(26)],
+        other => *other,
+    });
+    renewed.collect()
+}

@@ -1,0 +1,65 @@
+//! A key as it is written: in the file, in the store, and in what asks for one.
+
+use crate::caller::Caller;
+use crate::filter::SettingsError;
+use crate::tenants::{self, Level, Names, Tenants, UnknownTenant, laying_down};
+use serde::Serialize;
+use std::sync::Arc;
+
+laying_down! {
+    /// A key: its name, its hash, and whose it is.
+    #[derive(Default, Serialize)]
+    pub struct Key {
+        /// A name for the key itself, for logs. Unique.
+        id: String,
+        /// The key's hash, 64 hexadecimal digits. Never the key.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        hash: String,
+        /// Whose it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// The service it is for, if it is no user's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+        /// The user's or the service's team.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        team: Option<String>,
+        /// The organisation: the tenant, for filters that keep tenants apart.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org: Option<String>,
+    }
+}
+
+impl Key {
+    /// Who has it.
+    ///
+    /// # Errors
+    /// Which of its names is unknown.
+    pub fn caller(&self, tenants: Option<&Tenants>) -> Result<Caller, UnknownTenant> {
+        let own = self.about().tenant(Level::Key, self.id.as_str().into());
+        tenants::caller(tenants, &self.names(), Some(own))
+    }
+
+    /// Who has it; what is wrong with that is reported below `path`.
+    pub fn checked(&self, path: &str, tenants: Option<&Tenants>, faults: &mut Vec<SettingsError>) -> Caller {
+        let below = |setting: &str| if path.is_empty() { setting.to_owned() } else { format!("{path}.{setting}") };
+        match self.caller(tenants) {
+            Ok(caller) => {
+                let own = self.about().tenant(Level::Key, self.id.as_str().into());
+                let above: Vec<_> = caller.tenants.iter().filter(|tenant| tenant.level != Level::Key).collect();
+                faults.extend(tenants::beyond(path, &own, &above));
+                caller
+            }
+            Err(unknown) => {
+                let path = unknown.setting().map_or_else(|| path.to_owned(), below);
+                faults.push(SettingsError { help: unknown.help, ..SettingsError::at(path, unknown.message) });
+                Caller::default()
+            }
+        }
+    }
+
+    fn names(&self) -> Names {
+        let name = |name: &Option<String>| name.as_deref().map(Arc::from);
+        Names { org: name(&self.org), team: name(&self.team), user: name(&self.user), service: name(&self.service) }
+    }
+}

@@ -1,0 +1,224 @@
+//! `tenants` as it is written.
+
+use super::{Level, Metadata, Tenant};
+use crate::caller::Priority;
+use crate::filter::SettingsError;
+use crate::when::When;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// What a tenant or a key lays down, wherever it is written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct About {
+    pub(crate) models: Option<Vec<Arc<str>>>,
+    pub(crate) priority: Option<Priority>,
+    pub(crate) metadata: Metadata,
+    pub(crate) expires: Option<When>,
+    pub(crate) disabled: bool,
+}
+
+impl About {
+    pub(crate) fn tenant(self, level: Level, name: Arc<str>) -> Tenant {
+        let Self { models, priority, metadata, expires, disabled } = self;
+        Tenant { level, name, models, priority, metadata, expires, disabled }
+    }
+}
+
+/// A table of settings that lays down what every tenant and key can: one list of those for all of them, since
+/// `deny_unknown_fields` and `flatten` do not go together.
+macro_rules! laying_down {
+    ($(#[$about:meta])* $vis:vis struct $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        $vis struct $name {
+            $($(#[$doc])* pub $field: $type,)*
+            /// The models it may ask for, `*` at the end as a wildcard. Absent: all that those above it may.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub models: Option<Vec<String>>,
+            /// Who is served first when not all can be: from 0, the last, to 9, the first. Absent: as those above it; 5
+            /// if nobody says.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub priority: Option<$crate::caller::Priority>,
+            /// What it is known by elsewhere (a cost centre, a contract): texts by name, in the log and in admin views.
+            #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+            pub metadata: $crate::tenants::Metadata,
+            /// From when on nobody is let in by it: a day (its beginning, UTC) or a moment (RFC 3339).
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub expires: Option<$crate::when::When>,
+            /// Nobody is let in by it.
+            #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+            pub disabled: bool,
+        }
+
+        impl $name {
+            pub(crate) fn about(&self) -> $crate::tenants::About {
+                $crate::tenants::About {
+                    models: self.models.as_ref().map(|models| models.iter().map(|model| model.as_str().into()).collect()),
+                    priority: self.priority,
+                    metadata: self.metadata.clone(),
+                    expires: self.expires,
+                    disabled: self.disabled,
+                }
+            }
+        }
+    };
+}
+pub(crate) use laying_down;
+
+/// Who may: organisations by name, with their teams, users and services. With this section, whoever has a key is one of
+/// them. See [guide-keys.md](guide-keys.md).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Settings(pub(super) Members<Org>);
+
+laying_down! {
+    /// An organisation.
+    pub struct Org {
+        /// Its teams.
+        #[serde(default)]
+        teams: Members<Team>,
+        /// Users that are in no team.
+        #[serde(default)]
+        users: Members<Member>,
+        /// Services that are in no team.
+        #[serde(default)]
+        services: Members<Member>,
+    }
+}
+
+laying_down! {
+    /// A team.
+    pub struct Team {
+        /// Its users.
+        #[serde(default)]
+        users: Members<Member>,
+        /// Its services: programs that are nobody's in particular.
+        #[serde(default)]
+        services: Members<Member>,
+    }
+}
+
+laying_down! {
+    /// A user or a service.
+    pub struct Member {}
+}
+
+/// Names, or names with what they lay down; `"*"` is anybody else.
+#[derive(Debug, Clone)]
+pub struct Members<T>(pub(super) BTreeMap<Arc<str>, Option<T>>);
+
+impl<T> Default for Members<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = Members<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of names, or a table with a name for each and its settings behind it")
+            }
+
+            fn visit_unit<E>(self) -> Result<Members<T>, E> {
+                Ok(Members::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Members<T>, A::Error> {
+                let members = BTreeMap::<String, Option<T>>::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Members(members.into_iter().map(|(name, member)| (name.into(), member)).collect()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Members<T>, A::Error> {
+                let mut members = Members::default();
+                while let Some(name) = items.next_element::<String>()? {
+                    if members.0.insert(name.as_str().into(), None).is_some() {
+                        return Err(serde::de::Error::custom(format!("`{name}` is here twice")));
+                    }
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_any(Either(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Members<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Members_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [
+            { "type": "object", "additionalProperties": { "anyOf": [one, { "type": "null" }] } },
+            { "type": "array", "items": { "type": "string" } },
+        ] })
+    }
+}
+
+/// More faults of form than anyone reads at once.
+const MOST_FAULTS: usize = 50;
+
+/// Reads the section; what is wrong with it is reported and left out, so that the rest is judged as well.
+pub(super) fn read(mut value: serde_json::Value, faults: &mut Vec<SettingsError>) -> Settings {
+    for _ in 0..MOST_FAULTS {
+        let error = match serde_path_to_error::deserialize::<_, Settings>(&value) {
+            Ok(settings) => return settings,
+            Err(error) => error,
+        };
+        let steps: Vec<_> = error.path().iter().filter_map(step).collect();
+        faults.push(SettingsError::at(path_of(&steps), error.inner().to_string()));
+        if !leave_out(&mut value, &steps) {
+            break;
+        }
+    }
+    Settings::default()
+}
+
+enum Step {
+    Key(String),
+    Item(usize),
+}
+
+fn step(segment: &serde_path_to_error::Segment) -> Option<Step> {
+    use serde_path_to_error::Segment;
+    match segment {
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Seq { index } => Some(Step::Item(*index)),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+fn path_of(steps: &[Step]) -> String {
+    steps.iter().fold(String::new(), |path, step| match step {
+        Step::Key(name) => super::tree::below(&path, name),
+        Step::Item(index) => format!("{path}[{index}]"),
+    })
+}
+
+/// Takes out what is at a path; of what is in a list, the whole list, since the rest of it may mean something else
+/// without it.
+fn leave_out(value: &mut serde_json::Value, steps: &[Step]) -> bool {
+    let keys = steps.iter().take_while(|step| matches!(step, Step::Key(_)));
+    let keys: Vec<&str> = keys.filter_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None }).collect();
+    let Some((last, above)) = keys.split_last() else { return false };
+    let holder = above.iter().try_fold(value, |value, key| value.get_mut(*key));
+    let table = holder.and_then(serde_json::Value::as_object_mut);
+    table.is_some_and(|table| table.remove(*last).is_some())
+}

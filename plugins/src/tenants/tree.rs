@@ -1,0 +1,157 @@
+//! `tenants` as it is meant: every tenant with those above it, found by its name.
+
+use super::settings::{About, Members, read};
+use super::{Level, Settings, Tenant, meets};
+use crate::filter::SettingsError;
+use schemars::Schema;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// The longest name, in bytes.
+const LONGEST_NAME: usize = 128;
+
+/// All tenants of a file.
+#[derive(Debug, Default)]
+pub struct Tenants {
+    /// By level and name; the same name may be there once an organisation.
+    pub(super) places: HashMap<(Level, Arc<str>), Vec<Place>>,
+}
+
+/// Where a tenant stands: itself, and those above it.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) org: Arc<Tenant>,
+    pub(super) team: Option<Arc<Tenant>>,
+    /// The user or service, if that is what it is.
+    pub(super) member: Option<Arc<Tenant>>,
+}
+
+impl Place {
+    /// From the top down.
+    pub(super) fn rules(&self) -> Vec<Arc<Tenant>> {
+        [Some(&self.org), self.team.as_ref(), self.member.as_ref()].into_iter().flatten().cloned().collect()
+    }
+}
+
+impl Tenants {
+    /// Reads the section. What is wrong with it comes along; what remains can still be asked, so that faults elsewhere
+    /// are found too.
+    pub fn read(value: serde_json::Value) -> (Self, Vec<SettingsError>) {
+        let mut faults = Vec::new();
+        let Settings(orgs) = read(value, &mut faults);
+        let mut build = Build { tenants: Self::default(), faults, members: HashSet::new() };
+        build.orgs(&orgs);
+        (build.tenants, build.faults)
+    }
+
+    /// The JSON Schema of the section.
+    pub fn schema() -> Schema {
+        schemars::schema_for!(Settings)
+    }
+}
+
+/// The path of what is called `name` below `path`: quoted where a dot or a bracket would be read as a step.
+pub(super) fn below(path: &str, name: &str) -> String {
+    let plain = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '*'));
+    let name = if plain { name.into() } else { serde_json::Value::from(name).to_string() };
+    if path.is_empty() { name } else { format!("{path}.{name}") }
+}
+
+struct Build {
+    tenants: Tenants,
+    faults: Vec<SettingsError>,
+    /// Users and services seen, with their organisation.
+    members: HashSet<(Arc<str>, Level, Arc<str>)>,
+}
+
+impl Build {
+    fn orgs(&mut self, orgs: &Members<super::settings::Org>) {
+        for (name, settings) in &orgs.0 {
+            let path = below("", name);
+            let about = settings.as_ref().map(super::settings::Org::about).unwrap_or_default();
+            let org = self.tenant(&path, Level::Org, name, about, &[]);
+            self.add(Place { org: org.clone(), team: None, member: None });
+            let Some(settings) = settings else { continue };
+            self.members(&path, &org, None, Level::User, &settings.users);
+            self.members(&path, &org, None, Level::Service, &settings.services);
+            for (name, settings) in &settings.teams.0 {
+                let path = below(&format!("{path}.teams"), name);
+                let about = settings.as_ref().map(super::settings::Team::about).unwrap_or_default();
+                let team = self.tenant(&path, Level::Team, name, about, &[&org]);
+                self.add(Place { org: org.clone(), team: Some(team.clone()), member: None });
+                let Some(settings) = settings else { continue };
+                self.members(&path, &org, Some(&team), Level::User, &settings.users);
+                self.members(&path, &org, Some(&team), Level::Service, &settings.services);
+            }
+        }
+    }
+
+    fn members(
+        &mut self,
+        path: &str,
+        org: &Arc<Tenant>,
+        team: Option<&Arc<Tenant>>,
+        level: Level,
+        members: &Members<super::settings::Member>,
+    ) {
+        for (name, settings) in &members.0 {
+            let path = below(&format!("{path}.{level}s"), name);
+            if &**name != "*" && !self.members.insert((org.name.clone(), level, name.clone())) {
+                let message =
+                    format!("there is another {level} `{name}` in this organisation: they would share limits");
+                self.faults.push(SettingsError::at(&path, message).help("give one of them another name"));
+            }
+            let about = settings.as_ref().map(super::settings::Member::about).unwrap_or_default();
+            let above: Vec<&Arc<Tenant>> = [Some(org), team].into_iter().flatten().collect();
+            let member = self.tenant(&path, level, name, about, &above);
+            self.add(Place { org: org.clone(), team: team.cloned(), member: Some(member) });
+        }
+    }
+
+    /// A tenant, held against those above it.
+    fn tenant(
+        &mut self,
+        path: &str,
+        level: Level,
+        name: &Arc<str>,
+        about: About,
+        above: &[&Arc<Tenant>],
+    ) -> Arc<Tenant> {
+        if name.is_empty() || name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
+            let message = format!("a name has from 1 to {LONGEST_NAME} bytes, none of them a control character");
+            self.faults.push(SettingsError::at(path, message));
+        }
+        let tenant = about.tenant(level, name.clone());
+        self.faults.extend(beyond(path, &tenant, above));
+        Arc::new(tenant)
+    }
+
+    fn add(&mut self, place: Place) {
+        let tenant = place.member.as_ref().or(place.team.as_ref()).unwrap_or(&place.org);
+        let key = (tenant.level, tenant.name.clone());
+        self.tenants.places.entry(key).or_default().push(place);
+    }
+}
+
+/// What a tenant or key grants itself that those above it do not grant.
+pub(crate) fn beyond(path: &str, tenant: &Tenant, above: &[&Arc<Tenant>]) -> Vec<SettingsError> {
+    let mut faults = Vec::new();
+    for (index, pattern) in tenant.models.iter().flatten().enumerate() {
+        let refuses = above.iter().find(|above| above.models.as_ref().is_some_and(|models| !meets(pattern, models)));
+        if let Some(above) = refuses {
+            let (level, name) = (above.level, &above.name);
+            let message = format!("the {level} `{name}` may not use `{pattern}`, so nobody below it can");
+            let help =
+                format!("it may use {}", above.models.iter().flatten().map(|m| &**m).collect::<Vec<_>>().join(", "));
+            faults.push(SettingsError::at(format!("{}[{index}]", below(path, "models")), message).help(help));
+        }
+    }
+    if let Some(priority) = tenant.priority
+        && let Some(above) = above.iter().find(|above| above.priority.is_some_and(|most| most < priority))
+    {
+        let (level, name, most) = (above.level, &above.name, above.priority.unwrap_or_default().get());
+        let message = format!("the {level} `{name}` has priority {most}: nobody below it has more");
+        faults.push(SettingsError::at(below(path, "priority"), message));
+    }
+    faults
+}
