@@ -94,6 +94,8 @@ impl Shared {
         Self {
             store,
             estimates: Arc::default(),
+            limited: Arc::default(),
+            spenders: Arc::default(),
             issuers: Arc::default(),
             outbound: Arc::new(Nowhere),
             caches: Arc::default(),
