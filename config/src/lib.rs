@@ -40,18 +40,19 @@ pub use address::Address;
 pub use environment::{Environment, ProcessEnvironment};
 pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
-pub use load::{Loaded, Source, load, load_judged};
+pub use load::{Loaded, Source, load, load_backends, load_judged};
 pub use meant::{
-    Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Config, Cors, Fallback, FallbackTo, FilterEntry, Listen,
-    ListenTls, Model, Origins, Pattern, Pool, Target,
+    Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Balance, Config, Cors, Discover, Discovered, Fallback,
+    FallbackTo, FilterEntry, Listen, ListenTls, Model, Origins, Pattern, Pool, Target,
 };
 pub use network::{Clients, Network};
 pub use plain::parse_value;
 pub use positions::Positions;
-pub use schema::{schema, schema_with_filters};
+pub use schema::{schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
-    After, Auth, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, LogFormat, LogLevel, Money,
-    OtherPaths, Price, Prices, Queue, RefuseWith, Retries, RetryOn, Share, Storage, TimeoutOverrides, Timeouts,
+    After, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, LogFormat, LogLevel,
+    MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Retries, RetryOn, Share, Signals,
+    Storage, TimeoutOverrides, Timeouts,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -9,7 +9,7 @@ use crate::environment::Environment;
 use crate::fault::{Fault, Faults, Severity};
 use crate::interpolate::interpolate;
 use crate::key_path::KeyPath;
-use crate::meant::Config;
+use crate::meant::{Backend, Config};
 use crate::near::did_you_mean;
 use crate::overrides;
 use crate::positions::Positions;
@@ -72,6 +72,37 @@ pub struct Loaded {
 /// checked without knowing the filters. The error has every fault at once.
 pub fn load(source: &Source, environment: &dyn Environment) -> Result<Loaded, Faults> {
     load_judged(source, environment, |_, _| Vec::new())
+}
+
+/// Reads a list of backends as it would stand under `backends` of a pool, references and all.
+///
+/// # Errors
+/// Every fault at once; lines are those of the list.
+pub fn load_backends(source: &Source, environment: &dyn Environment) -> Result<Vec<Backend>, Faults> {
+    /// Overrides are for the file, not for a list beside it.
+    struct NoOverrides<'a>(&'a dyn Environment);
+    impl Environment for NoOverrides<'_> {
+        fn var(&self, name: &str) -> Option<String> {
+            self.0.var(name)
+        }
+        fn vars(&self) -> Vec<(String, String)> {
+            Vec::new()
+        }
+        fn read_file(&self, path: &Path) -> std::io::Result<String> {
+            self.0.read_file(path)
+        }
+    }
+    const AROUND: &str = "pools:\n  found:\n    backends:\n";
+    let list: String = source.text.lines().map(|line| format!("      {line}\n")).collect();
+    let whole = Source { name: source.name.clone(), text: format!("{AROUND}{list}") };
+    let loaded = load(&whole, &NoOverrides(environment)).map_err(|Faults(mut faults)| {
+        for place in faults.iter_mut().filter_map(|fault| fault.place.as_mut()) {
+            place.line = place.line.saturating_sub(AROUND.lines().count()).max(1);
+            place.column = place.column.saturating_sub(6).max(1);
+        }
+        Faults(faults)
+    })?;
+    Ok(loaded.config.pools.into_iter().flat_map(|pool| pool.backends).collect())
 }
 
 /// The same, with `judge` asked too: what only others can know (which filters there are, what their settings mean) is

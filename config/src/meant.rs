@@ -14,8 +14,8 @@ use crate::key_path::KeyPath;
 use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
-    Auth, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, OtherPaths, Prices, Queue, Retries, Storage,
-    TimeoutOverrides, Timeouts,
+    Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue,
+    Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -276,20 +276,34 @@ pub struct Target {
     pub weight: u32,
 }
 
+/// A balancer as the file names it; what its settings mean is its own business.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balance {
+    /// Its name.
+    pub name: String,
+    /// Its settings; an empty object if the file gives none.
+    pub settings: serde_json::Value,
+    /// Where its settings stand in the file.
+    pub path: KeyPath,
+}
+
 /// Backends that can stand in for each other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Pool {
     /// Its name.
     #[serde(skip)]
     pub name: String,
-    /// The name of the balancer that picks one.
-    pub balance: String,
+    /// The balancer that picks one.
+    pub balance: Balance,
     /// Over those of the file.
     #[serde(skip_serializing_if = "TimeoutOverrides::is_empty")]
     pub timeouts: TimeoutOverrides,
     /// `None`: no probes.
-    #[serde(serialize_with = "show::health")]
+    #[serde(serialize_with = "show::or_off")]
     pub health: Option<Health>,
+    /// `None`: no backend is left alone for what it does to requests.
+    #[serde(serialize_with = "show::or_off")]
+    pub breaker: Option<Breaker>,
     /// How TLS to the backends is verified.
     pub tls: BackendTls,
     /// HTTP/2 to the backends: with prior knowledge on `http://`, by ALPN on `https://`.
@@ -303,15 +317,43 @@ pub struct Pool {
     /// How much of a stream is held before its client gets any.
     pub hold: Hold,
     /// Where requests wait while all backends are full; `None`: they are refused at once.
-    #[serde(serialize_with = "show::queue")]
+    #[serde(serialize_with = "show::or_off")]
     pub queue: Option<Queue>,
     /// What is tried again, and how often.
     pub retries: Retries,
-    /// At least one.
+    /// `None`: the backends' own metrics are not read.
+    #[serde(serialize_with = "show::or_off")]
+    pub signals: Option<Signals>,
+    /// At least one, unless they are discovered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
+    /// Where to find them instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Discover>,
     /// Where it stands in the file.
     #[serde(skip)]
     pub path: KeyPath,
+}
+
+/// Where the backends of a pool are found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Discover {
+    /// Where.
+    #[serde(flatten)]
+    pub from: Discovered,
+    /// How often it is looked.
+    #[serde(with = "units::duration")]
+    pub every: Duration,
+}
+
+/// Where backends come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Discovered {
+    /// Every address of its host name is such a backend.
+    Dns(Box<Backend>),
+    /// This file has a list of them.
+    File(PathBuf),
 }
 
 /// How TLS to a pool's backends is verified.
@@ -343,7 +385,7 @@ pub struct Backend {
     /// Its share of the requests, relative to the others' in the pool; 0 for none.
     pub weight: u32,
     /// The most requests at once; `None`: no bound.
-    pub max_in_flight: Option<u32>,
+    pub max_in_flight: Option<MaxInFlight>,
     /// Where it stands in the file.
     #[serde(skip)]
     pub path: KeyPath,

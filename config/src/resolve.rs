@@ -3,6 +3,7 @@
 //! Each step reports what is wrong and goes on with what is left, so that all faults come out at once. A fault that
 //! only follows from one already reported (an empty pool whose backend was misspelt) is not reported again.
 
+mod care;
 mod fallbacks;
 mod listen;
 mod models;
@@ -171,24 +172,35 @@ impl Resolver<'_> {
         let path = KeyPath::root().key("filters");
         let mut entries = Vec::new();
         for (item, filter) in self.items(&path).into_iter().zip(filters) {
-            let map = match filter {
-                TextOr::Text(name) => {
-                    entries.push(FilterEntry { name, settings: empty(), path: item });
-                    continue;
-                }
-                TextOr::Table(map) => map.0,
-            };
-            if map.len() != 1 {
-                let help = "indent the settings further than the name: `- name: { setting: value }`".to_owned();
-                self.fault(&item, "a filter is a table with one key, its name", Some(help));
-                continue;
+            let what = "indent the settings further than the name: `- name: { setting: value }`";
+            if let Some((name, settings, path)) = self.named("filter", &item, filter, what) {
+                entries.push(FilterEntry { name, settings, path });
             }
-            entries.extend(map.into_iter().map(|(name, settings)| {
-                let settings = if settings.is_null() { empty() } else { settings };
-                FilterEntry { path: item.key(&name), name, settings }
-            }));
         }
         entries
+    }
+
+    /// A name, or a table with the name as its one key and the settings as its value: name, settings, and where they
+    /// stand.
+    fn named(
+        &mut self,
+        what: &str,
+        at: &KeyPath,
+        written: TextOr<crate::written::OneFilter>,
+        help: &str,
+    ) -> Option<(String, serde_json::Value, KeyPath)> {
+        let map = match written {
+            TextOr::Text(name) => return Some((name, empty(), at.clone())),
+            TextOr::Table(map) => map.0,
+        };
+        if map.len() != 1 {
+            self.fault(at, format!("a {what} is a table with one key, its name"), Some(help.to_owned()));
+            return None;
+        }
+        let (name, settings) = map.into_iter().next()?;
+        let settings = if settings.is_null() { empty() } else { settings };
+        let path = at.key(&name);
+        Some((name, settings, path))
     }
 
     fn prices(&mut self, prices: Prices) -> Prices {

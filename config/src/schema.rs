@@ -35,15 +35,27 @@ fn finish(value: &mut Value) {
     }
 }
 
-/// The schema of the file with the settings of these filters (name and schema) spelled out.
-pub fn schema_with_filters(filters: &[(&str, Value)]) -> Value {
+/// The schema of the file with the settings of these filters and balancers (name and schema) spelled out.
+pub fn schema_with(filters: &[(&str, Value)], balancers: &[(&str, Value)]) -> Value {
     let mut schema = schema();
-    let names: Vec<&str> = filters.iter().map(|(name, _)| *name).collect();
+    schema["properties"]["filters"]["items"] = one_of(&mut schema, filters);
+    let balance = one_of(&mut schema, balancers);
+    let described = &mut schema["$defs"]["Pool"]["properties"]["balance"];
+    described["oneOf"] = balance["oneOf"].clone();
+    if let Some(described) = described.as_object_mut() {
+        described.remove("anyOf");
+    }
+    schema
+}
+
+/// One of these by name alone, or a table with the name and the settings.
+fn one_of(schema: &mut Value, named: &[(&str, Value)]) -> Value {
+    let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
     let mut one_of = vec![json!({ "type": "string", "enum": names })];
-    for (name, settings) in filters {
+    for (name, settings) in named {
         let mut settings = settings.clone();
         let description = settings.get("description").cloned();
-        adopt_definitions(&mut schema, name, &mut settings);
+        adopt_definitions(schema, name, &mut settings);
         let mut entry = json!({
             "type": "object",
             "properties": { *name: settings },
@@ -55,8 +67,7 @@ pub fn schema_with_filters(filters: &[(&str, Value)]) -> Value {
         }
         one_of.push(entry);
     }
-    schema["properties"]["filters"]["items"] = json!({ "oneOf": one_of });
-    schema
+    json!({ "oneOf": one_of })
 }
 
 /// Moves a filter's own definitions beside the file's, under names that cannot collide.

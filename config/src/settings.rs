@@ -3,6 +3,8 @@
 //! Only where the file must be resolved (addresses, pools, models, secrets) are there two types, one in `written`
 //! and one in `meant`.
 
+mod backends;
+mod breaker;
 mod fallback;
 mod hedge;
 mod limits;
@@ -15,6 +17,8 @@ mod timeouts;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use backends::{MaxInFlight, Signals};
+pub use breaker::Breaker;
 pub use fallback::FallbackOn;
 pub(crate) use fallback::{FallbackStep, usual};
 pub use hedge::{After, Hedge, Hold};
@@ -136,6 +140,19 @@ pub enum Auth {
     XApiKey,
 }
 
+/// What a probe is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeBy {
+    /// A request for a path.
+    #[default]
+    Http,
+    /// A connection.
+    Tcp,
+    /// A chat that asks for one token.
+    Generate,
+}
+
 /// How a pool finds out which backends can take requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -144,6 +161,11 @@ pub struct Health {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub every: Duration,
+    /// What a probe is: `http` asks for `path`; `tcp` only connects; `generate` asks `model` for one token, which takes a
+    /// place and costs what a token costs, and whose answer closes every breaker of the backend.
+    pub by: ProbeBy,
+    /// The model that `generate` asks, by its name at the backend.
+    pub model: Option<String>,
     /// The path that is asked, with the backend's own key. Any answer below 500 is a sign of health, and so is that of a
     /// busy backend (503 with Retry-After).
     pub path: String,
@@ -161,6 +183,8 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             every: Duration::from_secs(10),
+            by: ProbeBy::Http,
+            model: None,
             path: "/v1/models".to_owned(),
             timeout: Duration::from_secs(2),
             down_after: 2,

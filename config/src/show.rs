@@ -4,9 +4,8 @@ use http::{HeaderName, HeaderValue};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 
-use crate::meant::{AllowedHeaders, FilterEntry, Model, Origins, Pool, Target};
+use crate::meant::{AllowedHeaders, Balance, FilterEntry, Model, Origins, Pool, Target};
 use crate::secret::{MASK, is_secret_name};
-use crate::settings::{Health, Queue};
 
 pub(crate) fn models<S: Serializer>(models: &[Model], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(models.iter().map(|model| (model.pattern.to_string(), model)))
@@ -42,17 +41,20 @@ impl Serialize for Model {
     }
 }
 
-pub(crate) fn health<S: Serializer>(health: &Option<Health>, serializer: S) -> Result<S::Ok, S::Error> {
-    match health {
-        Some(health) => health.serialize(serializer),
+pub(crate) fn or_off<T: Serialize, S: Serializer>(table: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match table {
+        Some(table) => table.serialize(serializer),
         None => serializer.serialize_str("off"),
     }
 }
 
-pub(crate) fn queue<S: Serializer>(queue: &Option<Queue>, serializer: S) -> Result<S::Ok, S::Error> {
-    match queue {
-        Some(queue) => queue.serialize(serializer),
-        None => serializer.serialize_str("off"),
+/// As the file has it: the name, or a table with the name and the settings.
+impl Serialize for Balance {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.settings.as_object().is_some_and(serde_json::Map::is_empty) {
+            true => serializer.serialize_str(&self.name),
+            false => serializer.collect_map([(&self.name, &self.settings)]),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use forms::{Listeners, Probes, TextOr};
+pub(crate) use forms::{Listeners, Switch, TextOr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,8 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 pub(crate) use crate::settings::Hedge;
 use crate::settings::{
-    Auth, Drain, FallbackStep, Health, Hold, Limits, Log, OtherPaths, Prices, Queue, QueueForm, Retries, RetriesForm,
-    Storage, TimeoutOverrides, Timeouts,
+    Auth, Breaker, Drain, FallbackStep, Health, Hold, Limits, Log, MaxInFlight, OtherPaths, Prices, Queue, QueueForm,
+    Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -235,14 +235,16 @@ fn one() -> u32 {
 /// Backends that can stand in for each other.
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["backends"]))]
 pub(crate) struct Pool {
-    /// How a backend is picked: the name of a balancer, `round_robin` or `least_busy`.
-    pub(crate) balance: String,
+    /// How a backend is picked: the name of a balancer, or a table with the name as its one key and the settings as its
+    /// value.
+    pub(crate) balance: TextOr<OneFilter>,
     /// Over those of the file.
     pub(crate) timeouts: TimeoutOverrides,
     /// How the pool finds out which backends can take requests, or `off`.
-    pub(crate) health: Probes,
+    pub(crate) health: Switch<Health>,
+    /// When a backend that fails requests is left alone, or `off`.
+    pub(crate) breaker: Switch<Breaker>,
     /// How TLS to the backends is verified.
     pub(crate) tls: BackendTls,
     /// HTTP/2 to the backends: with prior knowledge on `http://`, by ALPN on `https://`.
@@ -260,17 +262,41 @@ pub(crate) struct Pool {
     pub(crate) queue: QueueForm,
     /// What is tried again, and how often: a number, or a table.
     pub(crate) retries: RetriesForm,
+    /// What is read of the backends' own metrics, so that the load that others put on them counts; or `off`.
+    pub(crate) signals: Switch<Signals>,
     /// The servers: each a URL, `unix:PATH`, or a table with `url` and what belongs to it.
     #[schemars(length(min = 1))]
     pub(crate) backends: Vec<TextOr<Backend>>,
+    /// Where to find the servers, instead of `backends`: they may come and go.
+    pub(crate) discover: Option<Discover>,
+}
+
+/// Where to find the servers of a pool: `dns`, or `file`. One that is gone is sent no more requests; those it has end by
+/// themselves.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Discover {
+    /// Every address (A, AAAA) of this host name is a server: a URL, or a table with `url` and what belongs to it.
+    pub(crate) dns: Option<TextOr<Backend>>,
+    /// A YAML or JSON file with a list of servers, written as under `backends`; relative to the directory of this file.
+    pub(crate) file: Option<PathBuf>,
+    /// How often the name is asked for, or the file is looked at.
+    #[serde(default = "five_seconds", with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub(crate) every: Duration,
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
 }
 
 impl Default for Pool {
     fn default() -> Self {
         Self {
-            balance: "round_robin".to_owned(),
+            balance: TextOr::Text("round_robin".to_owned()),
             timeouts: TimeoutOverrides::default(),
-            health: Probes::On(Health::default()),
+            health: Switch::On(Health::default()),
+            breaker: Switch::On(Breaker::default()),
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
@@ -278,7 +304,9 @@ impl Default for Pool {
             hold: Hold::default(),
             queue: QueueForm::On(Queue::default()),
             retries: RetriesForm(Retries::default()),
+            signals: Switch::Off,
             backends: Vec::new(),
+            discover: None,
         }
     }
 }
@@ -318,9 +346,8 @@ pub(crate) struct Backend {
     /// Its share of the requests, relative to the others' in the pool; 0 for none.
     #[serde(default = "one")]
     pub(crate) weight: u32,
-    /// The most requests at once. Absent: no bound.
-    #[schemars(range(min = 1))]
-    pub(crate) max_in_flight: Option<u32>,
+    /// The most requests at once, or `auto`: as many as it answers without getting slower. Absent: no bound.
+    pub(crate) max_in_flight: Option<MaxInFlight>,
     /// Its name in logs, metrics and answer headers. Absent: host and port of its URL.
     pub(crate) name: Option<String>,
 }

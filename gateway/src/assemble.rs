@@ -1,25 +1,27 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
+mod backends;
 mod routes;
+
+pub use backends::Recipe;
+use backends::authority;
 
 use crate::models::Models;
 use crate::networks::{Lists, Networks};
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
-use crate::upstream::backend::{self, Address, Settings, Tls};
 use crate::upstream::budget::Budget;
-use crate::upstream::health::{Health, HealthSettings};
+use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::queue::Queue;
-use crate::upstream::{Backend, Pool};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora::utils::tls::{WrappedX509, parse_x509};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use crate::upstream::{Membership, Pool};
+use arc_swap::ArcSwap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
+use tidegate_plugins::balancer::Balancer;
+use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
@@ -42,6 +44,9 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     for pool in &config.pools {
         balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
+        if let Some(discover) = &pool.discover {
+            listed(pool, discover, &mut faults);
+        }
     }
     for listen in &config.listen {
         if let Some(tls) = &listen.tls
@@ -73,7 +78,8 @@ pub fn filters(config: &Config) -> Result<Vec<NamedFilter>, Vec<Fault>> {
 pub fn schema() -> serde_json::Value {
     let registry = Registry::built_in();
     let filters: Vec<_> = registry.filters().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
-    config::schema_with_filters(&filters)
+    let balancers: Vec<_> = registry.balancers().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
+    config::schema_with(&filters, &balancers)
 }
 
 /// Builds a snapshot.
@@ -163,15 +169,7 @@ fn build_filters(config: &Config, registry: &Registry, shared: &Shared, faults: 
     for entry in &config.filters {
         match registry.filter(&entry.name, entry.settings.clone(), &services) {
             Some(Ok(filter)) => built.push(NamedFilter { name: entry.name.as_str().into(), filter }),
-            Some(Err(errors)) => {
-                for error in errors {
-                    let mut fault = Fault::error(below(&entry.path, &error.path), error.message);
-                    if let Some(help) = error.help {
-                        fault = fault.with_help(help);
-                    }
-                    faults.push(fault);
-                }
-            }
+            Some(Err(errors)) => refuse(errors, &entry.path, faults),
             None => {
                 let known: Vec<_> = registry.filters().iter().map(|entry| entry.name).collect();
                 faults.push(unknown("filter", &entry.name, &known, entry.path.clone()));
@@ -200,38 +198,67 @@ fn unknown(what: &str, name: &str, known: &[&str], path: KeyPath) -> Fault {
     Fault::error(path, format!("unknown {what} `{name}`")).with_help(help)
 }
 
-fn balancer(
-    pool: &config::Pool,
-    registry: &Registry,
-    faults: &mut Vec<Fault>,
-) -> Option<Box<dyn tidegate_plugins::Balancer>> {
-    let balancer = registry.balancer(&pool.balance);
-    if balancer.is_none() {
-        let known: Vec<_> = registry.balancers().collect();
-        faults.push(unknown("balancer", &pool.balance, &known, pool.path.key("balance")));
+fn refuse(errors: Vec<SettingsError>, path: &KeyPath, faults: &mut Vec<Fault>) {
+    faults.extend(errors.into_iter().map(|error| {
+        let fault = Fault::error(below(path, &error.path), error.message);
+        match error.help {
+            Some(help) => fault.with_help(help),
+            None => fault,
+        }
+    }));
+}
+
+fn balancer(pool: &config::Pool, registry: &Registry, faults: &mut Vec<Fault>) -> Option<Arc<dyn Balancer>> {
+    let config::Balance { name, settings, path } = &pool.balance;
+    match registry.balancer(name, settings.clone()) {
+        Some(Ok(balancer)) => Some(balancer),
+        Some(Err(errors)) => {
+            refuse(errors, path, faults);
+            None
+        }
+        None => {
+            let known: Vec<_> = registry.balancers().iter().map(|entry| entry.name).collect();
+            faults.push(unknown("balancer", name, &known, pool.path.key("balance")));
+            None
+        }
     }
-    balancer
 }
 
 fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &mut Vec<Fault>) -> Option<Pool> {
-    let balancer = balancer(pool, parts.registry, faults)?;
-    let authority = authority(pool, faults);
-    let backends = pool
-        .backends
-        .iter()
-        .filter(|backend| backend.weight > 0)
-        .map(|backend| build_backend(pool, backend, authority.as_ref(), parts))
-        .collect();
+    let mut balancer = balancer(pool, parts.registry, faults)?;
+    let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
+    if let Some(before) = before.filter(|before| before.balance == pool.balance) {
+        balancer = before.balancer.clone();
+    }
+    let in_flight = before.map(|before| before.in_flight.clone()).unwrap_or_default();
+    let recipe = Recipe::new(pool.clone(), authority(pool, faults), in_flight.clone());
+    let known = before.map(|before| before.backends()).unwrap_or_default();
+    let listed = match &pool.discover {
+        None => pool.backends.clone(),
+        Some(discover) => listed(pool, discover, faults)?,
+    };
+    let make = |backend: &config::Backend| recipe.make(backend, &known, parts.metrics);
+    let mut backends: Vec<_> = listed.iter().filter(|backend| backend.weight > 0).map(make).collect();
+    if backends.is_empty() {
+        // Whoever was found before is there until the source has been asked anew.
+        backends = known;
+    }
     Some(Pool {
         name: pool.name.as_str().into(),
-        backends,
         balancer,
+        balance: pool.balance.clone(),
+        breaker: pool.breaker.clone(),
         timeouts: pool.timeouts.resolve(&config.timeouts),
         budget: retry_budget(pool, parts),
         queue: queue(pool, parts),
         hold: pool.hold,
         retries: pool.retries.clone(),
         idle_connections: pool.idle_connections,
+        membership: ArcSwap::from_pointee(Membership::new(backends)),
+        in_flight,
+        panicking: AtomicBool::new(false),
+        signals: pool.signals.clone(),
+        discovery: pool.discover.clone().map(|discover| Discovery::new(discover, recipe)),
     })
 }
 
@@ -254,98 +281,9 @@ fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
     }
 }
 
-/// The pool's own certificate authority.
-fn authority(pool: &config::Pool, faults: &mut Vec<Fault>) -> Option<Arc<[WrappedX509]>> {
-    let path = pool.tls.ca.as_ref()?;
-    let certificates: Result<Vec<CertificateDer<'static>>, _> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let mut store = rustls::RootCertStore::empty();
-    let wrapped: Vec<_> = certificates
-        .unwrap_or_default()
-        .into_iter()
-        // Pingora's parser panics on what is no certificate: rustls looks first.
-        .filter(|certificate| store.add(certificate.clone()).is_ok())
-        .map(|certificate| WrappedX509::new(certificate.to_vec(), parse_x509))
-        .collect();
-    if wrapped.is_empty() {
-        let message = format!("{} has no usable certificate", path.display());
-        faults.push(Fault::error(pool.path.key("tls").key("ca"), message));
-        return None;
-    }
-    Some(wrapped.into())
-}
-
-fn build_backend(
-    pool: &config::Pool,
-    written: &config::Backend,
-    authority: Option<&Arc<[WrappedX509]>>,
-    parts: &Parts<'_>,
-) -> Arc<Backend> {
-    let origin = backend::Origin::new(pool, written);
-    let before = parts
-        .previous
-        .and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name))
-        .and_then(|known| known.backends.iter().find(|backend| backend.origin == origin));
-    if let Some(backend) = before {
-        return backend.clone();
-    }
-    let health = match &pool.health {
-        Some(health) => HealthSettings {
-            every: health.every,
-            path: health.path.clone(),
-            timeout: health.timeout,
-            down_after: health.down_after,
-            up_after: health.up_after,
-            enabled: true,
-        },
-        None => HealthSettings {
-            every: Duration::from_secs(10),
-            path: String::new(),
-            timeout: Duration::from_secs(2),
-            down_after: u32::MAX,
-            up_after: 1,
-            enabled: false,
-        },
-    };
-    let series = parts.metrics.backend(&pool.name, &written.name);
-    series.up.set(1);
-    Arc::new(Backend::new(settings(pool, written, authority), origin, Health::new(health), series))
-}
-
-fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&Arc<[WrappedX509]>>) -> Settings {
-    let address = match &written.url.address {
-        config::Address::Ip(address) => Address::Tcp(address.ip().to_string(), address.port()),
-        config::Address::Name { host, port } => Address::Tcp(host.clone(), *port),
-        config::Address::Unix(path) => Address::Unix(path.clone()),
-    };
-    let server_name = pool.tls.server_name.clone().unwrap_or_else(|| match &address {
-        Address::Tcp(host, _) => host.clone(),
-        Address::Unix(_) => "localhost".to_owned(),
-    });
-    let tls = written.url.tls.then(|| Tls { server_name, ca: authority.cloned(), verify: pool.tls.verify });
-    let mut headers = HeaderMap::new();
-    let secret = written.key.as_ref().map(|key| -> Arc<str> { key.expose().into() });
-    if let Some(secret) = &secret {
-        let (name, value) = match written.auth {
-            config::Auth::Bearer => (http::header::AUTHORIZATION, backend::bearer(secret)),
-            config::Auth::XApiKey => (HeaderName::from_static("x-api-key"), HeaderValue::from_str(secret)),
-        };
-        if let Ok(mut value) = value {
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-    }
-    headers.extend(written.headers.iter().cloned());
-    Settings {
-        name: written.name.as_str().into(),
-        address,
-        tls,
-        http2: pool.http2,
-        authority: written.url.authority.as_str().into(),
-        base_path: written.url.base_path.as_str().into(),
-        headers,
-        secret,
-        weight: written.weight,
-        max_in_flight: written.max_in_flight.map(|max| max as usize),
-    }
+/// Backends that are known before anybody was asked: those in a file.
+fn listed(pool: &config::Pool, discover: &config::Discover, faults: &mut Vec<Fault>) -> Option<Vec<config::Backend>> {
+    let config::Discovered::File(file) = &discover.from else { return Some(Vec::new()) };
+    let read = discovery::read(file);
+    read.map_err(|trouble| faults.push(Fault::error(pool.path.key("discover").key("file"), trouble))).ok()
 }

@@ -37,8 +37,8 @@ fn belongs(snapshot: &Snapshot, id: &str, model: &Arc<Model>) -> bool {
 /// The ids that the backends behind `model` serve.
 fn served(model: &Model) -> Vec<String> {
     let mut ids = Vec::new();
-    for backend in model.targets.iter().flat_map(|target| &target.pool.backends) {
-        for described in backend.serves.load().iter() {
+    for backend in model.targets.iter().flat_map(|target| target.pool.backends()) {
+        for described in &backend.serves.load().models {
             if let Some(id) = described.get("id").and_then(Value::as_str) {
                 ids.push(id.to_owned());
             }
@@ -51,8 +51,8 @@ fn served(model: &Model) -> Vec<String> {
 fn describe(model: &Model, id: &str) -> Map<String, Value> {
     let mut described = model.targets.iter().find_map(|target| {
         let served = target.send_as.as_deref().unwrap_or(id);
-        target.pool.backends.iter().find_map(|backend| {
-            backend.serves.load().iter().find(|described| described.get("id") == Some(&json!(served))).cloned()
+        target.pool.backends().iter().find_map(|backend| {
+            backend.serves.load().models.iter().find(|described| described.get("id") == Some(&json!(served))).cloned()
         })
     });
     let described = described.get_or_insert_default();

@@ -5,7 +5,8 @@ use crate::assemble::{self, Parts};
 use crate::core::Core;
 use crate::snapshot::Snapshot;
 use crate::telemetry::LogGuard;
-use crate::upstream::probe;
+use crate::upstream::discovery::{self, Discovery};
+use crate::upstream::{Backend, Pool, probe};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
@@ -15,6 +16,7 @@ use serde_json::json;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidegate_config::{self as config, Config, Faults, ProcessEnvironment, Source};
@@ -111,24 +113,8 @@ impl Life {
         let hash = snapshot.hash.clone();
         self.core.metrics.config_loaded(&hash);
         self.core.snapshot.store(Arc::new(snapshot));
-        self.forget(&self.core.snapshot.load());
+        forget(&self.core, &self.core.snapshot.load());
         Ok(hash)
-    }
-
-    /// Drops the metrics of routes and backends that are gone.
-    fn forget(&self, snapshot: &Snapshot) {
-        let of_models = snapshot.models.iter().flat_map(|model| {
-            let fallbacks = model.fallback.iter().flat_map(|step| &step.serves.targets);
-            model.targets.iter().chain(fallbacks).map(|target| (&*model.name, &*target.pool.name))
-        });
-        let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
-        let routes: Vec<_> = of_models.chain(other).collect();
-        let backends: Vec<_> = snapshot
-            .pools
-            .iter()
-            .flat_map(|pool| pool.backends.iter().map(|backend| (&*pool.name, &*backend.settings.name)))
-            .collect();
-        self.core.metrics.retain(&routes, &backends);
     }
 
     /// Ends the process as soon as the last request is over: Pingora would sleep for the whole drain time.
@@ -165,10 +151,33 @@ impl Life {
     }
 }
 
+/// Drops the metrics of routes and backends that are gone.
+pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
+    let of_models = snapshot.models.iter().flat_map(|model| {
+        let fallbacks = model.fallback.iter().flat_map(|step| &step.serves.targets);
+        model.targets.iter().chain(fallbacks).map(|target| (&*model.name, &*target.pool.name))
+    });
+    let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
+    let routes: Vec<_> = of_models.chain(other).collect();
+    let leaving = |pool: &Pool| pool.discovery.as_ref().map(Discovery::leaving).unwrap_or_default();
+    let all = |pool: &Arc<Pool>| {
+        pool.backends().into_iter().chain(leaving(pool)).map(|one| (pool.clone(), one)).collect::<Vec<_>>()
+    };
+    let backends: Vec<_> = snapshot.pools.iter().flat_map(all).collect();
+    let backends: Vec<_> = backends.iter().map(|(pool, backend)| (&*pool.name, &*backend.settings.name)).collect();
+    core.metrics.retain(&routes, &backends);
+}
+
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
-        tokio::join!(self.admin(), self.reload(), probe::run(&self.core), self.end(shutdown));
+        tokio::join!(
+            self.admin(),
+            self.reload(),
+            probe::run(&self.core),
+            discovery::run(&self.core),
+            self.end(shutdown)
+        );
     }
 }
 
@@ -232,23 +241,15 @@ impl House for Core {
             .pools
             .iter()
             .map(|pool| {
-                let backends: serde_json::Map<_, _> = pool
-                    .backends
-                    .iter()
-                    .map(|backend| {
-                        let state = if !backend.health.is_known() {
-                            "unknown"
-                        } else if backend.health.is_up() {
-                            "up"
-                        } else {
-                            "down"
-                        };
-                        let max = backend.settings.max_in_flight;
-                        let about = json!({ "state": state, "in_flight": backend.in_flight(), "max_in_flight": max });
-                        (backend.settings.name.to_string(), about)
-                    })
-                    .collect();
-                (pool.name.to_string(), json!({ "up": pool.is_up(), "backends": backends }))
+                let about = |backend: &Arc<Backend>| (backend.settings.name.to_string(), backend.describe());
+                let mut backends: serde_json::Map<_, _> = pool.backends().iter().map(about).collect();
+                for backend in pool.discovery.iter().flat_map(Discovery::leaving) {
+                    let mut leaving = backend.describe();
+                    leaving["state"] = json!("leaving");
+                    backends.insert(backend.settings.name.to_string(), leaving);
+                }
+                let panicking = pool.panicking.load(Ordering::Relaxed);
+                (pool.name.to_string(), json!({ "up": pool.is_up(), "panicking": panicking, "backends": backends }))
             })
             .collect();
         let ready = self.ready();
@@ -263,6 +264,11 @@ impl House for Core {
     }
 
     fn metrics(&self) -> String {
+        for backend in self.snapshot.load().pools.iter().flat_map(|pool| pool.backends()) {
+            let capacity = backend.capacity().map_or(-1, |capacity| i64::try_from(capacity).unwrap_or(i64::MAX));
+            backend.series.capacity.set(capacity);
+            backend.series.breaker.set(backend.breakers.worst().0 as i64);
+        }
         self.metrics.connections.set(i64::try_from(self.connections.now()).unwrap_or(i64::MAX));
         self.metrics.bodies_bytes.set(i64::try_from(self.bodies.taken()).unwrap_or(i64::MAX));
         self.metrics.draining.set(i64::from(self.is_draining()));

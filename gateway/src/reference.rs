@@ -25,6 +25,26 @@ pub fn filters() -> String {
     text
 }
 
+/// docs/BALANCERS.md, as it should be.
+pub fn balancers() -> String {
+    let mut text = BALANCERS.to_owned();
+    for entry in Registry::built_in().balancers() {
+        let schema = entry.schema().to_value();
+        let mut page = Page::new("", &schema);
+        page.table(entry.name, &schema);
+        text += &page.text;
+    }
+    text
+}
+
+const BALANCERS: &str = "\
+# Balancers
+
+What may stand under `pools.NAME.balance`, with its settings: the name alone, or `{ NAME: { setting: value } }`. This page
+is generated from the balancers themselves; `UPDATE=1 cargo test -p tidegate documentation` writes it anew.
+[guide-balancing.md](guide-balancing.md) says which one to take.
+";
+
 const SETTINGS: &str = "\
 # Every setting
 
@@ -68,9 +88,13 @@ impl<'a> Page<'a> {
     fn table(&mut self, path: &str, table: &'a Value) {
         let title = if path.is_empty() { "The file".to_owned() } else { format!("`{path}`") };
         let about = description(table);
-        let _ = write!(self.text, "\n## {title}\n\n{about}\n\n| setting | type | default | |\n|---|---|---|---|\n");
+        let _ = write!(self.text, "\n## {title}\n\n{about}\n\n");
         let mut inner = Vec::new();
-        let properties = table.get("properties").and_then(Value::as_object);
+        let properties = table.get("properties").and_then(Value::as_object).filter(|properties| !properties.is_empty());
+        match properties {
+            Some(_) => self.text.push_str("| setting | type | default | |\n|---|---|---|---|\n"),
+            None => self.text.push_str("It has no settings.\n"),
+        }
         for (name, setting) in properties.into_iter().flatten() {
             let required = table["required"].as_array().is_some_and(|names| names.iter().any(|known| known == name));
             let default = if required { "(must be set)".to_owned() } else { default(setting) };
@@ -78,9 +102,11 @@ impl<'a> Page<'a> {
             let about = description(setting).replace('|', "\\|");
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             let mut about = about.replace("\n\n", " ");
-            // Filters have a page of their own.
+            // Filters and balancers have pages of their own.
             if path == "filters" {
                 about += " See [FILTERS.md](FILTERS.md).";
+            } else if path == "pools.NAME.balance" {
+                about += " See [BALANCERS.md](BALANCERS.md).";
             } else {
                 let before = inner.len();
                 self.tables(path, setting, &mut inner);
@@ -218,13 +244,18 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_documentation_of_balancers_is_fresh() {
+        is_fresh("BALANCERS.md", &balancers());
+    }
+
+    #[test]
     fn the_committed_documentation_of_filters_is_fresh() {
         is_fresh("FILTERS.md", &filters());
     }
 
     #[test]
     fn every_setting_says_what_it_is_for() {
-        for page in [settings(), filters()] {
+        for page in [settings(), filters(), balancers()] {
             let silent: Vec<_> =
                 page.lines().filter(|line| line.starts_with("| `") && line.ends_with("|  |")).collect();
             assert!(silent.is_empty(), "without a description: {silent:#?}");

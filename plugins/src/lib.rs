@@ -34,7 +34,7 @@ pub mod store;
 pub mod testing;
 pub mod usage;
 
-pub use balancer::{Balancer, Candidate};
+pub use balancer::{Balancer, BalancerPlugin, Candidate, Field};
 pub use exchange::{Answerer, Caller, Exchange, Source};
 pub use filter::{Filter, Head, Plugin, ResponseFilter, Verdict};
 pub use registry::Registry;

@@ -1,7 +1,7 @@
 //! From a name and settings in a file to a filter or a balancer. [`Registry::built_in`] is the one list.
 
-use crate::balancer::Balancer;
-use crate::balancers::{LeastBusy, RoundRobin};
+use crate::balancer::{Balancer, BalancerPlugin};
+use crate::balancers::{LeastBusy, PeakEwma, PrefixAffinity, RoundRobin, Session};
 use crate::filter::{Filter, Plugin, SettingsError};
 use crate::filters::{ApiKey, Limits};
 use crate::services::Services;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 type Build = fn(Value, &Services) -> Result<Arc<dyn Filter>, Vec<SettingsError>>;
-type BuildBalancer = fn() -> Box<dyn Balancer>;
+type BuildBalancer = fn(Value) -> Result<Arc<dyn Balancer>, Vec<SettingsError>>;
 
 /// A filter that a file may name.
 pub struct Entry {
@@ -27,10 +27,25 @@ impl Entry {
     }
 }
 
+/// A balancer that a file may name.
+pub struct BalancerEntry {
+    /// The name in the file.
+    pub name: &'static str,
+    schema: fn() -> Schema,
+    build: BuildBalancer,
+}
+
+impl BalancerEntry {
+    /// The JSON Schema of its settings.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+}
+
 /// Every filter and balancer that a file may name.
 pub struct Registry {
     filters: Vec<Entry>,
-    balancers: Vec<(&'static str, BuildBalancer)>,
+    balancers: Vec<BalancerEntry>,
 }
 
 impl Default for Registry {
@@ -42,14 +57,14 @@ impl Default for Registry {
 impl Registry {
     /// The one list of what is built in.
     pub fn built_in() -> Self {
-        let empty = Self {
-            filters: Vec::new(),
-            balancers: vec![
-                ("round_robin", || Box::new(RoundRobin::default())),
-                ("least_busy", || Box::new(LeastBusy::default())),
-            ],
-        };
-        empty.with::<ApiKey>().with::<Limits>()
+        Self { filters: Vec::new(), balancers: Vec::new() }
+            .with::<ApiKey>()
+            .with::<Limits>()
+            .with_balancer::<RoundRobin>()
+            .with_balancer::<LeastBusy>()
+            .with_balancer::<PeakEwma>()
+            .with_balancer::<Session>()
+            .with_balancer::<PrefixAffinity>()
     }
 
     /// Adds a filter; a later one of the same name takes the place of an earlier.
@@ -59,14 +74,19 @@ impl Registry {
         self.filters.push(Entry {
             name: P::NAME,
             schema: || schemars::schema_for!(P::Settings),
-            build: |settings, services| {
-                let settings = serde_path_to_error::deserialize(settings).map_err(|error| {
-                    let path = error.path().to_string();
-                    let path = if path == "." { String::new() } else { path };
-                    vec![SettingsError::at(path, error.into_inner().to_string())]
-                })?;
-                Ok(Arc::new(P::new(settings, services)?))
-            },
+            build: |settings, services| Ok(Arc::new(P::new(read(settings)?, services)?)),
+        });
+        self
+    }
+
+    /// Adds a balancer; a later one of the same name takes the place of an earlier.
+    #[must_use]
+    pub fn with_balancer<B: BalancerPlugin>(mut self) -> Self {
+        self.balancers.retain(|entry| entry.name != B::NAME);
+        self.balancers.push(BalancerEntry {
+            name: B::NAME,
+            schema: || schemars::schema_for!(B::Settings),
+            build: |settings| Ok(Arc::new(B::new(read(settings)?)?)),
         });
         self
     }
@@ -76,9 +96,9 @@ impl Registry {
         &self.filters
     }
 
-    /// The names of the balancers.
-    pub fn balancers(&self) -> impl Iterator<Item = &'static str> {
-        self.balancers.iter().map(|(name, _)| *name)
+    /// The balancers, in the order of the list.
+    pub fn balancers(&self) -> &[BalancerEntry] {
+        &self.balancers
     }
 
     /// Builds the filter `name`; none if there is no such filter.
@@ -93,7 +113,17 @@ impl Registry {
     }
 
     /// Builds the balancer `name`; none if there is no such balancer.
-    pub fn balancer(&self, name: &str) -> Option<Box<dyn Balancer>> {
-        self.balancers.iter().find(|(known, _)| *known == name).map(|(_, build)| build())
+    pub fn balancer(&self, name: &str, settings: Value) -> Option<Result<Arc<dyn Balancer>, Vec<SettingsError>>> {
+        let entry = self.balancers.iter().find(|entry| entry.name == name)?;
+        Some((entry.build)(settings))
     }
+}
+
+/// Settings as a type has them, or where they are not what it wants.
+fn read<S: serde::de::DeserializeOwned>(settings: Value) -> Result<S, Vec<SettingsError>> {
+    serde_path_to_error::deserialize(settings).map_err(|error| {
+        let path = error.path().to_string();
+        let path = if path == "." { String::new() } else { path };
+        vec![SettingsError::at(path, error.into_inner().to_string())]
+    })
 }

@@ -6,6 +6,7 @@
 #![expect(missing_docs, reason = "what gungraun's macros make has none")]
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
+use tidegate_bench_micro::balancers::Pick;
 use tidegate_bench_micro::limits::{Buckets, House, eight, one};
 
 #[library_benchmark]
@@ -24,5 +25,20 @@ fn filter(mut house: House) -> House {
     house
 }
 
+#[library_benchmark]
+#[bench::round_robin_of_1000(Pick::new("round_robin", 1000, 4096))]
+#[bench::least_busy_of_10(Pick::new("least_busy", 10, 4096))]
+#[bench::least_busy_of_1000(Pick::new("least_busy", 1000, 4096))]
+#[bench::peak_ewma_of_1000(Pick::new("peak_ewma", 1000, 4096))]
+#[bench::session_of_10(Pick::new("session", 10, 4096))]
+#[bench::session_of_1000(Pick::new("session", 1000, 4096))]
+#[bench::prefix_affinity_of_10(Pick::new("prefix_affinity", 10, 4096))]
+#[bench::prefix_affinity_of_1000(Pick::new("prefix_affinity", 1000, 4096))]
+fn pick(mut pick: Pick) -> Pick {
+    pick.pick();
+    pick
+}
+
 library_benchmark_group!(name = limits; benchmarks = store, filter);
-main!(library_benchmark_groups = limits);
+library_benchmark_group!(name = balancers; benchmarks = pick);
+main!(library_benchmark_groups = limits, balancers);

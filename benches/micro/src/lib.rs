@@ -1,6 +1,8 @@
 //! What is measured: requests and events as they come, in sizes that matter.
 
+pub mod balancers;
 pub mod limits;
+pub mod replay;
 
 use bytes::Bytes;
 

@@ -8,8 +8,8 @@ use super::Resolver;
 use crate::key_path::KeyPath;
 use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::{Auth, Health, Queue, QueueForm, Retries};
-use crate::written::{self, Probes, TextOr};
+use crate::settings::{Auth, MaxInFlight, Queue, QueueForm, Retries};
+use crate::written::{self, TextOr};
 
 /// Headers that the relay itself must write.
 const OURS: [HeaderName; 8] = [
@@ -42,20 +42,32 @@ impl Resolver<'_> {
         let path = pools.key(&name);
         self.label(&path, &name, "pool");
         self.timeout_overrides(&path.key("timeouts"), &pool.timeouts);
+        let balance = self.balance(&path.key("balance"), pool.balance);
         self.retries(&path.key("retries"), &pool.retries.0);
         self.hedge(&path.key("hedge"), pool.hedge.as_ref());
         let queue = self.queue(&path.key("queue"), pool.queue);
         let health = self.health(&path.key("health"), pool.health);
+        let breaker = self.breaker(&path.key("breaker"), pool.breaker);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
-        let backends = self.backends(&path.key("backends"), pool.backends);
+        let signals = self.signals(&path.key("signals"), pool.signals);
+        let discover = pool.discover.and_then(|discover| self.discover(&path.key("discover"), discover));
+        let listed = !self.items(&path.key("backends")).is_empty();
+        if listed && discover.is_some() {
+            self.fault(&path.key("discover"), "a pool has `backends` or `discover`, not both", None);
+        }
+        let backends = match discover.is_some() && !listed {
+            true => Vec::new(),
+            false => self.backends(&path.key("backends"), pool.backends),
+        };
         for backend in &backends {
             self.reachable(backend, &tls, pool.http2, &path);
         }
         Pool {
             name,
-            balance: pool.balance,
+            balance,
             timeouts: pool.timeouts,
             health,
+            breaker,
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
@@ -63,7 +75,9 @@ impl Resolver<'_> {
             hold: pool.hold,
             queue,
             retries: pool.retries.0,
+            signals,
             backends,
+            discover,
             path,
         }
     }
@@ -99,28 +113,6 @@ impl Resolver<'_> {
             let help = "write `retries: 0` for none".to_owned();
             self.fault(&path.key("on"), "nothing is named after which to try again", Some(help));
         }
-    }
-
-    fn health(&mut self, path: &KeyPath, health: Probes) -> Option<Health> {
-        let Probes::On(health) = health else { return None };
-        for (name, zero) in [
-            ("every", health.every.is_zero()),
-            ("timeout", health.timeout.is_zero()),
-            ("down_after", health.down_after == 0),
-            ("up_after", health.up_after == 0),
-        ] {
-            if zero {
-                self.fault(
-                    &path.key(name),
-                    format!("`{name}` cannot be 0"),
-                    Some("write `health: off` for no probes".into()),
-                );
-            }
-        }
-        if !health.path.starts_with('/') || health.path.parse::<http::uri::PathAndQuery>().is_err() {
-            self.fault(&path.key("path"), "this is not a path", Some("a path begins with `/`".to_owned()));
-        }
-        Some(health)
     }
 
     fn backend_tls(&mut self, path: &KeyPath, tls: written::BackendTls) -> BackendTls {
@@ -169,14 +161,14 @@ impl Resolver<'_> {
         all
     }
 
-    fn backend(&mut self, path: KeyPath, backend: written::Backend) -> Backend {
+    pub(super) fn backend(&mut self, path: KeyPath, backend: written::Backend) -> Backend {
         let name = backend.name.unwrap_or_else(|| match &backend.url.address {
             crate::Address::Unix(_) => backend.url.to_string(),
             _ => backend.url.address.to_string(),
         });
         self.label(&path.key("name"), &name, "backend");
         self.weight(&path.key("weight"), backend.weight);
-        if backend.max_in_flight == Some(0) {
+        if backend.max_in_flight == Some(MaxInFlight::Fixed(0)) {
             let help = "leave it out for no bound, or set `weight: 0`".to_owned();
             self.fault(&path.key("max_in_flight"), "a backend that takes no request at all", Some(help));
         }
@@ -262,7 +254,7 @@ impl Resolver<'_> {
     }
 }
 
-fn bare(url: BackendUrl) -> written::Backend {
+pub(super) fn bare(url: BackendUrl) -> written::Backend {
     let headers = BTreeMap::new();
     written::Backend { url, key: None, auth: Auth::Bearer, headers, weight: 1, max_in_flight: None, name: None }
 }

@@ -105,7 +105,7 @@ fn several_pools_come_in_the_order_of_the_file_with_their_timeouts() {
     let small = config.pool("small").unwrap();
     let timeouts = small.timeouts.resolve(&config.timeouts);
     assert_eq!((timeouts.total.as_secs(), timeouts.first_token.as_secs()), (600, 120));
-    assert_eq!(small.backends[1].max_in_flight, Some(64));
+    assert_eq!(small.backends[1].max_in_flight, Some(crate::MaxInFlight::Fixed(64)));
 }
 
 #[test]

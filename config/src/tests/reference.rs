@@ -36,6 +36,7 @@ fn load(text: &str) -> Config {
     let pem = "-----BEGIN SOMETHING-----";
     let world = World::default().var("ADMIN_TOKEN", "t").var("BACKEND_KEY", "k");
     let world = world.file("tls/cert.pem", pem).file("tls/key.pem", pem).file("tls/ca.pem", pem);
+    let world = world.file("backends.yaml", "[]");
     world.load(text).unwrap_or_else(|faults| panic!("{faults}")).config
 }
 

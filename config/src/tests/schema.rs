@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{schema, schema_with_filters};
+use crate::{schema, schema_with};
 
 #[test]
 fn it_has_the_defaults_and_what_is_required() {
@@ -10,7 +10,6 @@ fn it_has_the_defaults_and_what_is_required() {
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!((&schema["required"], &schema["additionalProperties"]), (&json!(["pools"]), &json!(false)));
     assert_eq!(schema["$defs"]["Limits"]["properties"]["body"]["default"], "32MiB");
-    assert_eq!(schema["$defs"]["Pool"]["required"], json!(["backends"]));
     assert_eq!(schema["$defs"]["Retries"]["properties"]["most"]["type"], json!(["integer", "string"]));
     assert_eq!(
         schema["properties"]["listen"]["default"],
@@ -44,7 +43,7 @@ fn a_filter_brings_its_settings_and_their_types() {
         "properties": { "keys": { "type": "array", "items": { "$ref": "#/$defs/Key" } } },
         "$defs": { "Key": { "properties": { "next": { "$ref": "#/$defs/Key" } } } },
     });
-    let schema = schema_with_filters(&[("api_key", settings)]);
+    let schema = schema_with(&[("api_key", settings)], &[]);
     let forms = &schema["properties"]["filters"]["items"]["oneOf"];
     assert_eq!(forms[0]["enum"], json!(["api_key"]));
     let filter = &forms[1]["properties"]["api_key"];

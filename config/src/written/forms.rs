@@ -10,7 +10,6 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::Listen;
-use crate::settings::Health;
 
 /// A short form, or the table that says everything.
 #[derive(Serialize)]
@@ -111,60 +110,69 @@ impl JsonSchema for Listeners {
     }
 }
 
-/// Whether and how a pool probes its backends.
+/// A table with defaults, or `off`.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(crate) enum Probes {
+pub(crate) enum Switch<T> {
     Off,
-    On(Health),
+    On(T),
 }
 
-impl<'de> Deserialize<'de> for Probes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ProbesVisitor)
+impl<T> Switch<T> {
+    pub(crate) fn on(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::On(table) => Some(table),
+        }
     }
 }
 
-struct ProbesVisitor;
+impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Switch<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SwitchVisitor(PhantomData))
+    }
+}
 
-impl<'de> Visitor<'de> for ProbesVisitor {
-    type Value = Probes;
+struct SwitchVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Default + Deserialize<'de>> Visitor<'de> for SwitchVisitor<T> {
+    type Value = Switch<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("`off`, or a table such as `{ every: 10s, path: /health }`")
+        f.write_str("`off`, or a table of settings")
     }
 
     /// YAML 1.1 reads `off` as a truth value, and some tools write `false` for it.
-    fn visit_bool<E: Error>(self, on: bool) -> Result<Probes, E> {
-        Ok(if on { Probes::On(Health::default()) } else { Probes::Off })
+    fn visit_bool<E: Error>(self, on: bool) -> Result<Switch<T>, E> {
+        Ok(if on { Switch::On(T::default()) } else { Switch::Off })
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Probes, E> {
+    fn visit_str<E: Error>(self, text: &str) -> Result<Switch<T>, E> {
         match text {
-            "off" => Ok(Probes::Off),
+            "off" => Ok(Switch::Off),
             _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
         }
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Probes, E> {
-        Ok(Probes::On(Health::default()))
+    fn visit_unit<E: Error>(self) -> Result<Switch<T>, E> {
+        Ok(Switch::On(T::default()))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Probes, A::Error> {
-        Health::deserialize(MapAccessDeserializer::new(map)).map(Probes::On)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Switch::On)
     }
 }
 
-impl JsonSchema for Probes {
+impl<T: JsonSchema> JsonSchema for Switch<T> {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> Cow<'static, str> {
-        "Probes".into()
+        format!("Switch{}", T::schema_name()).into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<Health>()] })
+        json_schema!({ "anyOf": [{ "enum": ["off", false] }, generator.subschema_for::<T>()] })
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tidegate::explain::{Destination, Explanation, Identity, Question, identify};
-use tidegate_config::{Fallback, FallbackTo, Retries, RetryOn, write_duration};
+use tidegate_config::{Fallback, FallbackTo, MaxInFlight, Retries, RetryOn, write_duration};
 
 use super::say::{Paint, say};
 use super::{Failure, Format, file};
@@ -111,7 +111,8 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     let share = if target.share < 1.0 { format!("{} of requests to ", percent(target.share)) } else { String::new() };
     let renamed = target.model.as_ref().map_or(String::new(), |model| format!(", as {model}"));
     rows.add("pool", &format!("{share}{}{renamed}", paint.bold(&target.pool)));
-    let (balance, backends) = (&target.balance, file::count(target.candidates.len(), "backend"));
+    let listed = file::count(target.candidates.len(), "backend");
+    let (balance, backends) = (&target.balance, target.discovered.as_ref().unwrap_or(&listed));
     rows.add("", &format!("{balance} over {backends}; {}", retries(&target.retries)));
     if let Some(hedge) = target.hedge.as_ref().filter(|_| stream) {
         let line = format!("a second backend after {}, for at most {} of streams", hedge.after, hedge.budget);
@@ -122,7 +123,11 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
         rows.add("", &format!("when all are full, up to {} requests wait, each up to {wait}", queue.most));
     }
     for candidate in &target.candidates {
-        let bound = candidate.max_in_flight.map_or(String::new(), |most| format!(", at most {most} at once"));
+        let bound = match candidate.max_in_flight {
+            None => String::new(),
+            Some(MaxInFlight::Fixed(most)) => format!(", at most {most} at once"),
+            Some(MaxInFlight::Auto) => ", as many at once as it answers without getting slower".to_owned(),
+        };
         let share = if candidate.share > 0.0 { percent(candidate.share) } else { "never".to_owned() };
         let line = format!("- {}  {}", candidate.url, paint.dim(format!("{}, {share}{bound}", candidate.backend)));
         rows.add("", &line);

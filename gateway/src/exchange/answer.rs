@@ -137,6 +137,9 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
     if let (Some(backend), Some(fault)) = (&trip.backend, super::fail::counted(&refusal, trip)) {
         backend.series.failed(fault);
     }
+    if let Some(attempt) = &trip.attempt {
+        super::fail::judge(attempt, &refusal);
+    }
     if trip.head_sent {
         let told = trip.streaming && tell_in_stream(session, trip, &refusal).await.is_ok();
         if !told {
@@ -266,7 +269,7 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
 pub(super) async fn models(session: &mut Session, trip: &mut Trip<'_>, id: Option<String>) -> Result<Answered> {
     let caller = trip.exchange.caller().cloned();
     let may_use = |model: &str| caller.as_ref().is_none_or(|caller| caller.may_use(model));
-    let backends = trip.snapshot.pools.iter().flat_map(|pool| &pool.backends);
+    let backends = trip.snapshot.pools.iter().flat_map(|pool| pool.backends());
     crate::upstream::probe::refresh(&trip.core.connector, backends).await;
     let catalogue = crate::catalogue::list(&trip.snapshot);
     let body = match id {

@@ -103,6 +103,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         grown: 0,
         voice: if anthropic { Endpoint::Messages } else { endpoint.unwrap_or(Endpoint::Other) },
         backend: None,
+        attempt: None,
         asked: None,
         query: None,
         head_sent: false,

@@ -5,7 +5,7 @@
 
 use super::Trip;
 use crate::telemetry::{BackendFault, Cause};
-use crate::upstream::NoBackend;
+use crate::upstream::{Attempt, NoBackend};
 use http::StatusCode;
 use std::fmt::Display;
 use std::time::Duration;
@@ -44,6 +44,16 @@ pub(super) fn counted(refusal: &Refusal, trip: &Trip<'_>) -> Option<BackendFault
         "upstream_timeout" | "first_token_timeout" | "idle_timeout" | "total_timeout" => BackendFault::Timeout,
         _ => return None,
     })
+}
+
+/// What a fault that ends a request says about the backend that was asked last, as far as its code tells more than its
+/// cause: that a client's patience or the time for the whole request is over is not the backend's fault.
+pub(super) fn judge(attempt: &Attempt, refusal: &Refusal) {
+    match refusal.code {
+        Some("upstream_timeout" | "first_token_timeout") => attempt.silent(),
+        Some("client_deadline" | "total_timeout") => attempt.said_nothing(),
+        _ => {}
+    }
 }
 
 /// Which wait was too long.

@@ -150,6 +150,15 @@ impl Missed {
         if let (Some(backend), Some(fault)) = (&trip.backend, fault) {
             backend.series.failed(fault);
         }
+        let Some(attempt) = &trip.attempt else { return };
+        match self {
+            Self::Fault(Fault::Told { refusal, .. }) => {
+                super::fail::judge(attempt, refusal);
+                attempt.failed();
+            }
+            Self::Fault(Fault::ClientGone) => attempt.said_nothing(),
+            Self::Answer(fetched) => attempt.refused(fetched.head.status.as_u16()),
+        }
     }
 }
 
@@ -292,4 +301,5 @@ pub(super) fn asks(trip: &mut Trip<'_>, place: &Place) {
     trip.record.attempts += 1;
     trip.record.backend = Some(place.backend().settings.name.clone());
     trip.backend = Some(place.backend().clone());
+    trip.attempt = Some(place.attempt().clone());
 }

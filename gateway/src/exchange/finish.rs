@@ -16,6 +16,9 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     record.status = answered.status;
     record.cause = answered.cause;
     record.error = answered.log.map(|error| bounded(&error, ERROR_LIMIT));
+    if let Some(attempt) = trip.attempt.take() {
+        attempt.ended(record.cause, record.upstream_status);
+    }
     if let Some(caller) = trip.exchange.caller() {
         record.user.clone_from(&caller.user);
         record.team.clone_from(&caller.team);

@@ -32,7 +32,7 @@ use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, Record, Series};
 use crate::upstream::hedge::Hedging;
-use crate::upstream::{Backend, Pool};
+use crate::upstream::{Attempt, Backend, Pool};
 use answer::Answered;
 use arrive::{Address, Plan};
 use body::Body;
@@ -65,6 +65,8 @@ pub(crate) struct Trip<'a> {
     voice: Endpoint,
     /// The backend that was asked last.
     backend: Option<Arc<Backend>>,
+    /// What it shows about that backend.
+    attempt: Option<Arc<Attempt>>,
     /// The model the client asked for, as it named it.
     asked: Option<Arc<str>>,
     /// The query as the backend gets it, if another than the client's.

@@ -175,8 +175,9 @@ fn step(
         it.events = it.events.saturating_add(1);
     }
     // The event that only names the role is no token yet.
-    if it.watch.content_events() > 0 {
-        trip.record.first_token.get_or_insert(now);
+    if it.watch.content_events() > 0 && trip.record.first_token.is_none() {
+        trip.record.first_token = Some(now);
+        fetched.lease.attempt().first_token(now);
     }
     if let Some(end) = seen.done_at {
         block.truncate(end);

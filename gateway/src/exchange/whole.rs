@@ -61,7 +61,11 @@ pub(super) async fn relay(
         let said = String::from_utf8_lossy(&answer[..answer.len().min(LOGGED)]).into_owned();
         return Err(Fault::upstream("upstream_error", "The backend failed to answer this request.", said));
     }
-    trip.record.first_token = Some(Instant::now());
+    let now = Instant::now();
+    trip.record.first_token = Some(now);
+    if let Some(attempt) = &trip.attempt {
+        attempt.first_token(now);
+    }
     trip.record.usage = Usage::from_answer(&answer);
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;

@@ -7,7 +7,8 @@ mod tests;
 
 use serde::Serialize;
 use tidegate_config::{
-    Backend, Config, Fallback, FilterEntry, Hedge, Model, OtherPaths, Pattern, Queue, Retries, Target, Timeouts,
+    Backend, Config, Discovered, Fallback, FilterEntry, Hedge, MaxInFlight, Model, OtherPaths, Pattern, Queue, Retries,
+    Target, Timeouts,
 };
 use tidegate_plugins::call::Endpoint;
 
@@ -112,6 +113,8 @@ pub struct Destination {
     pub timeouts: Timeouts,
     /// The backends, in the order of the file.
     pub candidates: Vec<Candidate>,
+    /// Where its backends come from, if they come and go.
+    pub discovered: Option<String>,
 }
 
 /// A backend that could be picked.
@@ -124,7 +127,7 @@ pub struct Candidate {
     /// Its part of the pool's weights, of 1; 0: never picked.
     pub share: f64,
     /// The most requests it gets at once.
-    pub max_in_flight: Option<u32>,
+    pub max_in_flight: Option<MaxInFlight>,
 }
 
 /// The error it would be answered with.
@@ -260,12 +263,16 @@ fn destination(
         pool: pool.name.clone(),
         share,
         model,
-        balance: pool.balance.clone(),
+        balance: pool.balance.name.clone(),
         hedge: hedge.or(pool.hedge.as_ref()).cloned(),
         queue: pool.queue.clone(),
         retries: pool.retries.clone(),
         timeouts,
         candidates: pool.backends.iter().map(candidate).collect(),
+        discovered: pool.discover.as_ref().map(|discover| match &discover.from {
+            Discovered::Dns(backend) => format!("the addresses of {}", backend.url),
+            Discovered::File(file) => format!("the list in {}", file.display()),
+        }),
     })
 }
 

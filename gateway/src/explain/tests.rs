@@ -53,7 +53,7 @@ fn an_alias_leads_to_the_pool_under_the_name_it_has_there() {
     assert_eq!((target.pool.as_str(), target.model.as_deref()), ("a", Some("llama")));
     let shares: Vec<_> = target.candidates.iter().map(|candidate| candidate.share).collect();
     assert_eq!(shares, [0.25, 0.75]);
-    assert_eq!(target.candidates[1].max_in_flight, Some(8));
+    assert_eq!(target.candidates[1].max_in_flight, Some(tidegate_config::MaxInFlight::Fixed(8)));
     assert_eq!(told.refused, None);
 }
 

@@ -1,7 +1,11 @@
 //! One backend: where it is, what it is told, how it fares.
 
+use super::breaker::{Breakers, Change, Opened, Verdict};
 use super::health::Health;
 use super::holdoff::Holdoff;
+use super::limiter::Limiter;
+use super::pool::model_id;
+use super::signals::Signals;
 use crate::telemetry::BackendSeries;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderValue};
@@ -12,9 +16,10 @@ use pingora::utils::tls::WrappedX509;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_config as config;
+use tidegate_plugins::balancer::{Candidate, Member};
 
 /// Where a backend listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +52,7 @@ pub struct Settings {
     /// Its share relative to the others of its pool.
     pub weight: u32,
     /// Requests it takes at once.
-    pub max_in_flight: Option<usize>,
+    pub max_in_flight: Option<config::MaxInFlight>,
 }
 
 /// How TLS towards a backend is checked.
@@ -82,22 +87,61 @@ impl Origin {
 pub struct Backend {
     /// How to speak to it.
     pub settings: Settings,
+    /// Who it is to balancers.
+    pub member: Member,
     /// What the file said.
     pub origin: Origin,
     /// Whether it is up.
     pub health: Health,
+    /// Whether it is left alone for what it did to requests.
+    pub breakers: Breakers,
+    /// What its own metrics say.
+    pub signals: Signals,
+    /// How many requests it takes at once, if that is found out.
+    pub limiter: Limiter,
     /// Until when it wants no requests, as it said itself.
     pub holdoff: Holdoff,
     /// Its metrics.
     pub series: Arc<BackendSeries>,
-    /// The models it says it serves, as it describes them.
-    pub serves: ArcSwap<Vec<serde_json::Map<String, serde_json::Value>>>,
+    /// The models it says it serves.
+    pub serves: ArcSwap<Served>,
+    /// Whether that is another list than the pool knows.
+    pub serves_anew: AtomicBool,
     /// Of each of them, what tells its revision.
     pub(super) revisions: ArcSwap<HashMap<Box<str>, u64>>,
     /// When it was last asked for them; held while it is being asked.
     pub asked: tokio::sync::Mutex<Option<Instant>>,
     in_flight: AtomicUsize,
+    /// Of all backends of its pool.
+    pool_in_flight: Arc<AtomicUsize>,
+    /// An operator, or discovery, wants no more requests to go there.
+    draining: AtomicBool,
+    /// When it came back last, in milliseconds since `epoch`; 0 if it was never away.
+    came_back: AtomicU64,
+    epoch: Instant,
+    drawn: AtomicU64,
     resolved: ArcSwapOption<Resolved>,
+}
+
+/// The models a backend serves.
+#[derive(Default)]
+pub struct Served {
+    /// As it describes them.
+    pub models: Vec<serde_json::Map<String, serde_json::Value>>,
+    ids: Vec<u64>,
+}
+
+impl Served {
+    /// The models of a list.
+    pub fn new(models: Vec<serde_json::Map<String, serde_json::Value>>) -> Self {
+        let ids = models.iter().filter_map(|model| Some(model_id(model.get("id")?.as_str()?))).collect();
+        Self { models, ids }
+    }
+
+    /// Their names, as pools know them.
+    pub fn ids(&self) -> &[u64] {
+        &self.ids
+    }
 }
 
 /// The addresses a name stood for when last asked, the one that answered last first.
@@ -109,22 +153,40 @@ struct Resolved {
 /// How long a resolved name is believed. DNS answers carry a TTL that the system's resolver does not tell.
 const RESOLUTION: Duration = Duration::from_secs(30);
 
+/// What one that has just come back gets at least of its share.
+const LEAST_SHARE: f64 = 0.1;
+
 impl Backend {
     /// A backend of which nothing is known yet.
-    pub fn new(settings: Settings, origin: Origin, health: Health, series: Arc<BackendSeries>) -> Self {
-        let (serves, in_flight, resolved) = (ArcSwap::default(), AtomicUsize::new(0), ArcSwapOption::empty());
-        let (asked, revisions) = (tokio::sync::Mutex::default(), ArcSwap::default());
+    pub fn new(
+        settings: Settings,
+        member: Member,
+        origin: Origin,
+        health: Health,
+        series: Arc<BackendSeries>,
+        pool_in_flight: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             settings,
+            member,
             origin,
             health,
             holdoff: Holdoff::default(),
+            breakers: Breakers::default(),
+            signals: Signals::default(),
+            limiter: Limiter::default(),
             series,
-            serves,
-            revisions,
-            asked,
-            in_flight,
-            resolved,
+            serves: ArcSwap::default(),
+            revisions: ArcSwap::default(),
+            serves_anew: AtomicBool::new(false),
+            asked: tokio::sync::Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            pool_in_flight,
+            draining: AtomicBool::new(false),
+            came_back: AtomicU64::new(0),
+            epoch: Instant::now(),
+            drawn: AtomicU64::new(0),
+            resolved: ArcSwapOption::empty(),
         }
     }
 
@@ -133,14 +195,99 @@ impl Backend {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// How it stands, for a balancer.
+    pub(super) fn candidate(&self, now: Instant) -> Candidate {
+        let (elsewhere, cache_used) = self.signals.now(now);
+        let (in_flight, capacity) = (self.in_flight(), self.capacity());
+        Candidate { weight: self.member.weight, in_flight, capacity, elsewhere, cache_used }
+    }
+
+    /// Requests it takes at once now; none: however many.
+    pub fn capacity(&self) -> Option<usize> {
+        match self.settings.max_in_flight {
+            None => None,
+            Some(config::MaxInFlight::Fixed(most)) => Some(most as usize),
+            Some(config::MaxInFlight::Auto) => Some(self.limiter.limit()),
+        }
+    }
+
+    /// A first token came after so long, of one of so many requests.
+    pub(super) fn answered(&self, time: Duration, among: usize) {
+        if self.settings.max_in_flight == Some(config::MaxInFlight::Auto) {
+            self.limiter.answered(time, among);
+        }
+    }
+
+    /// Whether no more requests go there.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// From now on no requests go there, or they do again; whether that is a change.
+    pub fn drain(&self, draining: bool) -> bool {
+        let changed = self.draining.swap(draining, Ordering::Relaxed) != draining;
+        if changed {
+            self.series.draining.set(i64::from(draining));
+            tracing::info!(backend = &*self.settings.name, draining, "whether a backend is drained");
+            if !draining {
+                self.is_back();
+            }
+        }
+        changed
+    }
+
+    /// It was away and has come back: it gets its share by and by.
+    pub fn is_back(&self) {
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.came_back.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether it gets this request, as one that came back not long ago: more and more often within `slow_start`.
+    pub(super) fn is_warmed_up(&self, now: Instant, slow_start: Duration) -> bool {
+        let came_back = self.came_back.load(Ordering::Relaxed);
+        if came_back == 0 {
+            return true;
+        }
+        let since = now.saturating_duration_since(self.epoch + Duration::from_millis(came_back));
+        if since >= slow_start {
+            self.came_back.store(0, Ordering::Relaxed);
+            return true;
+        }
+        let share = (since.as_secs_f64() / slow_start.as_secs_f64()).max(LEAST_SHARE);
+        // A golden-ratio walk: of every ten requests it gets as many tenths as it should.
+        let drawn = self.drawn.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        (drawn as f64) < share * u64::MAX as f64
+    }
+
+    /// Takes in what an attempt says about it.
+    pub(super) fn judge(&self, model: u64, verdict: Verdict, probing: bool, settings: &config::Breaker) {
+        if matches!(verdict, Verdict::Full | Verdict::Silent) {
+            self.limiter.refused();
+        }
+        match self.breakers.judge(model, verdict, probing, settings) {
+            None => {}
+            Some(Change::Opened(why)) => {
+                self.series.opened(why);
+                if why != Opened::Probe {
+                    tracing::warn!(backend = &*self.settings.name, reason = why.label(), "backend is left alone");
+                }
+            }
+            Some(Change::Closed) => {
+                self.is_back();
+                tracing::info!(backend = &*self.settings.name, "backend answers again");
+            }
+        }
+    }
+
     /// Takes a place if there is one.
     pub(super) fn enter(&self) -> bool {
-        let max = self.settings.max_in_flight.unwrap_or(usize::MAX);
+        let max = self.capacity().unwrap_or(usize::MAX);
         let entered = self
             .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < max).then_some(now + 1))
             .is_ok();
         if entered {
+            self.pool_in_flight.fetch_add(1, Ordering::Relaxed);
             self.series.in_flight.inc();
         }
         entered
@@ -149,7 +296,38 @@ impl Backend {
     /// Gives a place back.
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.pool_in_flight.fetch_sub(1, Ordering::Relaxed);
         self.series.in_flight.dec();
+    }
+
+    /// How it is, for operators.
+    pub fn describe(&self) -> serde_json::Value {
+        let state = match () {
+            () if self.is_draining() => "draining",
+            () if !self.health.is_known() => "unknown",
+            () if self.health.is_up() => "up",
+            () => "down",
+        };
+        let (breaker, open) = self.breakers.worst();
+        let (elsewhere, cache_used) = self.signals.now(Instant::now());
+        serde_json::json!({
+            "state": state,
+            "in_flight": self.in_flight(),
+            "max_in_flight": self.capacity(),
+            "breaker": breaker.label(),
+            "breakers_open": open,
+            "elsewhere": elsewhere,
+            "cache_used": cache_used,
+        })
+    }
+
+    /// From now on it serves these models.
+    pub fn learn(&self, models: Vec<serde_json::Map<String, serde_json::Value>>) {
+        let served = Served::new(models);
+        if served.ids != self.serves.load().ids {
+            self.serves_anew.store(true, Ordering::Relaxed);
+        }
+        self.serves.store(Arc::new(served));
     }
 
     /// The peers to connect to, in the order to try them.

@@ -5,12 +5,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tidegate_config::ProbeBy;
 
 /// How a backend is probed and judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSettings {
     /// The time between probes.
     pub every: Duration,
+    /// What a probe is.
+    pub by: ProbeBy,
+    /// The model that is asked for a token, if that is what a probe is.
+    pub model: Option<String>,
     /// What is asked for.
     pub path: String,
     /// How long a probe may take.
@@ -73,6 +78,11 @@ impl Health {
         }
     }
 
+    /// Whether it has sent anything since then.
+    pub fn was_alive_since(&self, then: Instant) -> bool {
+        self.last_life_ms.load(Ordering::Relaxed) > self.millis(then)
+    }
+
     /// A probe was answered. True if that brings it up.
     pub fn probe_succeeded(&self) -> bool {
         self.alive(Instant::now());
@@ -106,6 +116,8 @@ mod tests {
     fn health() -> Health {
         Health::new(HealthSettings {
             every: Duration::from_secs(10),
+            by: ProbeBy::Http,
+            model: None,
             path: "/v1/models".to_owned(),
             timeout: Duration::from_secs(2),
             down_after: 2,

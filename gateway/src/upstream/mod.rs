@@ -1,8 +1,11 @@
 //! Who can take a request, and holding it while they do: pools of backends, their health, leases and connections.
 
+pub mod attempt;
 pub mod backend;
+pub mod breaker;
 pub mod budget;
 pub mod connect;
+pub mod discovery;
 pub mod error;
 pub mod health;
 pub mod hedge;
@@ -10,15 +13,20 @@ pub mod holdoff;
 pub mod http1;
 mod idle;
 pub mod lease;
+pub mod limiter;
+pub mod membership;
 pub mod pool;
 pub mod probe;
 pub mod queue;
 pub(crate) mod revision;
+pub mod signals;
 pub(crate) mod too_long;
 
+pub use attempt::Attempt;
 pub use backend::Backend;
 pub use connect::{Connector, Upstream};
 pub use error::Error;
 pub use http1::RequestHead;
 pub use lease::Lease;
+pub use membership::Membership;
 pub use pool::{NoBackend, Pool};

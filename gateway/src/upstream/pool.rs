@@ -1,22 +1,29 @@
 //! A pool: backends that answer for the same models, and who among them takes a request.
 
+use super::attempt::Attempt;
 use super::backend::Backend;
 use super::budget::Budget;
+use super::discovery::Discovery;
 use super::lease::Lease;
+use super::membership::{Leniency, Membership, View};
 use super::queue::Queue;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidegate_config::{Hold, Retries, Timeouts};
-use tidegate_plugins::{Balancer, Candidate, Exchange};
+use tidegate_config::{Balance, Breaker, Hold, Retries, Signals, Timeouts};
+use tidegate_plugins::{Balancer, Exchange};
 
 /// Backends that answer for each other.
 pub struct Pool {
     /// Its name in the file.
     pub name: Arc<str>,
-    /// Who is in it.
-    pub backends: Vec<Arc<Backend>>,
     /// Who picks.
-    pub balancer: Box<dyn Balancer>,
+    pub balancer: Arc<dyn Balancer>,
+    /// What the file says about that: the same balancer stays over a reload that leaves it alone.
+    pub balance: Balance,
+    /// When a backend is left alone for what it does.
+    pub breaker: Option<Breaker>,
     /// How long its backends may take.
     pub timeouts: Timeouts,
     /// What is tried again, and how often.
@@ -29,6 +36,16 @@ pub struct Pool {
     pub queue: Option<Arc<Queue>>,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
+    /// Who is in it now.
+    pub membership: ArcSwap<Membership>,
+    /// Requests that all its backends are answering; they count themselves in.
+    pub in_flight: Arc<AtomicUsize>,
+    /// Whether so many are out that all are used.
+    pub panicking: AtomicBool,
+    /// What is read of its backends' own metrics.
+    pub signals: Option<Signals>,
+    /// Where its backends come from, if they come and go.
+    pub discovery: Option<Discovery>,
 }
 
 /// Why nobody takes a request.
@@ -44,76 +61,139 @@ pub enum NoBackend {
     Resting(Duration),
 }
 
-/// Backends of a pool by position, as many as are asked about at once.
-const INLINE: usize = 16;
+/// Places that are taken by others between the look and the step, before we give up.
+const RACES: usize = 32;
 
 impl Pool {
     /// A place at one of the backends that is up, has room and is not in `tried`.
     ///
     /// # Errors
     /// [`NoBackend`] says why there is none.
-    pub fn lease(&self, exchange: &Exchange, tried: &[Arc<Backend>]) -> Result<Lease, NoBackend> {
-        let open = |backend: &Arc<Backend>| {
-            backend.health.is_up() && !is_in(tried, backend) && backend.holdoff.left().is_none()
-        };
-        if let [only] = &self.backends[..] {
-            return match open(only) {
-                true => Lease::take(only).ok_or(NoBackend::Busy),
-                false => Err(self.why_none(tried)),
-            };
+    pub fn lease(self: &Arc<Self>, exchange: &Exchange, tried: &[Arc<Backend>]) -> Result<Lease, NoBackend> {
+        let membership = self.membership.load();
+        let model = exchange.model().map_or(0, |model| model_id(model));
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        let mut view = View::new(&membership, model, tried, self.breaker.as_ref(), in_flight);
+        if self.panicking.load(Ordering::Relaxed) && self.panics(&view) {
+            view.leniency = Leniency::Panic;
         }
-        let mut positions = Vec::with_capacity(INLINE);
-        let mut candidates = Vec::with_capacity(INLINE);
-        for (position, backend) in self.backends.iter().enumerate().filter(|(_, backend)| open(backend)) {
-            let (in_flight, settings) = (backend.in_flight(), &backend.settings);
-            if settings.max_in_flight.is_none_or(|max| in_flight < max) {
-                let capacity = settings.max_in_flight;
-                positions.push(position);
-                candidates.push(Candidate { name: &settings.name, weight: settings.weight, in_flight, capacity });
-            }
+        if let [only] = &membership.backends[..]
+            && view.is_open(only)
+            && let Some(lease) = self.take(&view, only)
+        {
+            return Ok(lease);
         }
-        while !candidates.is_empty() {
-            let picked = self.balancer.pick(exchange, &candidates).min(candidates.len() - 1);
-            if let Some(lease) = Lease::take(&self.backends[positions[picked]]) {
+        loop {
+            if let Some(lease) = self.pick(exchange, &view) {
                 return Ok(lease);
             }
-            // Somebody was faster to the last place there.
-            positions.remove(picked);
-            candidates.remove(picked);
+            if !view.widen() {
+                match view.leniency {
+                    Leniency::None => view.leniency = Leniency::Recovering,
+                    Leniency::Recovering if self.panics(&view) => {
+                        self.panicking.store(true, Ordering::Relaxed);
+                        view.leniency = Leniency::Panic;
+                    }
+                    _ => return Err(self.why_none(&view)),
+                }
+            }
         }
-        Err(self.why_none(tried))
+    }
+
+    /// Lets the balancer pick until a place is taken, or it finds nobody.
+    fn pick(self: &Arc<Self>, exchange: &Exchange, view: &View<'_>) -> Option<Lease> {
+        for _ in 0..RACES {
+            let picked = self.balancer.pick(exchange, view)?;
+            // Somebody may have been faster to the last place there.
+            if let Some(lease) = self.take(view, view.backend(picked)) {
+                return Some(lease);
+            }
+        }
+        None
+    }
+
+    fn take(self: &Arc<Self>, view: &View<'_>, backend: &Arc<Backend>) -> Option<Lease> {
+        let breaker = view.breaker.and_then(|_| backend.breakers.find(view.model));
+        let probing = match breaker.map(|breaker| breaker.enter(view.now)) {
+            Some(None) if view.leniency < Leniency::Panic => return None,
+            Some(probing) => probing.unwrap_or(false),
+            None => false,
+        };
+        // From here on the drop of the attempt says that it led to nothing.
+        let attempt = Attempt::new(self, backend, view.model, probing);
+        if !backend.enter() {
+            return None;
+        }
+        backend.series.picked(probing, view.leniency == Leniency::Panic);
+        Some(Lease::new(backend, attempt))
+    }
+
+    /// Whether so few are up and trusted that all are used. Not where all are down: that would help nobody.
+    fn panics(&self, view: &View<'_>) -> bool {
+        let Some(breaker) = &self.breaker else { return false };
+        let (available, all) = view.available();
+        (available as f64) < all as f64 * breaker.panic_below && self.is_up()
+    }
+
+    /// Looks whether the pool still has to use all of its backends, and whether one of them has got another model. To be
+    /// called now and then.
+    pub fn look(&self) {
+        let membership = self.membership.load();
+        let models = membership.backends.iter().flat_map(|backend| backend.breakers.open());
+        let panics = |model| self.panics(&View::new(&membership, model, &[], self.breaker.as_ref(), 0));
+        // Model 0 has no breaker: whether enough are up at all.
+        let panicking = panics(0) || models.into_iter().any(panics);
+        if self.panicking.swap(panicking, Ordering::Relaxed) != panicking {
+            tracing::warn!(pool = &*self.name, panicking, "whether all backends are used, because most are out");
+        }
+        let changed = membership.backends.iter().filter(|backend| backend.serves_anew.swap(false, Ordering::Relaxed));
+        if changed.count() > 0 {
+            self.membership.store(Arc::new(Membership::new(membership.backends.clone())));
+        }
+    }
+
+    /// Who is in it.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        self.membership.load().backends.clone()
     }
 
     /// Whether anybody in it is up.
     pub fn is_up(&self) -> bool {
-        self.backends.iter().any(|backend| backend.health.is_up())
+        let membership = self.membership.load();
+        membership.backends.iter().any(|backend| backend.health.is_up() && !backend.is_draining())
     }
 
     /// Whether every backend has been probed at least once.
     pub fn is_known(&self) -> bool {
-        self.backends.iter().all(|backend| backend.health.is_known())
+        let membership = self.membership.load();
+        !membership.backends.is_empty() && membership.backends.iter().all(|backend| backend.health.is_known())
     }
 
     /// How long all that are up want no requests, if they do.
     pub fn rest(&self) -> Option<Duration> {
-        let up = self.backends.iter().filter(|backend| backend.health.is_up());
+        let membership = self.membership.load();
+        let up = membership.backends.iter().filter(|backend| backend.health.is_up() && !backend.is_draining());
         let rest = up.map(|backend| backend.holdoff.left()).collect::<Option<Vec<_>>>()?;
         rest.into_iter().min()
     }
 
-    fn why_none(&self, tried: &[Arc<Backend>]) -> NoBackend {
-        if !self.is_up() {
-            let next = self.backends.iter().map(|backend| backend.health.settings().every).min();
+    fn why_none(&self, view: &View<'_>) -> NoBackend {
+        let membership = self.membership.load();
+        if view.available().0 == 0 {
+            let next = membership.backends.iter().map(|backend| backend.health.settings().every).min();
             return NoBackend::Down(next.unwrap_or(Duration::from_secs(1)));
         }
         if let Some(rest) = self.rest() {
             return NoBackend::Resting(rest);
         }
-        let mut up = self.backends.iter().filter(|backend| backend.health.is_up());
-        if up.all(|backend| is_in(tried, backend)) { NoBackend::Tried } else { NoBackend::Busy }
+        let mut up = membership.backends.iter().filter(|backend| backend.health.is_up() && !backend.is_draining());
+        let is_tried = |backend: &Arc<Backend>| view.tried.iter().any(|other| Arc::ptr_eq(other, backend));
+        if up.all(is_tried) { NoBackend::Tried } else { NoBackend::Busy }
     }
 }
 
-fn is_in(tried: &[Arc<Backend>], backend: &Arc<Backend>) -> bool {
-    tried.iter().any(|other| Arc::ptr_eq(other, backend))
+/// A model's name as breakers and lists of models know it; never 0.
+pub fn model_id(name: &str) -> u64 {
+    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, fold).max(1)
 }

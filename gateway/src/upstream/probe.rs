@@ -5,7 +5,9 @@
 
 use super::backend::Backend;
 use super::connect::{Connector, Upstream};
+use super::health::HealthSettings;
 use super::http1::RequestHead;
+use super::signals::Reading;
 use crate::core::Core;
 use crate::telemetry::BackendFault;
 use bytes::Bytes;
@@ -14,6 +16,7 @@ use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use tidegate_config::{ProbeBy, Signals};
 use tokio::task::JoinSet;
 
 /// How often it is looked whether a probe is due.
@@ -30,24 +33,43 @@ const FRESH: Duration = Duration::from_secs(30);
 
 /// Asks the backends whose models are not known, or were not lately, so that a list of models can be given. Each is
 /// asked once however many clients want to know, and one that does not answer is left as it was.
-pub async fn refresh(connector: &Connector, backends: impl Iterator<Item = &Arc<Backend>>) {
-    let ask = |backend: &Arc<Backend>| {
-        let backend = backend.clone();
-        async move {
-            let mut asked = backend.asked.lock().await;
-            if asked.is_none_or(|asked| asked.elapsed() > FRESH) && backend.health.is_up() {
-                learn(&backend, get(connector, &backend, MODELS, backend.health.settings().timeout).await.ok());
-                *asked = Some(Instant::now());
-            }
+pub async fn refresh(connector: &Connector, backends: impl Iterator<Item = Arc<Backend>>) {
+    let ask = |backend: Arc<Backend>| async move {
+        let mut asked = backend.asked.lock().await;
+        if asked.is_none_or(|asked| asked.elapsed() > FRESH) && backend.health.is_up() {
+            learn(&backend, get(connector, &backend, MODELS, backend.health.settings().timeout).await.ok());
+            *asked = Some(Instant::now());
         }
     };
     futures_util::future::join_all(backends.map(ask)).await;
 }
 
-/// Probes the backends of whatever configuration is current, until dropped. At most one probe a backend at a time.
+/// When something is to be done next with each backend.
+#[derive(Default)]
+struct Due(HashMap<usize, (Weak<Backend>, Instant)>);
+
+impl Due {
+    /// Whether it is time; if so, the next time is `pause` from now.
+    fn is_now(&mut self, backend: &Arc<Backend>, now: Instant, pause: Duration) -> bool {
+        let (_, at) = self.0.entry(Arc::as_ptr(backend).addr()).or_insert_with(|| (Arc::downgrade(backend), now));
+        let is_now = *at <= now;
+        if is_now {
+            *at = now + pause;
+        }
+        is_now
+    }
+
+    /// Forgets backends that are gone.
+    fn sweep(&mut self) {
+        self.0.retain(|_, (backend, _)| backend.strong_count() > 0);
+    }
+}
+
+/// Probes the backends of whatever configuration is current, and reads their metrics, until dropped. At most one probe a
+/// backend at a time.
 pub async fn run(core: &Core) {
     let connector = Arc::new(Connector::default());
-    let mut due: HashMap<usize, (Weak<Backend>, Instant)> = HashMap::new();
+    let (mut probes_due, mut readings_due) = (Due::default(), Due::default());
     let mut probes = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -56,22 +78,41 @@ pub async fn run(core: &Core) {
             _ = tick.tick() => {}
             Some(_) = probes.join_next() => continue,
         }
-        due.retain(|_, (backend, _)| backend.strong_count() > 0);
+        probes_due.sweep();
+        readings_due.sweep();
         connector.sweep();
         core.connector.sweep();
-        let snapshot = core.snapshot.load_full();
-        for backend in snapshot.pools.iter().flat_map(|pool| &pool.backends) {
-            let now = Instant::now();
-            let known = due.entry(Arc::as_ptr(backend).addr());
-            let (_, at) = known.or_insert_with(|| (Arc::downgrade(backend), now));
-            if *at <= now && backend.health.settings().enabled {
+        let (snapshot, now) = (core.snapshot.load_full(), Instant::now());
+        for pool in &snapshot.pools {
+            pool.look();
+            for backend in pool.backends() {
+                let health = backend.health.settings();
                 // The next one counts from here: a probe is over well before, or has timed out.
-                let settings = backend.health.settings();
-                *at = now + settings.every.max(settings.timeout);
-                let (backend, connector) = (backend.clone(), connector.clone());
-                probes.spawn(async move { probe(&connector, &backend).await });
+                if health.enabled && probes_due.is_now(&backend, now, health.every.max(health.timeout)) {
+                    let (backend, connector) = (backend.clone(), connector.clone());
+                    probes.spawn(async move { probe(&connector, &backend).await });
+                }
+                if let Some(signals) = &pool.signals
+                    && readings_due.is_now(&backend, now, signals.every)
+                {
+                    let (signals, connector) = (signals.clone(), connector.clone());
+                    probes.spawn(async move { read_metrics(&connector, &backend, &signals).await });
+                }
             }
         }
+    }
+}
+
+/// Reads what a backend's own metrics say. One that has none is as if nothing were known of it.
+async fn read_metrics(connector: &Connector, backend: &Backend, signals: &Signals) {
+    let answer = get(connector, backend, &signals.path, signals.every).await;
+    let reading = match &answer {
+        Ok(answer) if answer.status == 200 => std::str::from_utf8(&answer.body).ok().and_then(Reading::parse),
+        _ => None,
+    };
+    backend.series.readings[usize::from(reading.is_none())].inc();
+    if let Some(reading) = reading {
+        backend.signals.told(reading, backend.in_flight(), signals.believe);
     }
 }
 
@@ -79,15 +120,20 @@ pub async fn run(core: &Core) {
 async fn probe(connector: &Connector, backend: &Backend) {
     let settings = backend.health.settings();
     let begun = Instant::now();
-    match get(connector, backend, &settings.path, settings.timeout).await {
-        Ok(answer) if is_well(&answer) => {
+    match ask_by(connector, backend, settings).await {
+        Ok(answer) if is_well(&answer, settings.by) => {
             if backend.health.probe_succeeded() {
+                backend.is_back();
                 tracing::info!(backend = &*backend.settings.name, "backend is up");
             }
             backend.series.up.set(1);
+            if settings.by == ProbeBy::Generate && backend.breakers.forgive() {
+                backend.is_back();
+                tracing::info!(backend = &*backend.settings.name, "backend generates again");
+            }
             let mut asked = backend.asked.lock().await;
             *asked = Some(Instant::now());
-            if settings.path == MODELS {
+            if settings.by == ProbeBy::Http && settings.path == MODELS {
                 learn(backend, Some(answer));
             } else {
                 learn(backend, get(connector, backend, MODELS, settings.timeout).await.ok());
@@ -95,7 +141,7 @@ async fn probe(connector: &Connector, backend: &Backend) {
         }
         outcome => {
             let (reason, unanswered) = match outcome {
-                Ok(answer) => (format!("{} answered {}", settings.path, answer.status), false),
+                Ok(answer) => (format!("a probe was answered {}", answer.status), false),
                 Err(NoAnswer::TimedOut) => (format!("no answer within {:?}", settings.timeout), true),
                 Err(NoAnswer::Failed(reason)) => (reason, false),
             };
@@ -119,13 +165,40 @@ struct Answer {
 }
 
 /// Whether this is the answer of a backend that requests can be sent to. Busy is well; so is a backend that has no
-/// such path, or wants another key: it answers.
-fn is_well(answer: &Answer) -> bool {
+/// such path, or wants another key: it answers. Who is asked for a token has to give one.
+fn is_well(answer: &Answer, by: ProbeBy) -> bool {
     match answer.status {
+        429 => true,
         503 => answer.retry_after,
         500.. => false,
+        400.. => by != ProbeBy::Generate,
         _ => true,
     }
+}
+
+/// What a probe sends.
+struct Asked {
+    method: Method,
+    path: String,
+    body: Bytes,
+}
+
+async fn ask_by(connector: &Connector, backend: &Backend, settings: &HealthSettings) -> Result<Answer, NoAnswer> {
+    let asked = match settings.by {
+        ProbeBy::Http => return get(connector, backend, &settings.path, settings.timeout).await,
+        ProbeBy::Tcp => {
+            let connected = tokio::time::timeout(settings.timeout, connector.connect(backend, true)).await;
+            let connected = connected.map_err(|_| NoAnswer::TimedOut)?;
+            connected.map_err(|error| NoAnswer::Failed(error.to_string()))?.close();
+            return Ok(Answer { status: 200, retry_after: false, body: Vec::new() });
+        }
+        ProbeBy::Generate => {
+            let messages = serde_json::json!([{ "role": "user", "content": "Hi" }]);
+            let body = serde_json::json!({ "model": settings.model, "messages": messages, "max_tokens": 1 });
+            Asked { method: Method::POST, path: "/v1/chat/completions".to_owned(), body: body.to_string().into() }
+        }
+    };
+    exchange(connector, backend, asked, settings.timeout).await
 }
 
 /// Why a probe has no answer.
@@ -135,9 +208,14 @@ enum NoAnswer {
 }
 
 async fn get(connector: &Connector, backend: &Backend, path: &str, limit: Duration) -> Result<Answer, NoAnswer> {
+    let asked = Asked { method: Method::GET, path: path.to_owned(), body: Bytes::new() };
+    exchange(connector, backend, asked, limit).await
+}
+
+async fn exchange(connector: &Connector, backend: &Backend, what: Asked, limit: Duration) -> Result<Answer, NoAnswer> {
     let asked = async {
         let mut upstream = connector.connect(backend, false).await.map_err(|error| error.to_string())?;
-        let answer = ask(&mut upstream, backend, path).await.map_err(|error| error.to_string())?;
+        let answer = ask(&mut upstream, backend, what).await.map_err(|error| error.to_string())?;
         if upstream.is_done() {
             connector.release(upstream, Duration::from_secs(4));
         }
@@ -149,12 +227,16 @@ async fn get(connector: &Connector, backend: &Backend, path: &str, limit: Durati
     }
 }
 
-async fn ask(upstream: &mut Upstream, backend: &Backend, path: &str) -> super::error::Result<Answer> {
+async fn ask(upstream: &mut Upstream, backend: &Backend, what: Asked) -> super::error::Result<Answer> {
     let mut headers = backend.settings.headers.clone();
     headers.insert(header::USER_AGENT, HeaderValue::from_static("tidegate-probe"));
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    let target = format!("{}{path}", backend.settings.base_path);
-    upstream.send(RequestHead { method: Method::GET, target, headers }, Bytes::new()).await?;
+    if !what.body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(what.body.len()));
+    }
+    let target = format!("{}{}", backend.settings.base_path, what.path);
+    upstream.send(RequestHead { method: what.method, target, headers }, what.body).await?;
     let head = upstream.read_head().await?;
     let status = head.status.as_u16();
     let retry_after = head.headers.contains_key(header::RETRY_AFTER);
@@ -180,7 +262,7 @@ fn learn(backend: &Backend, answer: Option<Answer>) {
         .take(MOST_MODELS)
         .collect();
     backend.revisions.store(Arc::new(super::revision::of_list(&models)));
-    backend.serves.store(Arc::new(models));
+    backend.learn(models);
 }
 
 /// Models of one backend that are remembered.

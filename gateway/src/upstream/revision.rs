@@ -35,7 +35,8 @@ fn hash(value: &Value) -> u64 {
 /// The revisions of `model` that the backends of `pool` serve, as one number: the same as long as they are the same,
 /// however many backends serve each. 0 if nobody says.
 pub(crate) fn of_pool(pool: &Pool, model: &str) -> u64 {
-    let known = pool.backends.iter().filter_map(|backend| backend.revisions.load().get(model).copied());
+    let membership = pool.membership.load();
+    let known = membership.backends.iter().filter_map(|backend| backend.revisions.load().get(model).copied());
     let mut known: Vec<u64> = known.filter(|revision| *revision != 0).collect();
     known.sort_unstable();
     known.dedup();

@@ -1,70 +1,57 @@
 //! `least_busy`: the less loaded of two random candidates.
 
-use crate::balancer::{Balancer, Candidate};
+use super::choices::{Random, choose};
+use crate::balancer::{Balancer, BalancerPlugin, Field};
 use crate::exchange::Exchange;
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::filter::SettingsError;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-/// Two choices spread load nearly as well as looking at all, and do not send everybody to the same backend when
-/// several gateways look at the same moment. With few candidates all are looked at.
+/// Two backends are drawn, and the one with fewer requests for its `max_in_flight` (or its weight) gets the request; in
+/// pools of up to eight the least busy of all. Requests that a backend has from elsewhere count if its metrics tell.
 #[derive(Debug, Default)]
 pub struct LeastBusy {
-    state: AtomicU64,
+    random: Random,
 }
 
-/// Up to here looking at all costs no more than drawing two.
-const LOOK_AT_ALL: usize = 8;
+/// The one of two random backends (in pools of up to eight: of all) that has fewer requests for its `max_in_flight`, or
+/// its weight. What a backend has from elsewhere counts if its metrics tell.
+#[derive(Debug, Default, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {}
 
 impl Balancer for LeastBusy {
-    fn pick(&self, _: &Exchange, candidates: &[Candidate<'_>]) -> usize {
-        let random = self.random();
-        let count = candidates.len();
-        let start = (random as usize) % count;
-        let looked_at = if count <= LOOK_AT_ALL { count } else { 2 };
-        let step = if count <= LOOK_AT_ALL { 1 } else { 1 + (random >> 32) as usize % (count - 1) };
-        let bounded = candidates.iter().all(|candidate| candidate.capacity.is_some());
-        (0..looked_at)
-            .map(|i| (start + i * step) % count)
-            .min_by(|&a, &b| load(&candidates[a], bounded).total_cmp(&load(&candidates[b], bounded)))
-            .unwrap_or(start)
+    fn pick(&self, _: &Exchange, field: &dyn Field) -> Option<usize> {
+        choose(&self.random, field, |_, one, _, other| one.compare(other).is_lt())
     }
 }
 
-impl LeastBusy {
-    /// Weyl sequence and a mix: good enough to spread, and one atomic add.
-    fn random(&self) -> u64 {
-        let mut x = self.state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-}
+impl BalancerPlugin for LeastBusy {
+    const NAME: &'static str = "least_busy";
+    type Settings = Settings;
 
-/// How full a candidate would be with one more: against its capacity if all have one, against its weight otherwise.
-fn load(candidate: &Candidate<'_>, bounded: bool) -> f64 {
-    let room = candidate.capacity.filter(|_| bounded).map_or(f64::from(candidate.weight), |capacity| capacity as f64);
-    (candidate.in_flight + 1) as f64 / room
+    fn new(_: Settings) -> Result<Self, Vec<SettingsError>> {
+        Ok(Self::default())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
-
-    fn candidates(load: &[usize]) -> Vec<Candidate<'static>> {
-        load.iter().map(|&in_flight| Candidate { name: "b", weight: 1, in_flight, capacity: None }).collect()
-    }
+    use crate::testing::{self, Backends};
 
     #[test]
     fn the_emptiest_of_a_few_is_picked() {
         let (balancer, exchange) = (LeastBusy::default(), testing::exchange("{}"));
-        assert!((0..50).all(|_| balancer.pick(&exchange, &candidates(&[3, 1, 2])) == 1));
+        let field = Backends::busy(&[3, 1, 2]);
+        assert!((0..50).all(|_| balancer.pick(&exchange, &field) == Some(1)));
     }
 
     #[test]
     fn equals_are_picked_alike() {
         let (balancer, exchange) = (LeastBusy::default(), testing::exchange("{}"));
-        let mut picked = [0; 4];
-        (0..4000).for_each(|_| picked[balancer.pick(&exchange, &candidates(&[0; 4]))] += 1);
+        let (field, mut picked) = (Backends::busy(&[0; 4]), [0; 4]);
+        (0..4000).for_each(|_| picked[balancer.pick(&exchange, &field).unwrap()] += 1);
         assert!(picked.iter().all(|&n| (800..1200).contains(&n)), "{picked:?}");
     }
 
@@ -73,6 +60,38 @@ mod tests {
         let (balancer, exchange) = (LeastBusy::default(), testing::exchange("{}"));
         let mut load = vec![1; 100];
         load[7] = 50;
-        assert!((0..1000).all(|_| balancer.pick(&exchange, &candidates(&load)) != 7));
+        let field = Backends::busy(&load);
+        assert!((0..1000).all(|_| balancer.pick(&exchange, &field) != Some(7)));
+    }
+
+    #[test]
+    fn the_only_one_of_many_that_is_free_is_found() {
+        let (balancer, exchange) = (LeastBusy::default(), testing::exchange("{}"));
+        let mut field = Backends::busy(&[0; 1000]);
+        field.closed.extend((0..1000).filter(|n| *n != 613));
+        assert!((0..100).all(|_| balancer.pick(&exchange, &field) == Some(613)));
+        field.closed.insert(613);
+        assert_eq!(balancer.pick(&exchange, &field), None);
+    }
+
+    #[test]
+    fn what_a_backend_does_for_others_counts() {
+        let (balancer, exchange) = (LeastBusy::default(), testing::exchange("{}"));
+        let mut field = Backends::busy(&[1, 0]);
+        field.list[1].elsewhere = 6.0;
+        assert_eq!(balancer.pick(&exchange, &field), Some(0));
+        field.list[1].elsewhere = 0.0;
+        field.list[1].cache_used = 1.0;
+        field.list[0].in_flight = 0;
+        assert_eq!(balancer.pick(&exchange, &field), Some(0), "a full KV cache is no place for one more");
+    }
+
+    #[test]
+    fn fullness_is_measured_against_what_one_takes() {
+        let (balancer, exchange) = (LeastBusy::default(), testing::exchange("{}"));
+        let mut field = Backends::busy(&[4, 2]);
+        field.list[0].capacity = Some(100);
+        field.list[1].capacity = Some(4);
+        assert_eq!(balancer.pick(&exchange, &field), Some(0));
     }
 }

@@ -34,6 +34,11 @@ impl Clock {
         }
     }
 
+    /// Time since the clock was made.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos((self.now() - 1) / TICKS)
+    }
+
     /// Ticks since the clock was made; never 0, which stands for a bucket that nobody has taken from.
     pub(super) fn now(&self) -> u64 {
         1 + match &self.0 {

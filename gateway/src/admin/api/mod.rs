@@ -3,7 +3,7 @@
 
 mod backends;
 
-use super::routes::{JSON, answer};
+use super::routes::{JSON, answer, problem};
 use crate::core::Core;
 use axum::Router;
 use axum::http::StatusCode;

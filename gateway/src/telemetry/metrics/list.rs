@@ -93,6 +93,18 @@ metrics! {
         "What went wrong with a backend; upstream_auth means that our own key was refused.";
     BACKEND_CONNECTIONS: Counter, "tidegate_backend_connections_total", &["pool", "backend", "kind"],
         "Connections taken for requests to a backend, new or reused.";
+    BACKEND_DRAINING: Gauge, "tidegate_backend_draining", &["pool", "backend"],
+        "Whether a backend gets no more requests because an operator, or discovery, wants it so (1).";
+    BACKEND_CAPACITY: Gauge, "tidegate_backend_max_in_flight", &["pool", "backend"],
+        "Requests a backend gets at once, as the file says or as was found out (auto); -1 for no bound.";
+    BACKEND_READINGS: Counter, "tidegate_backend_signals_total", &["pool", "backend", "outcome"],
+        "Readings of a backend's own metrics: read, or failed (no answer, or nothing known in it).";
+    BACKEND_BREAKER: Gauge, "tidegate_backend_breaker_state", &["pool", "backend"],
+        "Whether a backend is trusted (0), gets one request to show that it is well (1) or is left alone (2): the worst of its models.";
+    BACKEND_BREAKER_OPENED: Counter, "tidegate_backend_breaker_opened_total", &["pool", "backend", "reason"],
+        "How often a backend was left alone, after faults in a row, too large a part of them, silence, or a failed probe.";
+    BACKEND_PICKS: Counter, "tidegate_backend_picks_total", &["pool", "backend", "kind"],
+        "Requests a backend was picked for: balanced, as the probe that shows whether it is well again, or because most are out and all are used (panic).";
     IN_FLIGHT: Gauge, "tidegate_requests_in_flight", &[],
         "Requests that are not over.";
     BAD_REQUESTS: Counter, "tidegate_bad_requests_total", &["reason"],

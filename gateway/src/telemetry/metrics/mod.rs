@@ -77,6 +77,12 @@ struct Families {
     backend_requests: IntCounterVec,
     backend_errors: IntCounterVec,
     backend_connections: IntCounterVec,
+    backend_draining: IntGaugeVec,
+    backend_breaker: IntGaugeVec,
+    backend_breaker_opened: IntCounterVec,
+    backend_picks: IntCounterVec,
+    backend_capacity: IntGaugeVec,
+    backend_readings: IntCounterVec,
 }
 
 impl Metrics {
@@ -189,6 +195,12 @@ impl Families {
             backend_requests: build.counters(&list::BACKEND_REQUESTS),
             backend_errors: build.counters(&list::BACKEND_ERRORS),
             backend_connections: build.counters(&list::BACKEND_CONNECTIONS),
+            backend_draining: build.gauges(&list::BACKEND_DRAINING),
+            backend_breaker: build.gauges(&list::BACKEND_BREAKER),
+            backend_breaker_opened: build.counters(&list::BACKEND_BREAKER_OPENED),
+            backend_picks: build.counters(&list::BACKEND_PICKS),
+            backend_capacity: build.gauges(&list::BACKEND_CAPACITY),
+            backend_readings: build.counters(&list::BACKEND_READINGS),
         }
     }
 
@@ -217,12 +229,24 @@ impl Families {
         build::retain(&self.queue_outcomes, pool);
 
         let backend = |labels: &build::Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
-        for family in [&self.backend_up, &self.backend_in_flight] {
+        for family in [
+            &self.backend_up,
+            &self.backend_in_flight,
+            &self.backend_draining,
+            &self.backend_breaker,
+            &self.backend_capacity,
+        ] {
             build::retain(family, backend);
         }
-        let counters =
-            [&self.backend_attempts, &self.backend_requests, &self.backend_errors, &self.backend_connections];
-        for family in counters {
+        for family in [
+            &self.backend_attempts,
+            &self.backend_requests,
+            &self.backend_errors,
+            &self.backend_connections,
+            &self.backend_breaker_opened,
+            &self.backend_picks,
+            &self.backend_readings,
+        ] {
             build::retain(family, backend);
         }
     }

@@ -9,6 +9,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntGauge};
 
 use super::Families;
 use crate::telemetry::record::{Cause, Record};
+use crate::upstream::breaker::Opened;
 use tidegate_config::FallbackOn;
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -168,10 +169,23 @@ pub struct BackendSeries {
     pub attempts: IntCounter,
     /// Requests it gave the answer to.
     pub requests: IntCounter,
+    /// 1 while no more requests go there.
+    pub draining: IntGauge,
+    /// 0 while it is trusted, 1 while one request is let through to see, 2 while it is left alone.
+    pub breaker: IntGauge,
+    /// Requests it takes at once now; -1: however many.
+    pub capacity: IntGauge,
+    /// Readings of its own metrics: those that said something, and the others.
+    pub readings: [IntCounter; 2],
+    breaker_opened: [IntCounter; Opened::ALL.len()],
+    picks: [IntCounter; PICKS.len()],
     connections_new: IntCounter,
     connections_reused: IntCounter,
     errors: [IntCounter; BackendFault::ALL.len()],
 }
+
+/// Why a backend got a request: as the balancer wanted, to see whether it is well again, or because all are used.
+const PICKS: [&str; 3] = ["balanced", "probe", "panic"];
 
 impl BackendSeries {
     pub(super) fn new(families: &Families, pool: &str, backend: &str) -> Self {
@@ -183,6 +197,13 @@ impl BackendSeries {
             in_flight: families.backend_in_flight.with_label_values(&labels),
             attempts: families.backend_attempts.with_label_values(&labels),
             requests: families.backend_requests.with_label_values(&labels),
+            draining: families.backend_draining.with_label_values(&labels),
+            breaker: families.backend_breaker.with_label_values(&labels),
+            capacity: families.backend_capacity.with_label_values(&labels),
+            readings: ["read", "failed"].map(|how| families.backend_readings.with_label_values(&[pool, backend, how])),
+            breaker_opened: Opened::ALL
+                .map(|why| families.backend_breaker_opened.with_label_values(&[pool, backend, why.label()])),
+            picks: PICKS.map(|how| families.backend_picks.with_label_values(&[pool, backend, how])),
             connections_new: connections("new"),
             connections_reused: connections("reused"),
             errors: BackendFault::ALL.map(error),
@@ -193,6 +214,17 @@ impl BackendSeries {
     pub fn connected(&self, reused: bool) {
         let connections = if reused { &self.connections_reused } else { &self.connections_new };
         connections.inc();
+    }
+
+    /// Counts a place taken there.
+    pub fn picked(&self, probing: bool, panicking: bool) {
+        let how = if probing { 1 } else { usize::from(panicking) * 2 };
+        self.picks[how].inc();
+    }
+
+    /// Counts that it is left alone.
+    pub fn opened(&self, why: Opened) {
+        self.breaker_opened[why as usize].inc();
     }
 
     /// Counts something that went wrong with it.
