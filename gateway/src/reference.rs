@@ -294,7 +294,11 @@ mod tests {
         let mut folders = vec![root.join("../plugins/src")];
         while let Some(folder) = folders.pop() {
             for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-                if path.is_dir() { folders.push(path) } else { sources.push(path) }
+                match path.extension() {
+                    _ if path.is_dir() => folders.push(path),
+                    Some(kind) if kind == "rs" => sources.push(path),
+                    _ => {}
+                }
             }
         }
         let known = quoted(&sources);
