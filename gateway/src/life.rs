@@ -175,8 +175,10 @@ impl Life {
 
 /// Drops the metrics of routes and backends that are gone.
 pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
-    let of_models =
-        snapshot.models.iter().flat_map(|model| model.targets.iter().map(|target| (&*model.name, &*target.pool.name)));
+    let of_models = snapshot.models.iter().flat_map(|model| {
+        let fallbacks = model.fallback.iter().flat_map(|step| &step.serves.targets);
+        model.targets.iter().chain(fallbacks).map(|target| (&*model.name, &*target.pool.name))
+    });
     let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
     let routes: Vec<_> = of_models.chain(other).collect();
     let leaving = |pool: &Pool| pool.discovery.as_ref().map(Discovery::leaving).unwrap_or_default();

@@ -103,8 +103,6 @@ impl Shared {
             flights: Arc::default(),
             kept: Arc::default(),
             managed_keys: Arc::default(),
-            limited: Arc::default(),
-            spenders: Arc::default(),
         }
     }
 }

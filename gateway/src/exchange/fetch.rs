@@ -8,7 +8,7 @@ use super::fail::{Fault, Result, Wait};
 use super::fallback::{self, Chain, Stuck};
 use super::hedge;
 use super::opening::Opened;
-use super::place;
+use super::place::{self, NoPlace};
 use super::retry::Retrying;
 use super::{Route, Session, Trip};
 use crate::core::Core;
@@ -200,7 +200,7 @@ async fn at(
     // As long as there is somewhere to go, nobody waits for longer than this.
     let overflow = route.model.as_ref().and_then(|model| model.overflow_after);
     let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded));
-    let mut place = match place::take(session, trip, route, deadline, overflow).await {
+    let mut place = match place::take(session, trip, route, deadline, overflow, &[]).await {
         Ok(place) => place,
         Err(why) => return Ok(At::Stuck(Stuck::without_place(trip, route, why))),
     };
@@ -214,7 +214,7 @@ async fn at(
             return Ok(At::Stuck(Stuck::after(miss, missed)));
         }
         retrying.tried.push(backend);
-        match next(session, trip, route, &mut retrying).await? {
+        match next(session, trip, route, deadline, &mut retrying).await? {
             Some(next) if retrying.spend(trip, route, miss) => {
                 missed.count(trip);
                 place = next;
@@ -229,11 +229,20 @@ async fn next(
     session: &mut Session,
     trip: &mut Trip<'_>,
     route: &Route,
+    deadline: Deadline,
     retrying: &mut Retrying,
 ) -> Result<Option<Place>> {
     match place::now(&route.pool, trip, &retrying.tried) {
         Ok(place) => return Ok(Some(place)),
         Err(NoBackend::Tried) => {}
+        // The others are full: a failure here is no reason not to wait for them.
+        Err(NoBackend::Busy) => {
+            return match place::take(session, trip, route, deadline, None, &retrying.tried).await {
+                Ok(place) => Ok(Some(place)),
+                Err(NoPlace::Fault(fault)) => Err(fault),
+                Err(_) => Ok(None),
+            };
+        }
         Err(_) => return Ok(None),
     }
     let pause = retrying.next_round(route.pool.retries.backoff);

@@ -41,7 +41,14 @@ pub(super) async fn ask(
             let asked = open(Ask::new(trip, second.backend(), route, deadline), opening);
             asks(trip, &second);
             let Race { outcome, is_second } = alongside(core, session, race(first, asked)).await?;
-            let (how, winner) = if is_second { (HedgeOutcome::Won, second) } else { (HedgeOutcome::Lost, place) };
+            let (how, winner) = match is_second {
+                true => {
+                    // It took at least as long.
+                    place.attempt().first_token(Instant::now());
+                    (HedgeOutcome::Won, second)
+                }
+                false => (HedgeOutcome::Lost, place),
+            };
             trip.record.hedge = Some(how);
             route.series.hedges(how).inc();
             trip.record.backend = Some(winner.backend().settings.name.clone());

@@ -33,7 +33,8 @@ pub(super) enum Refused {
     TooLong,
 }
 
-/// A place for the first attempt at a pool: now, or when it is this request's turn.
+/// A place for an attempt at a pool, at none of the backends in `tried`: now, or when it is this request's turn. Where
+/// there is somewhere else to go, it waits no longer than `overflow`.
 ///
 /// # Errors
 /// Why there is none.
@@ -43,12 +44,13 @@ pub(super) async fn take(
     route: &Route,
     deadline: Deadline,
     overflow: Option<Duration>,
+    tried: &[Arc<Backend>],
 ) -> std::result::Result<Place, NoPlace> {
     let pool = &route.pool;
-    let Some(queue) = &pool.queue else { return now(pool, trip, &[]).map_err(NoPlace::Backend) };
+    let Some(queue) = &pool.queue else { return now(pool, trip, tried).map_err(NoPlace::Backend) };
     // Who waits already goes before.
     if queue.is_empty() {
-        match now(pool, trip, &[]) {
+        match now(pool, trip, tried) {
             Err(NoBackend::Busy | NoBackend::Resting(_)) => {}
             outcome => return outcome.map_err(NoPlace::Backend),
         }
@@ -63,7 +65,7 @@ pub(super) async fn take(
         NoWait::Full => NoPlace::Queue(Refused::Full, wait),
         NoWait::Hopeless => NoPlace::Queue(Refused::TooLong, wait),
     })?;
-    wait(session, trip, route, ticket, Instant::now() + patience).await
+    wait(session, trip, route, ticket, Instant::now() + patience, tried).await
 }
 
 /// A place now, without waiting. For attempts after the first: their request has had its turn.
@@ -78,6 +80,7 @@ async fn wait(
     route: &Route,
     ticket: Ticket,
     until: Instant,
+    tried: &[Arc<Backend>],
 ) -> std::result::Result<Place, NoPlace> {
     let told = |trip: &Trip<'_>| route.pool.queue.as_ref()?.settings.tell.filter(|_| trip.exchange.wants_stream());
     let mut tells = told(trip).map(|every| Instant::now() + every);
@@ -92,13 +95,13 @@ async fn wait(
             }
         };
         if alongside(core, session, turn).await.map_err(NoPlace::Fault)? {
-            match now(&route.pool, trip, &[]) {
+            match now(&route.pool, trip, tried) {
                 Ok(place) => {
                     trip.record.queued += ticket.served();
                     return Ok(place);
                 }
-                Err(NoBackend::Busy | NoBackend::Resting(_) | NoBackend::Tried) => ticket.not_yet(),
-                Err(why @ NoBackend::Down(_)) => {
+                Err(NoBackend::Busy | NoBackend::Resting(_)) => ticket.not_yet(),
+                Err(why @ (NoBackend::Down(_) | NoBackend::Tried)) => {
                     trip.record.queued += ticket.waited();
                     return Err(NoPlace::Backend(why));
                 }

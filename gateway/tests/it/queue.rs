@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Gate, Script};
 use crate::client::{Connection, End, Request, chat_body};
-use crate::gateway::{Gateway, Key};
+use crate::gateway::{Gateway, Key, refused};
 
 /// One backend that takes one request at once, and these lines below its pool.
 async fn narrow(backend: &Backend, lines: &str) -> Gateway {
@@ -251,6 +251,24 @@ async fn a_stream_that_was_told_hears_of_a_failure_as_an_event() {
         assert!(!answer.text().contains("[DONE]"));
         first.answer().await;
     }
+}
+
+#[tokio::test]
+async fn a_request_that_one_backend_refused_waits_for_the_others() {
+    let (backend, gate) = (Backend::start().await, Gate::closed());
+    backend.always(Script::new().wait(&gate).send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"));
+    let backends = format!("    backends: [\"{}\", {{ url: {}, max_in_flight: 1 }}]\n", refused(), backend.url());
+    let gateway = Gateway::start(&format!("pools:\n  main:\n    health: off\n    breaker: off\n{backends}")).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(send(&gateway, Request::chat("m")).await);
+    }
+    waiting(&gateway, 3.0).await;
+    gate.open();
+    for connection in &mut open {
+        assert_eq!(connection.answer().await.status, 200);
+    }
+    assert_eq!((backend.count(), backend.most_in_flight()), (4, 1));
 }
 
 #[tokio::test]
