@@ -9,7 +9,9 @@ use crate::gateway::{Gateway, Key, pool_of};
 /// With the filter, for everybody.
 async fn sharing(backend: &Backend, settings: &str) -> Gateway {
     let filter = format!("filters:\n  - shared_flight: {{ scope: global{settings} }}\n");
-    Gateway::start(&(filter + &pool_of(&[backend]))).await
+    // What a backend says is told as it is: retries have tests of their own.
+    let pool = pool_of(&[backend]).replace("health: off", "health: off\n    retries: 0");
+    Gateway::start(&(filter + &pool)).await
 }
 
 /// The end of a stream whose client asked for its usage: the reason, the usage, the mark.

@@ -314,7 +314,8 @@ async fn an_old_answer_is_given_while_a_new_one_is_fetched_behind_it() {
 #[tokio::test]
 async fn a_backend_that_is_out_is_bridged_by_old_answers_that_say_so() {
     let backend = Backend::start().await;
-    let gateway = shared(&backend, "for: 100ms, stale_if_error: 1m").await;
+    let file = config(&backend, &[], "{ scope: global, for: 100ms, stale_if_error: 1m }");
+    let gateway = Gateway::start(&file.replace("health: off", "health: off\n    retries: 0")).await;
     backend.push(Script::chat("old"));
     gateway.send(&Request::chat("m")).await;
     tokio::time::sleep(Duration::from_millis(150)).await;
