@@ -274,7 +274,8 @@ mod tests {
     /// The words with an underscore that stand in quotes in these sources, tests left out.
     fn quoted(sources: &[std::path::PathBuf]) -> std::collections::BTreeSet<String> {
         let texts = sources.iter().map(|path| std::fs::read_to_string(path).unwrap());
-        let code: String = texts.map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect();
+        let code: String =
+            texts.map(|text| text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()).collect();
         let is_word = |word: &&str| word.contains('_') && word.bytes().all(|b| b == b'_' || b.is_ascii_lowercase());
         code.split('"').filter(is_word).map(str::to_owned).collect()
     }
@@ -295,7 +296,11 @@ mod tests {
         let mut folders = vec![root.join("../plugins/src")];
         while let Some(folder) = folders.pop() {
             for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-                if path.is_dir() { folders.push(path) } else { sources.push(path) }
+                match path.extension() {
+                    _ if path.is_dir() => folders.push(path),
+                    Some(extension) if extension == "rs" => sources.push(path),
+                    _ => {}
+                }
             }
         }
         let known = quoted(&sources);
