@@ -62,11 +62,7 @@ impl Held {
     fn used(&self, outcome: &Outcome) -> Used {
         let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
         let bytes = Some(outcome.request_bytes.saturating_add(outcome.response_bytes));
-        let again = match outcome.source {
-            _ if outcome.charged => Again::No,
-            Source::Cache | Source::Flight => Again::Shared,
-            Source::Gateway | Source::Backend | Source::Replay => Again::Repeated,
-        };
+        let again = Again::of(outcome.source, outcome.charged);
         let used = |usage| Used { usage, bytes, again };
         // What the gateway says by itself has cost nobody anything.
         let is_ours = outcome.source == Source::Gateway && outcome.status < 400;
@@ -137,6 +133,14 @@ pub(super) enum Again {
 }
 
 impl Again {
+    fn of(source: Source, charged: bool) -> Self {
+        match source {
+            _ if charged => Self::No,
+            Source::Cache | Source::Flight => Self::Shared,
+            Source::Gateway | Source::Backend | Source::Replay => Self::Repeated,
+        }
+    }
+
     /// Whether its tokens count all the same.
     fn counts(self, hits: CacheHits) -> bool {
         match self {
@@ -171,13 +175,14 @@ impl ResponseFilter for Held {
             self.let_go();
         }
         // The whole answer in one piece: settled before the client has it, so that its next request finds the rest.
-        if all && self.limits.counts_usage && exchange.is_charged() && exchange.source() == Source::Backend {
+        if all && self.limits.counts_usage && exchange.source() != Source::Gateway {
+            let again = Again::of(exchange.source(), exchange.is_charged());
             match Usage::from_answer(data) {
                 Some(usage) if !self.limits.counts_bytes => {
-                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, again: Again::No });
+                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, again });
                 }
-                Some(_) => {}
-                None => exchange.note("usage", "estimated"),
+                None if exchange.source() == Source::Backend => exchange.note("usage", "estimated"),
+                _ => {}
             }
         }
         self.is_whole &= data.is_empty();
