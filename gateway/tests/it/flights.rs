@@ -9,7 +9,8 @@ use crate::gateway::{Gateway, Key, pool_of};
 /// With the filter, for everybody.
 async fn sharing(backend: &Backend, settings: &str) -> Gateway {
     let filter = format!("filters:\n  - shared_flight: {{ scope: global{settings} }}\n");
-    Gateway::start(&(filter + &pool_of(&[backend]))).await
+    // What a filter makes of a failure is the theme; the pool does not mend it.
+    Gateway::start(&(filter + &pool_of(&[backend]) + "    retries: 0\n")).await
 }
 
 /// The end of a stream whose client asked for its usage: the reason, the usage, the mark.

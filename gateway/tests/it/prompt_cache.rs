@@ -10,7 +10,8 @@ use crate::gateway::{Gateway, Key, pool_of};
 
 /// One pool behind keys, and a cache.
 fn config(backend: &Backend, keys: &[(&Key, &str)], cache: &str) -> String {
-    format!("{}{}  - prompt_cache: {cache}\n", pool_of(&[backend]), filters(keys))
+    // What the cache makes of a failure is the theme; the pool does not mend it.
+    format!("{}    retries: 0\n{}  - prompt_cache: {cache}\n", pool_of(&[backend]), filters(keys))
 }
 
 fn filters(keys: &[(&Key, &str)]) -> String {
