@@ -58,6 +58,10 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	$(say) 'Alerts'
 	.ci/alerts
 
+.PHONY: hammer
+hammer: ## 64 clients on one bucket of each kind, for ten seconds each: what they got and what the file allows
+	HAMMER=10 cargo test -q -p tidegate --test it -- --nocapture --test-threads=1 hammer::
+
 .PHONY: instructions
 instructions: ## Count what a decision over limits costs, and compare (valgrind; a few minutes the first time)
 	@.ci/prepare instructions

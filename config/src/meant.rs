@@ -316,6 +316,9 @@ pub struct Pool {
     /// How long an idle connection to a backend is kept.
     #[serde(with = "units::duration")]
     pub idle_connections: Duration,
+    /// What tenants' salts are made from; none: requests are not salted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_salt: Option<Secret>,
     /// When a second backend is asked; `None`: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge: Option<Hedge>,

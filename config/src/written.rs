@@ -259,6 +259,10 @@ pub(crate) struct Pool {
     #[serde(with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) idle_connections: Duration,
+    /// For backends that take `cache_salt` (vLLM): a secret, from which each tenant's salt is made, so that none can find
+    /// out by timing what another has asked. Gateways before the same backends have the same. Absent: requests pass as
+    /// they came.
+    pub(crate) cache_salt: Option<Secret>,
     /// When a second backend is asked because the first has not sent the first token of a stream. Absent: never.
     pub(crate) hedge: Option<Hedge>,
     /// How much of a stream is held before its client gets any: the head until the first `event`, or everything until
@@ -309,6 +313,7 @@ impl Default for Pool {
             tls: BackendTls::default(),
             http2: false,
             idle_connections: Duration::from_secs(4),
+            cache_salt: None,
             hedge: None,
             hold: Hold::default(),
             queue: QueueForm::On(Queue::default()),

@@ -1,12 +1,13 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
+use crate::cache_file::CacheFiles;
+use crate::models::Models;
 mod backends;
 mod routes;
 
 pub use backends::Recipe;
 use backends::authority;
 
-use crate::models::Models;
 use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
@@ -25,6 +26,7 @@ use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::balancer::Balancer;
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
+use tidegate_plugins::filters::limits::OwnLimits;
 use tidegate_plugins::filters::prompt_cache::CacheMetrics;
 use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::keys::KeyHasher;
@@ -36,6 +38,9 @@ use tidegate_plugins::{Filter, Registry, Services};
 
 /// The section that says who there is.
 const TENANTS: &str = "tenants";
+
+/// The filter that decides over limits.
+const LIMITS: &str = "limits";
 
 /// What a configuration is assembled with.
 pub struct Parts<'a> {
@@ -133,8 +138,11 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,
+        views: services.views,
+        prices: services.prices,
         hasher: KeyHasher::new(services.pepper.as_deref()),
         tenants: services.tenants,
+        own_limits: services.own_limits,
         overlap: config.keys.overlap,
         early,
         late: rest,
@@ -157,8 +165,8 @@ fn hash(config: &Config) -> String {
 }
 
 /// Who there is, if the file says so. What is left of a section with faults still tells a known name from others.
-fn tenants(config: &Config, faults: &mut Vec<Fault>) -> Option<Arc<Tenants>> {
-    let (tenants, errors) = Tenants::read(config.tenants.clone()?);
+fn tenants(config: &Config, own: &OwnLimits, faults: &mut Vec<Fault>) -> Option<Arc<Tenants>> {
+    let (tenants, errors) = Tenants::read(config.tenants.clone()?, own);
     let path = KeyPath::root().key(TENANTS);
     faults.extend(errors.into_iter().map(|error| fault(&path, error)));
     Some(Arc::new(tenants))
@@ -181,16 +189,22 @@ impl Files for Relative {
         let text = std::fs::read_to_string(self.0.join(path))?;
         config::parse_value(&text).map_err(io::Error::other)
     }
+
+    fn locate(&self, path: &Path) -> PathBuf {
+        self.0.join(path)
+    }
 }
 
 /// What filters share from the start of the process to its end.
 pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
     measure(metrics, "limits", LimitMetrics::new(store.clone()));
-    let shared = Shared { outbound: Arc::new(Fetcher::default()), ..Shared::with(store) };
+    let (outbound, tiers) = (Arc::new(Fetcher::default()), Arc::new(CacheFiles::default()));
+    let shared = Shared { outbound, tiers, ..Shared::with(store) };
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
     measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
+    measure(metrics, "who is limited", Ok(shared.limited.counter()));
     shared
 }
 
@@ -203,15 +217,47 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
 
 /// What filters may ask for.
 fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
+    let own = own_limits(config, shared);
     Services {
         shared: shared.clone(),
-        models: config.models.iter().map(|model| model.pattern.to_string().into()).collect(),
+        views: Arc::default(),
+        models: models_of(config),
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
-        tenants: tenants(config, faults),
+        tenants: tenants(config, &own, faults),
+        own_limits: Arc::new(own),
+        decides_own: false,
         prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative(config.directory.clone())),
         pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
     }
+}
+
+/// What opens the limits that tenants and keys have for themselves.
+pub fn own_limits(config: &Config, shared: &Shared) -> OwnLimits {
+    OwnLimits::new(shared.store.clone(), Arc::new(prices(&config.prices)), models_of(config))
+}
+
+fn models_of(config: &Config) -> Arc<[Arc<str>]> {
+    config.models.iter().map(|model| model.pattern.to_string().into()).collect()
+}
+
+/// The place of the last filter that has one of these names.
+fn last(config: &Config, names: &[&str]) -> Option<usize> {
+    config.filters.iter().rposition(|entry| names.contains(&&*entry.name))
+}
+
+/// Limits of tenants and keys that nobody decides over.
+fn undecided(config: &Config) -> Option<Fault> {
+    let Some(decides) = last(config, &[LIMITS]) else {
+        let section = if config.tenants.is_some() { TENANTS } else { "filters" };
+        let message = "tenants or keys have `limits`, and there is no filter `limits` that decides over them";
+        let fault = Fault::error(KeyPath::root().key(section), message);
+        return Some(fault.with_help("add `- limits: []` to `filters`, below the filter that knows who calls"));
+    };
+    let path = config.filters[decides].path.clone();
+    let message = "here nobody knows yet who calls, and so which limits of tenants and keys apply";
+    let late = last(config, &["api_key", "jwt"]).is_some_and(|identifies| identifies > decides);
+    late.then(|| Fault::error(path, message).with_help("move it below the filter that knows"))
 }
 
 fn build_filters(
@@ -221,7 +267,10 @@ fn build_filters(
     faults: &mut Vec<Fault>,
 ) -> Vec<NamedFilter> {
     let mut built: Vec<NamedFilter> = Vec::new();
-    for entry in &config.filters {
+    // Several filters may limit, a cheap one in front of the keys for one; what callers bring along is decided once.
+    let decides = last(config, &[LIMITS]);
+    for (index, entry) in config.filters.iter().enumerate() {
+        let services = &Services { decides_own: Some(index) == decides, ..services.clone() };
         match registry.filter(&entry.name, entry.settings.clone(), services) {
             Some(Ok(filter)) => {
                 faults.extend(unreachable_identity(&built, &*filter, entry));
@@ -233,6 +282,9 @@ fn build_filters(
                 faults.push(unknown("filter", &entry.name, &known, entry.path.clone()));
             }
         }
+    }
+    if services.own_limits.any() {
+        faults.extend(undecided(config));
     }
     built
 }
@@ -317,6 +369,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         retries: pool.retries.clone(),
         usage: pool.usage,
         idle_connections: pool.idle_connections,
+        salts: pool.cache_salt.as_ref().map(|secret| crate::exchange::salt_key(secret.expose())),
         membership: ArcSwap::from_pointee(Membership::new(backends)),
         in_flight,
         panicking: AtomicBool::new(false),

@@ -16,6 +16,7 @@
 
 pub mod admin;
 pub mod assemble;
+mod cache_file;
 mod catalogue;
 mod core;
 mod downstream;

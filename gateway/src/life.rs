@@ -26,6 +26,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
+/// How often the sums of spenders are brought together.
+const GATHER: Duration = Duration::from_secs(1);
+
 /// How often the drain looks whether the last request is over.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -124,6 +127,14 @@ impl Life {
         Ok(hash)
     }
 
+    /// Brings together what the threads that answer requests have added up.
+    async fn gather(&self) {
+        loop {
+            sleep(GATHER).await;
+            self.core.snapshot.load().shared.spenders.gather();
+        }
+    }
+
     /// Ends the process as soon as the last request is over: Pingora would sleep for the whole drain time.
     async fn end(&self, mut shutdown: ShutdownWatch) {
         let _ = shutdown.wait_for(|leaving| *leaving).await;
@@ -182,15 +193,10 @@ pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
-        tokio::join!(
-            self.admin(),
-            self.reload(),
-            probe::run(&self.core),
-            discovery::run(&self.core),
-            renew::run(&self.core),
-            self.spend(),
-            self.end(shutdown)
-        );
+        let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
+        let upstream =
+            async { tokio::join!(probe::run(&self.core), discovery::run(&self.core), renew::run(&self.core)) };
+        tokio::join!(beside, upstream, self.end(shutdown));
     }
 }
 

@@ -273,21 +273,20 @@ mod tests {
 
     /// The words with an underscore that stand in quotes in these sources, tests left out.
     fn quoted(sources: &[std::path::PathBuf]) -> std::collections::BTreeSet<String> {
+        let texts = sources.iter().map(|path| std::fs::read_to_string(path).unwrap());
+        let code: String =
+            texts.map(|text| text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()).collect();
         let is_word = |word: &&str| word.contains('_') && word.bytes().all(|b| b == b'_' || b.is_ascii_lowercase());
-        // Each for itself: a quote within a quote in one of them must not turn the others inside out.
-        let words = |path: &std::path::PathBuf| {
-            let text = std::fs::read_to_string(path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-            code.split('"').filter(is_word).map(str::to_owned).collect::<Vec<_>>()
-        };
-        sources.iter().flat_map(words).collect()
+        code.split('"').filter(is_word).map(str::to_owned).collect()
     }
 
     #[test]
     fn every_code_of_an_error_is_explained() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let exchange = std::fs::read_dir(root.join("src/exchange")).unwrap().map(|entry| entry.unwrap().path());
-        let mut sources: Vec<_> = exchange.filter(|path| !path.ends_with("mod.rs")).collect();
+        let files = |folder| std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let exchange = ["src/exchange", "src/exchange/socket"].into_iter().flat_map(files);
+        let mut sources: Vec<_> =
+            exchange.filter(|path| path.is_file() && !path.ends_with("mod.rs") && !path.ends_with("salt.rs")).collect();
         sources.push(root.join("../plugins/src/call/fault.rs"));
         sources.push(root.join("../plugins/src/tenants/standing.rs"));
         sources.push(root.join("../plugins/src/filters/api_key/table.rs"));
@@ -298,10 +297,10 @@ mod tests {
         let mut folders = vec![root.join("../plugins/src")];
         while let Some(folder) = folders.pop() {
             for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-                match path.extension() {
-                    _ if path.is_dir() => folders.push(path),
-                    Some(kind) if kind == "rs" => sources.push(path),
-                    _ => {}
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    sources.push(path);
                 }
             }
         }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{Cors, Limits};
 use tidegate_plugins::Filter;
+use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::keys::KeyHasher;
+use tidegate_plugins::prices::Prices;
 use tidegate_plugins::services::Shared;
 use tidegate_plugins::tenants::Tenants;
 
@@ -26,10 +28,16 @@ pub struct Snapshot {
     pub shared: Shared,
     /// Who there is, if the file says so.
     pub tenants: Option<Arc<Tenants>>,
+    /// What opens limits that keys bring along.
+    pub own_limits: Arc<OwnLimits>,
     /// How keys are hashed.
     pub hasher: KeyHasher,
     /// How long a rotated key still works, unless somebody says otherwise.
     pub overlap: Duration,
+    /// The limits of the filters, to look at.
+    pub views: Arc<Views>,
+    /// What requests cost.
+    pub prices: Arc<Prices>,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
     pub early: Vec<NamedFilter>,
     /// The other filters, in the order of the file.
@@ -66,4 +74,11 @@ pub struct NamedFilter {
     pub name: Arc<str>,
     /// Itself.
     pub filter: Arc<dyn Filter>,
+}
+
+impl Snapshot {
+    /// Whether limits that keys bring along are decided.
+    pub fn decides_limits(&self) -> bool {
+        self.early.iter().chain(&self.late).any(|named| &*named.name == "limits")
+    }
 }

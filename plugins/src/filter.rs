@@ -4,6 +4,7 @@ use crate::credential::Otherwise;
 use crate::exchange::Exchange;
 use crate::reply::{Refusal, Reply};
 use crate::services::Services;
+use crate::turns::Turns;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -51,6 +52,12 @@ pub trait Filter: Send + Sync {
         None
     }
 
+    /// Whether it counts requests, so that it is also asked about one that is refused before its turn: a path that does
+    /// not exist, a body that cannot be read. It has no body then, and no model.
+    fn counts_refused(&self) -> bool {
+        false
+    }
+
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict>;
 }
@@ -79,6 +86,12 @@ pub trait ResponseFilter: Send + Sync {
     fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
         let _ = (exchange, data, last);
         Ok(())
+    }
+
+    /// Of a WebSocket: what wants to judge its turns. Asked once, before the backend is.
+    fn turns(&mut self, exchange: &Exchange) -> Option<Box<dyn Turns>> {
+        let _ = exchange;
+        None
     }
 
     /// Whether [`ResponseFilter::chunk`] may change the data. If so, an answer's `content-length` is dropped,

@@ -257,6 +257,13 @@ impl Refusal {
         event.into()
     }
 
+    /// As an event of the realtime API, about the client's event of the name `asked`.
+    pub fn realtime(&self, event_id: &str, asked: Option<&str>) -> String {
+        let mut error = self.openai();
+        error["event_id"] = asked.into();
+        json!({ "type": "error", "event_id": event_id, "error": error }).to_string()
+    }
+
     fn openai(&self) -> serde_json::Value {
         json!({ "message": self.message, "type": self.kind, "param": self.param, "code": self.code })
     }

@@ -2,18 +2,20 @@
 
 use crate::filters::idempotency::Kept;
 use crate::filters::jwt::Issuers;
-use crate::filters::limits::Estimates;
 use crate::filters::prompt_cache::Caches;
+use crate::filters::prompt_cache::tier::{NoTiers, Tiers};
 use crate::flight::Counts;
 use crate::keys::ManagedKeys;
 
+use crate::filters::limits::{Estimates, Limited, OwnLimits, Views};
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
+use crate::spenders::Spenders;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
 use serde_json::Value;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Reads a file that settings name. A leaf does not touch the file system by itself, so that `check`, tests and
@@ -24,6 +26,11 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// What the file system says, or where the file is malformed.
     fn read(&self, path: &Path) -> io::Result<Value>;
+
+    /// Where a path of the settings leads.
+    fn locate(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
 }
 
 /// What was spent of a budget by one subject in one window.
@@ -65,8 +72,14 @@ pub struct Shared {
     pub flights: Arc<Counts>,
     /// What requests with an idempotency key were answered.
     pub kept: Arc<Kept>,
+    /// Files that they are kept in.
+    pub tiers: Arc<dyn Tiers>,
     /// The keys that are made and revoked while the gateway runs.
     pub managed_keys: Arc<ManagedKeys>,
+    /// Who was limited, for metrics and log.
+    pub limited: Arc<Limited>,
+    /// Who spends most.
+    pub spenders: Arc<Spenders>,
 }
 
 impl Default for Shared {
@@ -81,9 +94,12 @@ impl Shared {
         Self {
             store,
             estimates: Arc::default(),
+            limited: Arc::default(),
+            spenders: Arc::default(),
             issuers: Arc::default(),
             outbound: Arc::new(Nowhere),
             caches: Arc::default(),
+            tiers: Arc::new(NoTiers),
             flights: Arc::default(),
             kept: Arc::default(),
             managed_keys: Arc::default(),
@@ -96,12 +112,18 @@ impl Shared {
 pub struct Services {
     /// What outlives a reload.
     pub shared: Shared,
+    /// The limits of this version, for those who look at them.
+    pub views: Arc<Views>,
     /// The models that clients may ask for, as the file names them: a wildcard has a `*` at its end.
     pub models: Arc<[Arc<str>]>,
     /// The managed keys, if the file has a place to keep them.
     pub managed_keys: Option<Arc<ManagedKeys>>,
     /// Who there is, if the file says so; without, names are labels.
     pub tenants: Option<Arc<Tenants>>,
+    /// Opens the limits that tenants and keys have for themselves.
+    pub own_limits: Arc<OwnLimits>,
+    /// Whether this filter is the one that decides over them.
+    pub decides_own: bool,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Files that settings name, relative to the configuration file.
@@ -121,9 +143,12 @@ impl Services {
         }
         Self {
             shared: Shared::default(),
+            views: Arc::default(),
             models: Arc::default(),
             managed_keys: None,
             tenants: None,
+            own_limits: Arc::default(),
+            decides_own: true,
             prices: Arc::default(),
             files: Arc::new(NoFiles),
             pepper: None,

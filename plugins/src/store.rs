@@ -93,6 +93,8 @@ pub struct Demand {
     pub level: Level,
     /// How long until this demand alone could be met; none if it was.
     pub wait: Option<Duration>,
+    /// Whether a budget refuses only because of what requests have reserved that are not over.
+    pub is_reserved: bool,
     taken: bool,
     overflow: bool,
     /// When it was taken: where it goes back to.
@@ -104,8 +106,8 @@ impl Demand {
     pub fn new(ledger: Arc<Ledger>, subject: Subject, amount: u64) -> Self {
         let level = Level::default();
         let (binding, tag, spent, estimated, at) = (true, 0, 0, false, At::default());
-        let (wait, taken, overflow) = (None, false, false);
-        Self { ledger, subject, amount, binding, tag, spent, estimated, level, wait, taken, overflow, at }
+        let (wait, is_reserved, taken, overflow) = (None, false, false, false);
+        Self { ledger, subject, amount, binding, tag, spent, estimated, level, wait, is_reserved, taken, overflow, at }
     }
 
     /// Whether it would have refused, but does not bind.
@@ -123,6 +125,19 @@ pub struct Level {
     pub left: u64,
     /// How long until it is full again, if nothing more is taken; of a budget, until the next one begins.
     pub full_in: Duration,
+}
+
+/// All there is to tell about a bucket, for those who look after limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What is left of how much.
+    pub level: Level,
+    /// What was taken by requests that are not over, and is not settled.
+    pub reserved: u64,
+    /// What was spent beyond what there was: nothing is left until it is paid off.
+    pub owed: u64,
+    /// How long until there is one more, if nothing more is taken; none if it is full, or where nobody knows.
+    pub next_in: Option<Duration>,
 }
 
 /// Where limits are counted.
@@ -165,5 +180,5 @@ pub trait Store: Send + Sync {
     fn clock(&self) -> &Clock;
 
     /// How a subject's bucket stands.
-    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Level;
+    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Standing;
 }

@@ -37,6 +37,21 @@ fn the_corpus_of_multipart() {
 }
 
 #[test]
+fn the_corpus_of_canonical_forms() {
+    corpus("canonical", properties::canonical);
+}
+
+#[test]
+fn the_corpus_of_forms() {
+    corpus("forms", properties::forms);
+}
+
+#[test]
+fn the_corpus_of_kept_answers() {
+    corpus("stored", properties::stored);
+}
+
+#[test]
 fn the_corpus_of_tokens() {
     corpus("token", properties::token);
 }
@@ -147,6 +162,31 @@ const FORM: &[&str] = &[
     "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--XX",
 ];
 
+const TOKEN: &[&str] = &[
+    ".",
+    "..",
+    "=",
+    "A",
+    "ey",
+    "\n",
+    "{",
+    "}",
+    "\"",
+    "{\"keys\":[",
+    "]}",
+    "{\"kty\":\"oct\",\"k\":\"AAAA\"}",
+    "{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}",
+    ",",
+    "eyJhbGciOiJub25lIn0",
+    "eyJhbGciOiJIUzI1NiJ9",
+    "eyJhbGciOiJIUzI1NiIsImtpZCI6ImsifQ",
+    "eyJhbGciOiJFZERTQSJ9",
+    "eyJhbGciOiJFUzI1NiJ9",
+    "eyJpc3MiOiJpIiwiYXVkIjoiYSIsInN1YiI6InMiLCJleHAiOjk5OTk5OTk5OTl9",
+    "eyJpc3MiOiJ4In0",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+];
+
 proptest! {
     #[test]
     fn any_object_is_read_as_it_is_or_refused_for_a_reason(body in object()) {
@@ -156,6 +196,16 @@ proptest! {
     #[test]
     fn any_text_is_read_as_it_is_or_refused_for_a_reason(body in of(JSON, 24)) {
         properties::call(body.as_bytes());
+    }
+
+    #[test]
+    fn any_object_has_one_form_however_it_is_written(body in object()) {
+        properties::canonical(body.as_bytes());
+    }
+
+    #[test]
+    fn any_stream_is_told_in_its_other_form_or_not_at_all(stream in of(STREAM, 24)) {
+        properties::forms(stream.as_bytes());
     }
 
     #[test]
@@ -176,5 +226,29 @@ proptest! {
     #[test]
     fn any_form_is_the_same_however_it_is_cut(form in of(FORM, 12)) {
         properties::multipart(form.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_a_kept_answer_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        properties::stored(&bytes);
+    }
+
+    #[test]
+    fn a_kept_answer_that_was_tampered_with_is_read_as_it_is_or_not(at in any::<usize>(), byte in any::<u8>(), end in any::<usize>()) {
+        const WHOLE: &[u8] = include_bytes!("../fuzz/corpus/stored/whole");
+        let mut bytes = WHOLE[..1 + end % WHOLE.len()].to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        properties::stored(&bytes);
+    }
+}
+
+proptest! {
+    // Each case builds filters.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_credential_lets_in_without_the_secret(pieces in of(TOKEN, 12)) {
+        properties::token(pieces.as_bytes());
     }
 }

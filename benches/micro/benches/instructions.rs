@@ -7,7 +7,7 @@
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use tidegate_bench_micro::balancers::Pick;
-use tidegate_bench_micro::limits::{Buckets, House, eight, one};
+use tidegate_bench_micro::limits::{Buckets, House, Sums, eight, one};
 
 #[library_benchmark]
 #[bench::of_one(Buckets::new(1))]
@@ -26,6 +26,13 @@ fn filter(mut house: House) -> House {
 }
 
 #[library_benchmark]
+#[bench::of_one(Sums::new())]
+fn spenders(sums: Sums) -> Sums {
+    sums.add();
+    sums
+}
+
+#[library_benchmark]
 #[bench::round_robin_of_1000(Pick::new("round_robin", 1000, 4096))]
 #[bench::least_busy_of_10(Pick::new("least_busy", 10, 4096))]
 #[bench::least_busy_of_1000(Pick::new("least_busy", 1000, 4096))]
@@ -39,6 +46,6 @@ fn pick(mut pick: Pick) -> Pick {
     pick
 }
 
-library_benchmark_group!(name = limits; benchmarks = store, filter);
+library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
 library_benchmark_group!(name = balancers; benchmarks = pick);
 main!(library_benchmark_groups = limits, balancers);

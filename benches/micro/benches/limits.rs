@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use tidegate_bench_micro::limits::{Buckets, House, budgets, eight};
+use tidegate_bench_micro::limits::{Buckets, House, Sums, budgets, eight};
 
 /// The store alone.
 fn store(c: &mut Criterion) {
@@ -19,5 +19,11 @@ fn filter(c: &mut Criterion) {
     c.bench_function("limits/filter: 8 limits with budgets and money", |b| b.iter(|| house.decide()));
 }
 
-criterion_group!(benches, store, filter);
+/// What each request adds to the sums of spenders.
+fn spenders(c: &mut Criterion) {
+    let sums = Sums::new();
+    c.bench_function("limits/spenders: add one request", |b| b.iter(|| sums.add()));
+}
+
+criterion_group!(benches, store, filter, spenders);
 criterion_main!(benches);

@@ -1,6 +1,7 @@
 //! What is measured: requests and events as they come, in sizes that matter.
 
 pub mod balancers;
+pub mod cache;
 pub mod limits;
 pub mod replay;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_plugins::exchange::Outcome;
 use tidegate_plugins::prices::{Price, Prices};
+use tidegate_plugins::spenders::{Spenders, Spent};
 use tidegate_plugins::store::{Clock, Demand, Local, Quota, Spec, Store, Subject};
 use tidegate_plugins::testing::exchange;
 use tidegate_plugins::usage::Usage;
@@ -26,8 +27,7 @@ impl Buckets {
         let subject = Subject::of(b"alice");
         let demand = |n: usize| {
             let id: Arc<str> = format!("l{n}").into();
-            let (label, calendar) = (id.clone(), None);
-            let ledger = store.open(Spec { id, label, quota, calendar, shared: n == 0 });
+            let ledger = store.open(Spec { id: id.clone(), label: id, quota, calendar: None, shared: n == 0 });
             Demand::new(ledger, subject, 1)
         };
         let demands = (0..count).map(demand).collect();
@@ -114,5 +114,29 @@ impl House {
         let verdict = self.filter.request(black_box(&mut self.request)).now_or_never();
         let Some(Ok(Verdict::Follow(follower))) = verdict else { panic!("it should have been granted") };
         follower.end(&self.request);
+    }
+}
+
+/// What a request adds to the sums of spenders.
+pub struct Sums(Spenders);
+
+impl Sums {
+    /// That have met the spender before.
+    pub fn new() -> Self {
+        let sums = Self(Spenders::default());
+        sums.add();
+        sums
+    }
+
+    /// One request.
+    pub fn add(&self) {
+        let (org, user, key, model) = (Some("acme"), Some("alice"), Some("k1"), Some("m"));
+        self.0.record(black_box(&Spent { org, user, key, model, tokens: 340, cost: 1200, limited: false }));
+    }
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self::new()
     }
 }

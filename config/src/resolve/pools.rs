@@ -11,6 +11,9 @@ use crate::secret::is_secret_name;
 use crate::settings::{Auth, MaxInFlight, Queue, QueueForm, Retries};
 use crate::written::{self, TextOr};
 
+/// The shortest secret that cannot be guessed, in bytes.
+const SHORTEST_SALT: usize = 16;
+
 /// Headers that the relay itself must write.
 const OURS: [HeaderName; 8] = [
     header::HOST,
@@ -49,6 +52,10 @@ impl Resolver<'_> {
         let health = self.health(&path.key("health"), pool.health);
         let breaker = self.breaker(&path.key("breaker"), pool.breaker);
         let tls = self.backend_tls(&path.key("tls"), pool.tls);
+        if pool.cache_salt.as_ref().is_some_and(|salt| salt.expose().len() < SHORTEST_SALT) {
+            let message = format!("less than {SHORTEST_SALT} bytes can be guessed");
+            self.fault(&path.key("cache_salt"), message, None);
+        }
         let signals = self.signals(&path.key("signals"), pool.signals);
         let discover = pool.discover.and_then(|discover| self.discover(&path.key("discover"), discover));
         let listed = !self.items(&path.key("backends")).is_empty();
@@ -71,6 +78,7 @@ impl Resolver<'_> {
             tls,
             http2: pool.http2,
             idle_connections: pool.idle_connections,
+            cache_salt: pool.cache_salt,
             hedge: pool.hedge,
             hold: pool.hold,
             queue,

@@ -24,6 +24,8 @@ fn world() -> World {
         .var("TLS_CERT", "cert.pem")
         .var("TLS_KEY", "key.pem")
         .var("BACKEND_CA", "ca.pem")
+        .var("ADMIN_TOKEN", "token")
+        .var("KEY_PEPPER", "pepper")
         .file("cert.pem", pem)
         .file("key.pem", "-----BEGIN PRIVATE KEY-----")
         .file("ca.pem", pem)

@@ -3,10 +3,10 @@
 use super::arrive::{client_patience, short};
 use super::body::{self, Body};
 use super::fail::{Fault, Result, Wait};
-use super::{Route, Session, Trip, fetch, query};
+use super::{Route, Session, Trip, fetch, query, salt};
 use crate::models::Models;
 use crate::snapshot::NamedFilter;
-use crate::telemetry::InFlight;
+use crate::telemetry::{Cause, InFlight};
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,6 +53,25 @@ pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<O
         }
     }
     Ok(None)
+}
+
+/// Asks those of the other filters that count requests about one that is refused: nobody knocks for free. Their answer
+/// stands in place of the refusal.
+///
+/// # Errors
+/// The refusal, or a filter's own fault.
+pub(super) async fn refuse(session: &mut Session, trip: &mut Trip<'_>, fault: Fault) -> Result<Reply> {
+    if !matches!(fault, Fault::Told { cause: Cause::Validation | Cause::Auth, .. }) {
+        return Err(fault);
+    }
+    let snapshot = trip.snapshot.clone();
+    for named in snapshot.late.iter().filter(|named| named.filter.counts_refused()) {
+        let verdict = named.filter.request(&mut trip.exchange).await;
+        if let Some(reply) = take(session, trip, named, verdict)? {
+            return Ok(reply);
+        }
+    }
+    Err(fault)
 }
 
 /// How long a client waits that does not say so: longer than anything here takes.
@@ -228,6 +247,12 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.
 pub(super) fn rename(trip: &mut Trip<'_>, route: &Route) {
+    salt::take_out(trip);
+    name(trip, route);
+    salt::put_in(trip, route);
+}
+
+fn name(trip: &mut Trip<'_>, route: &Route) {
     let (Some(call), Some(model)) = (trip.exchange.call(), trip.exchange.model()) else { return };
     let served = route.send_as.as_ref().unwrap_or(model);
     let body = trip.exchange.body();

@@ -36,6 +36,9 @@ pub(super) enum Plan {
     Socket,
     /// Anything else under `/v1/`, streamed to the pool that the file names.
     Opaque,
+    /// There is no such path, or not for this method. The filters are asked all the same: a stranger is told that it is
+    /// one, and who asks counts.
+    Nowhere(Fault),
 }
 
 /// What is to be said about where a request comes from.
@@ -93,10 +96,12 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         known: endpoint.is_some(),
         upgrade,
         followers: Vec::new(),
+        turns: Vec::new(),
         route: None,
         settled: None,
         under_way: None,
         replayable: true,
+        unsalted: None,
         streaming: false,
         form: None,
         model_in_form: None,
@@ -134,7 +139,7 @@ pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
         let id = rest.strip_prefix('/').filter(|id| !id.is_empty());
         if rest.is_empty() || id.is_some() {
             if !matches!(head.method, Method::GET | Method::HEAD) {
-                return Err(method_not_allowed("GET, HEAD, OPTIONS", &head.method));
+                return Ok(Plan::Nowhere(method_not_allowed("GET, HEAD, OPTIONS", &head.method)));
             }
             return Ok(id.map_or(Plan::Models, |id| Plan::Model(unescape(id))));
         }
@@ -143,12 +148,13 @@ pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
         return Ok(Plan::Socket);
     }
     if head.path.as_ref() == REALTIME {
-        return Err(Fault::bad("upgrade_required", "This path speaks WebSocket only: send an upgrade."));
+        let message = "This path speaks WebSocket only: send an upgrade.";
+        return Ok(Plan::Nowhere(Fault::bad("upgrade_required", message)));
     }
     match trip.exchange.endpoint() {
         Endpoint::Other if trip.known && snapshot.other_paths.is_some() => Ok(Plan::Opaque),
-        Endpoint::Other => Err(unknown_path(&head.path)),
-        _ if head.method != Method::POST => Err(method_not_allowed("POST, OPTIONS", &head.method)),
+        Endpoint::Other => Ok(Plan::Nowhere(unknown_path(&head.path))),
+        _ if head.method != Method::POST => Ok(Plan::Nowhere(method_not_allowed("POST, OPTIONS", &head.method))),
         Endpoint::Audio | Endpoint::Images if headers::media_type(&head.headers).starts_with("multipart/") => {
             let content_type = headers::text(&head.headers, "content-type").unwrap_or_default();
             let boundary = tidegate_plugins::multipart::boundary_of(content_type)

@@ -5,6 +5,7 @@ use super::answer::Answered;
 use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
 use tidegate_plugins::exchange::Outcome;
+use tidegate_plugins::spenders::Spent;
 
 /// Longest error text in a log line, in bytes.
 const ERROR_LIMIT: usize = 512;
@@ -39,10 +40,36 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     while let Some(follower) = trip.followers.pop() {
         follower.end(&trip.exchange);
     }
+    add_to_spenders(&trip);
     trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
     trip.core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     trip.core.log.request(&trip.record, route, pool);
     debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
+}
+
+/// An answer that was made for another request is that one's to pay.
+fn add_to_spenders(trip: &Trip<'_>) {
+    let (caller, usage) = (trip.exchange.caller(), trip.record.usage.filter(|_| trip.exchange.is_charged()));
+    let price = trip.exchange.model().and_then(|model| trip.snapshot.prices.of(model));
+    let tokens = usage.map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
+    let cost = usage.zip(price).map_or(0, |(usage, price)| price.of(&usage));
+    trip.snapshot.shared.spenders.record(&Spent {
+        org: caller.and_then(|caller| caller.org.as_deref()),
+        user: caller.and_then(|caller| caller.user.as_deref()),
+        key: caller.and_then(|caller| caller.key.as_deref()),
+        model: model_of(trip),
+        tokens,
+        cost,
+        limited: trip.exchange.is_limited(),
+    });
+}
+
+/// The model as the file names it, also of a request that came no farther than a filter.
+fn model_of<'a>(trip: &'a Trip<'_>) -> Option<&'a str> {
+    match &trip.route {
+        Some(route) => route.model.as_ref().map(|model| &*model.name),
+        None => trip.snapshot.models.resolve(trip.exchange.model()?).map(|model| &*model.name),
+    }
 }

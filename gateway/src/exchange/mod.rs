@@ -21,6 +21,7 @@ mod relay;
 pub(crate) mod renew;
 mod request;
 mod retry;
+mod salt;
 mod socket;
 mod stream;
 mod trailers;
@@ -38,6 +39,7 @@ use answer::Answered;
 use arrive::{Address, Plan};
 use body::Body;
 use budget::Share;
+use bytes::Bytes;
 use fail::{Fault, Result};
 use futures_util::FutureExt;
 use http::HeaderMap;
@@ -46,11 +48,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_config::{AskUsage, Timeouts};
-use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::multipart::ModelFinder;
+use tidegate_plugins::turns::Turns;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
 
 pub(crate) use answer::unreadable_head;
+pub(crate) use salt::key as salt_key;
 
 /// One request and everything it holds on its way.
 pub(crate) struct Trip<'a> {
@@ -77,6 +81,8 @@ pub(crate) struct Trip<'a> {
     /// Whether the client asks for another protocol.
     upgrade: bool,
     followers: Vec<Box<dyn ResponseFilter>>,
+    /// What judges the turns on a WebSocket.
+    turns: Vec<Box<dyn Turns>>,
     route: Option<Route>,
     /// Where it goes if no filter sends it elsewhere: settled for a filter that wanted to know.
     settled: Option<Route>,
@@ -92,6 +98,8 @@ pub(crate) struct Trip<'a> {
     form: Option<ModelFinder>,
     /// Whether the body could be sent once more.
     replayable: bool,
+    /// The body as it was before it got a salt that is for one pool's backends only.
+    unsalted: Option<(Bytes, Option<Call>)>,
     /// Whether the answer is an event stream, so that a fault can be told in it.
     streaming: bool,
     /// Whether the client has the head of an answer.
@@ -171,19 +179,24 @@ pub(crate) async fn serve(core: &Core, session: &mut Session, clients: &Lists) {
 
 /// The road of one request, from its head to the last byte of its answer.
 async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
-    let plan = arrive::plan(trip)?;
+    let mut plan = arrive::plan(trip)?;
     if let Plan::Reply(reply) = plan {
         return answer::reply(session, trip, reply).await;
     }
     if let Some(reply) = admit::early(session, trip).await? {
         return answered(session, trip, reply).await;
     }
-    match &plan {
-        Plan::Call => admit::read_call(session, trip).await?,
-        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await?,
-        Plan::Socket => admit::read_query(trip)?,
-        Plan::Opaque => admit::stream_through(session, trip).await?,
-        Plan::Reply(_) | Plan::Models | Plan::Model(_) => {}
+    let read = match &mut plan {
+        Plan::Nowhere(fault) => Err(std::mem::replace(fault, Fault::ClientGone)),
+        Plan::Call => admit::read_call(session, trip).await,
+        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await,
+        Plan::Socket => admit::read_query(trip),
+        Plan::Opaque => admit::stream_through(session, trip).await,
+        Plan::Reply(_) | Plan::Models | Plan::Model(_) => Ok(()),
+    };
+    if let Err(fault) = read {
+        let reply = admit::refuse(session, trip, fault).await?;
+        return answer::reply(session, trip, reply).await;
     }
     if let Some(reply) = admit::late(session, trip).await? {
         return answered(session, trip, reply).await;
@@ -197,6 +210,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if trip.core.has_cut() {
         return Err(Fault::leaving());
     }
+    socket::judges(trip);
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
 }

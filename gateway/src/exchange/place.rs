@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_plugins::call::Endpoint;
-use tidegate_plugins::{Exchange, Head};
+use tidegate_plugins::{Exchange, Head, Priority};
 
 /// Why there is no place.
 pub(super) enum NoPlace {
@@ -156,18 +156,16 @@ fn claim(trip: &Trip<'_>, queue: &Queue) -> Claim {
     Claim { priority: priority(&trip.exchange), tenant, weight, cost: cost(&trip.exchange) }
 }
 
-/// The priority of a request of which nothing is said.
-const NORMAL: u8 = 5;
-
-/// The usual priority, or a lower one that it asks for.
+/// The caller's priority, or a lower one that the request asks for.
 fn priority(exchange: &Exchange) -> u8 {
+    let own = exchange.caller().map_or_else(Priority::default, |caller| caller.priority).get();
     let asked = headers::text(exchange.headers(), "x-tidegate-priority").and_then(|text| match text.trim() {
         "interactive" => Some(8),
-        "normal" => Some(NORMAL),
+        "normal" => Some(Priority::default().get()),
         "batch" => Some(1),
         number => number.parse().ok(),
     });
-    asked.unwrap_or(NORMAL).min(NORMAL)
+    asked.unwrap_or(own).min(own)
 }
 
 /// Tokens it is expected to cost: a quarter of its bytes, and what the answer may have.

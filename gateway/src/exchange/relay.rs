@@ -122,6 +122,7 @@ fn kind(trip: &Trip<'_>, head: &Head) -> Result<Kind> {
 /// The request's body is not needed any more once a backend answers: long streams must not hold long prompts.
 pub(super) fn release_body(trip: &mut Trip<'_>) {
     trip.replayable = false;
+    trip.unsalted = None;
     trip.exchange.replace_body(Bytes::new(), trip.exchange.call().cloned());
     trip.share.release();
 }

@@ -29,6 +29,10 @@ pub(super) fn headers_for_all(trip: &Trip<'_>) -> HeaderMap {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         strip_key(&mut headers);
+        // Who reads along cannot read what is compressed.
+        if !trip.turns.is_empty() {
+            headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+        }
     }
     frame(trip, &mut headers);
     headers

@@ -30,7 +30,7 @@ pub(super) const TABLE: Table = Table {
 #[derive(Debug, Clone)]
 pub enum Changed {
     /// It was made; this is the key now.
-    Done(Record),
+    Done(Box<Record>),
     /// There is no such key.
     Unknown,
     /// There is a key of this name, or it was revoked: it stays as it is.
@@ -92,7 +92,7 @@ pub fn get(connection: &Connection, id: &str) -> rusqlite::Result<Changed> {
     let record = connection.query_row(select, [id], record).optional()?;
     let Some(mut record) = record else { return Ok(Changed::Unknown) };
     record.secrets = secrets(connection, id)?;
-    Ok(Changed::Done(record))
+    Ok(Changed::Done(Box::new(record)))
 }
 
 /// Up to `limit` keys by name, those after `after`.
@@ -176,7 +176,7 @@ mod tests {
 
     fn done(changed: Changed) -> Record {
         let Changed::Done(record) = changed else { panic!("{changed:?}") };
-        record
+        *record
     }
 
     #[test]

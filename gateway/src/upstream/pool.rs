@@ -38,6 +38,8 @@ pub struct Pool {
     pub usage: AskUsage,
     /// How long an idle connection is kept.
     pub idle_connections: Duration,
+    /// What tenants' salts are made with, where the backends take salts.
+    pub salts: Option<[u8; 32]>,
     /// Who is in it now.
     pub membership: ArcSwap<Membership>,
     /// Requests that all its backends are answering; they count themselves in.

@@ -2,13 +2,15 @@
 
 import concurrent.futures
 import contextlib
+import os
+import subprocess
 import time
 
 import anthropic
 import httpx2
 import openai
 import pytest
-from conftest import BINARY, free_port, process, wait_for
+from conftest import BINARY, HERE, free_port, process, wait_for
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -84,3 +86,14 @@ def test_a_refusal_is_the_sdks_own_exception(limited, key):
     assert caught.value.code == "rate_limit_exceeded"
     assert "user 'ann'" in str(caught.value)
     assert int(caught.value.response.headers["retry-after"]) > 3000
+
+
+def test_openai_node_waits_for_its_turn(limited, key):
+    url, admin = limited("{ per: user, requests: 4/s, burst: 1 }")
+    tokens, tokens_admin = limited("{ per: user, tokens: 200/s, burst: 200 }")
+    environment = {**os.environ, "BASE_URL": f"{url}/v1", "TOKENS_URL": f"{tokens}/v1", "API_KEY": key}
+    command = ["node", "--test", HERE / "limits.test.mjs"]
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert refusals(admin, "user/requests") >= 3
+    assert refusals(tokens_admin, "user/tokens") >= 1

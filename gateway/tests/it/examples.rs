@@ -13,13 +13,22 @@ async fn every_example_starts() {
     for entry in std::fs::read_dir(Path::new(CONFIG).join("examples")).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        let text = text.replace("127.0.0.1:8080", "127.0.0.1:$PORT").replace("127.0.0.1:8443", "127.0.0.1:$PORT");
+        let text = text
+            .replace("127.0.0.1:8080", "127.0.0.1:$PORT")
+            .replace("127.0.0.1:8443", "127.0.0.1:$PORT")
+            .replace("listen: 127.0.0.1:9090", "listen: 127.0.0.1:$ADMIN");
         let folder = Folder::new();
         Certs::new().write_to(folder.path());
         let file = |name: &str| folder.path().join(name).display().to_string();
         let (cert, key, ca, runtime) = (file("cert.pem"), file("key.pem"), file("ca.pem"), file(""));
-        let environment =
-            [("TLS_CERT", &*cert), ("TLS_KEY", &*key), ("BACKEND_CA", &*ca), ("RUNTIME_DIRECTORY", &*runtime)];
+        let environment = [
+            ("TLS_CERT", &*cert),
+            ("TLS_KEY", &*key),
+            ("BACKEND_CA", &*ca),
+            ("RUNTIME_DIRECTORY", &*runtime),
+            ("ADMIN_TOKEN", "of-the-test"),
+            ("KEY_PEPPER", "of-the-test"),
+        ];
         let gateway = Gateway::start_in(folder, &text, &environment).await;
         assert_eq!(gateway.admin("/livez").await.status, 200, "{}", path.display());
         started += 1;

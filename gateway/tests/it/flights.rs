@@ -9,8 +9,9 @@ use crate::gateway::{Gateway, Key, pool_of};
 /// With the filter, for everybody.
 async fn sharing(backend: &Backend, settings: &str) -> Gateway {
     let filter = format!("filters:\n  - shared_flight: {{ scope: global{settings} }}\n");
-    // What a filter makes of a failure is the theme; the pool does not mend it.
-    Gateway::start(&(filter + &pool_of(&[backend]) + "    retries: 0\n")).await
+    // What a backend says is told as it is: retries have tests of their own.
+    let pool = pool_of(&[backend]).replace("health: off", "health: off\n    retries: 0");
+    Gateway::start(&(filter + &pool)).await
 }
 
 /// The end of a stream whose client asked for its usage: the reason, the usage, the mark.
@@ -107,14 +108,9 @@ async fn a_thousand_requests_in_all_forms_are_one_call_and_one_answer() {
         answers[2].text().contains("\"usage\":{\"prompt_tokens\":3") && !answers[1].text().contains("prompt_tokens")
     );
     let grown = most.saturating_sub(before) >> 20;
-    println!(
-        "an answer of {} KiB for 1000 clients: {} MiB before, {} MiB more",
-        answers[1].body.len() >> 10,
-        before >> 20,
-        grown
-    );
     // Sockets have buffers of their own and whole answers are put together for each that wants one.
-    assert!(grown < 64, "{grown} MiB more");
+    let length = answers[1].body.len() >> 10;
+    assert!(grown < 64, "{length} KiB for 1000 clients: {} MiB before, {grown} MiB more", before >> 20);
     gateway.metric_is("tidegate_flight_requests_total", &[("outcome", "followed")], 999.0).await;
     gateway.metric_is("tidegate_flight_requests_total", &[("outcome", "led")], 1.0).await;
 }
@@ -446,4 +442,44 @@ async fn a_flight_that_outlasts_the_time_for_draining_ends_honestly_for_all() {
     }
     whole.await.unwrap().openai_error(503);
     gateway.ended(Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn each_tenant_has_a_salt_of_its_own_that_nobody_can_ask_for() {
+    let backend = Backend::start().await;
+    backend.always(Script::chat("x"));
+    let keys = [Key::new("one"), Key::new("two")];
+    let entry = |key: &Key, org: &str| format!("        - {{ id: {org}, org: {org}, hash: \"{}\" }}\n", key.hash);
+    let salted = format!(
+        "pools:\n  main:\n    health: off\n    cache_salt: a-secret-of-some-length\n    backends: [{}]\n",
+        backend.url()
+    );
+    let config =
+        format!("filters:\n  - api_key:\n      keys:\n{}{}{salted}", entry(&keys[0], "acme"), entry(&keys[1], "rival"));
+    let gateway = Gateway::start(&config).await;
+    let body = |own: &str| format!(r#"{{"model":"m","messages":[]{own}}}"#);
+    let salt = async |key: &Key, own: &str| {
+        let before = backend.count();
+        let request = Request::post("/v1/chat/completions", body(own)).bearer(&key.key);
+        assert_eq!(gateway.send(&request).await.status, 200);
+        let seen = backend.seen(before).await;
+        seen.assert_clean();
+        let sent: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
+        assert!(!String::from_utf8_lossy(&seen.body).contains("acme"));
+        sent["cache_salt"].as_str().unwrap().to_owned()
+    };
+    let mine = salt(&keys[0], "").await;
+    assert_eq!(mine.len(), 32);
+    assert_eq!(salt(&keys[0], "").await, mine);
+    let theirs = salt(&keys[1], "").await;
+    assert_ne!(theirs, mine);
+    // A salt of one's own sets apart further, and reaches no other tenant's.
+    let asked = format!(r#","cache_salt":"{theirs}""#);
+    let own = salt(&keys[0], &asked).await;
+    assert!(own != mine && own != theirs && own != salt(&keys[1], &asked).await);
+    // Off by default, byte for byte.
+    let gateway = Gateway::before(&backend).await;
+    let before = backend.count();
+    gateway.send(&Request::post("/v1/chat/completions", body(""))).await;
+    assert_eq!(backend.seen(before).await.body, body("").as_bytes());
 }

@@ -344,3 +344,23 @@ async fn a_key_made_elsewhere_stands_in_the_file_by_its_peppered_hash() {
         assert_eq!(gateway.send(&Request::chat("m").bearer(key.trim())).await.status, status, "{pepper}");
     }
 }
+
+#[tokio::test]
+async fn a_managed_key_may_bring_limits_that_are_no_more_than_its_owners() {
+    let rig =
+        Rig::new(&format!("  - limits: []\n{}", TENANTS.replace("[ann]", "{ ann: { limits: [{ requests: 9/h }] } }")))
+            .await;
+    let more = json!({ "user": "ann", "limits": [{ "requests": "10/h" }] });
+    let refused = rig.admin("POST", "/admin/keys", &more).await;
+    assert_eq!((refused.status, &refused.json()["errors"][0]["at"]), (422, &json!("limits[0].requests")));
+    let wanted = json!({ "id": "one", "user": "ann", "limits": [{ "requests": "2/h" }] });
+    let made = rig.admin("POST", "/admin/keys", &wanted).await.json();
+    assert_eq!(made["limits"], json!([{ "requests": "2/h" }]));
+    let mut key = made["key"].as_str().unwrap().to_owned();
+    for status in [200, 200, 429] {
+        assert_eq!(rig.status(&key).await, status);
+    }
+    // Another secret is the same key.
+    key = rig.admin("POST", "/admin/keys/one/rotate", &Value::Null).await.json()["key"].as_str().unwrap().to_owned();
+    assert_eq!(rig.status(&key).await, 429);
+}

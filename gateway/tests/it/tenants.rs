@@ -146,3 +146,109 @@ filters:
     assert!(!said.contains("plain-key"), "{said}");
     assert!(said.contains("tidegate keys"), "how to mend it: {said}");
 }
+
+/// As [`with_keys`], of tenants with limits of their own, decided by a filter that has none itself.
+async fn limited(backend: &Backend, tenants: &str, entries: &[&str]) -> (Gateway, Vec<String>) {
+    let keys: Vec<Key> = entries.iter().map(|_| Key::new("k")).collect();
+    let mut config = format!(
+        "{}{tenants}filters:\n  - limits: [{{ per: ip, requests: 1000/s }}]\n  - api_key:\n      keys:\n",
+        pool_of(&[backend])
+    );
+    for (index, (entry, key)) in entries.iter().zip(&keys).enumerate() {
+        config += &format!("        - {{ id: k{index}, hash: \"{}\", {entry} }}\n", key.hash);
+    }
+    // Of several, the last decides over them, and it alone.
+    config += "  - limits: [{ per: key, requests: 1000/s }]\n  - limits: []\n";
+    (Gateway::start(&config).await, keys.into_iter().map(|key| key.key).collect())
+}
+
+#[tokio::test]
+async fn limits_of_all_above_are_decided_together_and_a_refusal_spends_nothing_of_the_others() {
+    let backend = Backend::start().await;
+    let tenants = "tenants:
+  acme:
+    limits: [{ requests: 100/h }]
+    teams:
+      research:
+        limits: [{ requests: 6/h }]
+        users: { ann: { limits: [{ requests: 3/h, in_flight: 2 }] }, bob: {} }
+  globex: { teams: { research: { limits: [{ requests: 6/h }], users: [dora] } } }
+";
+    let entries = ["user: ann", "user: ann, limits: [{ requests: 2/h }]", "user: bob", "user: dora"];
+    let (gateway, keys) = limited(&backend, tenants, &entries).await;
+    let ask = async |key: usize| gateway.send(&Request::chat("m").bearer(&keys[key])).await;
+    for _ in 0..2 {
+        assert_eq!(ask(1).await.status, 200);
+    }
+    for _ in 0..3 {
+        let message = ask(1).await.openai_error(429)["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("key 'k1'") && message.contains("tenants.key/requests"), "{message}");
+    }
+    // One of the user's three is left, whichever key asks.
+    assert_eq!(ask(0).await.status, 200);
+    assert!(ask(0).await.openai_error(429)["message"].as_str().unwrap().contains("user 'ann' 3/h"));
+    // And three of the team's six: what was refused has taken nothing.
+    for _ in 0..3 {
+        assert_eq!(ask(2).await.status, 200);
+    }
+    let refused = ask(2).await;
+    assert!(refused.openai_error(429)["message"].as_str().unwrap().contains("team 'research' 6/h"));
+    assert!(refused.header("retry-after").is_some());
+    // A team of the same name elsewhere is another one.
+    let other = ask(3).await;
+    assert_eq!((other.status, other.header("x-ratelimit-remaining-requests")), (200, Some("5")));
+    gateway
+        .metric_is("tidegate_limit_decisions_total", &[("limit", "tenants.team/requests"), ("outcome", "refused")], 1.0)
+        .await;
+}
+
+#[tokio::test]
+async fn anybody_else_has_a_bucket_of_their_own_and_tokens_are_settled() {
+    let backend = Backend::start().await;
+    let tenants = "tenants:
+  acme:
+    limits: [{ tokens: 1M/h }]
+    users: { \"*\": { limits: [{ tokens: 20k/h, requests: 1/h }] } }
+";
+    let (gateway, keys) = limited(&backend, tenants, &["org: acme, user: x", "org: acme, user: y"]).await;
+    for (key, status) in [(0, 200), (0, 429), (1, 200), (1, 429)] {
+        assert_eq!(gateway.send(&Request::chat("m").bearer(&keys[key])).await.status, status);
+    }
+}
+
+#[test]
+fn check_faults_limits_that_are_more_than_those_above_or_that_nobody_decides_over() {
+    let folder = Folder::new();
+    let check = |tenants: &str, filters: &str| {
+        let text =
+            format!("pools: {{ p: {{ backends: [http://127.0.0.1:1] }} }}\ntenants:\n{tenants}filters:\n{filters}");
+        let file = folder.write("gateway.yaml", &text).display().to_string();
+        String::from_utf8_lossy(&command(&["check", &file]).stdout).into_owned()
+    };
+    let tenants = "  acme:
+    limits: [{ requests: 60/min, in_flight: 5 }, { tokens: 1k/min, models: [llama*] }]
+    teams:
+      research:
+        limits: [{ requests: 2/s }, { in_flight: 6 }, { tokens: 2k/min, models: [llama-3] }, { tokens: 9k/min }]
+        users: { ann: { limits: [{ per: user, requests: 1/s }] }, bob: { limits: [{ requests: 0/s }] } }
+";
+    let said = check(tenants, "  - api_key: { managed: false }\n");
+    for (message, at) in [
+        ("the organisation `acme` has 60/min: nobody below it has more", "teams.research.limits[0].requests"),
+        ("the organisation `acme` has 5: nobody below it has more", "teams.research.limits[1].in_flight"),
+        ("the organisation `acme` has 1k/min: nobody below it has more", "teams.research.limits[2].tokens"),
+        ("unknown field `per`", "users.ann.limits[0]"),
+        ("a rate allows at least one", "users.bob.limits[0].requests"),
+        ("there is no filter `limits` that decides", "tenants"),
+    ] {
+        let found = said.split("error: ").any(|fault| fault.contains(message) && fault.contains(&format!("{at}\n")));
+        assert!(found, "{message} at {at} is not in:\n{said}");
+    }
+    assert!(!said.contains("limits[3]"), "all models are more than some, and not held against them:\n{said}");
+    let hash = "233fe0fbbce05ed43eea86eb0f11d068b9dd84b61f99495e63a369b5c797ceb9";
+    let key =
+        format!("  - api_key: {{ keys: [{{ id: a, hash: {hash}, org: acme, limits: [{{ requests: 61/min }}] }}] }}\n");
+    let said = check("  acme: { limits: [{ requests: 60/min }] }\n", &format!("  - limits: []\n{key}"));
+    assert!(said.contains("here nobody knows yet who calls"), "{said}");
+    assert!(said.contains("at: filters[1].api_key.keys[0].limits[0].requests"), "{said}");
+}

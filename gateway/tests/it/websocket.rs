@@ -12,13 +12,13 @@ use crate::gateway::{Gateway, Key, pool_of};
 const NONCE: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// What RFC 6455 section 1.3 makes of the nonce.
-fn accept() -> String {
+pub(crate) fn accept() -> String {
     let text = format!("{NONCE}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
     base64::engine::general_purpose::STANDARD.encode(digest)
 }
 
-fn handshake(target: &str) -> Request {
+pub(crate) fn handshake(target: &str) -> Request {
     Request::get(target)
         .header("Connection", "Upgrade")
         .header("Upgrade", "websocket")
@@ -27,7 +27,7 @@ fn handshake(target: &str) -> Request {
 }
 
 /// A masked frame, as a client must send it.
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [1, 2, 3, 4];
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -46,7 +46,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-async fn open(gateway: &Gateway, request: &Request) -> Connection {
+pub(crate) async fn open(gateway: &Gateway, request: &Request) -> Connection {
     let mut connection = gateway.connect().await;
     connection.send(request.bytes()).await;
     let head = connection.head().await;

@@ -4,14 +4,20 @@
 //! with what proptest makes up.
 
 mod call;
+mod canonical;
 mod events;
+mod forms;
 mod multipart;
 mod reference;
 mod splice;
+mod stored;
 mod token;
 
 pub(crate) use call::call;
+pub(crate) use canonical::canonical;
 pub(crate) use events::events;
+pub(crate) use forms::forms;
 pub(crate) use multipart::multipart;
 pub(crate) use splice::splice;
+pub(crate) use stored::stored;
 pub(crate) use token::token;

@@ -57,6 +57,17 @@ impl Ids {
         Self { id: id.map(Into::into), made: made.map(Into::into) }
     }
 
+    /// The id with its quotes, and the second, as they are written; empty where there is none.
+    pub fn parts(&self) -> (&[u8], &[u8]) {
+        (self.id.as_deref().unwrap_or_default(), self.made.as_deref().unwrap_or_default())
+    }
+
+    /// From what [`Self::parts`] gave.
+    pub fn from_parts(id: &[u8], made: &[u8]) -> Self {
+        let part = |part: &[u8]| (!part.is_empty()).then(|| part.into());
+        Self { id: part(id), made: part(made) }
+    }
+
     /// Whether there is anything to give anew.
     pub fn is_empty(&self) -> bool {
         self.id.is_none() && self.made.is_none()

@@ -80,7 +80,10 @@ fn event(name: Option<&str>, data: &[u8]) -> Vec<u8> {
         event.push(b'\n');
     }
     event.extend_from_slice(b"data: ");
+    let start = event.len();
     event.extend_from_slice(data);
+    // An answer may be printed over several lines; an event's data is one. In JSON these are blanks wherever they stand.
+    event[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
     event.extend_from_slice(b"\n\n");
     event
 }

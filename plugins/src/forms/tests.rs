@@ -132,6 +132,15 @@ fn who_did_not_ask_for_the_usage_gets_none() {
 }
 
 #[test]
+fn an_answer_printed_over_several_lines_is_told_in_events_of_one() {
+    let answer = json!({"id": "r", "status": "completed", "output": [{"type": "message", "content": [{"type": "x", "y": [1]}]}]});
+    let pretty = serde_json::to_string_pretty(&answer).unwrap() + "\r\n";
+    let stream = joined(&events(Endpoint::Responses, pretty.as_bytes(), Shape { usage: false, piece: 8 }).unwrap());
+    adds_up(Endpoint::Responses, std::str::from_utf8(&stream).unwrap(), &answer);
+    read_all(&stream);
+}
+
+#[test]
 fn what_is_no_answer_has_no_other_form() {
     for (endpoint, text) in
         [(Endpoint::Chat, "{}"), (Endpoint::Messages, "[]"), (Endpoint::Responses, "{}"), (Endpoint::Rerank, "{}")]

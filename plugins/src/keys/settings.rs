@@ -2,6 +2,7 @@
 
 use crate::caller::Caller;
 use crate::filter::SettingsError;
+use crate::filters::limits::OwnLimits;
 use crate::tenants::{self, Level, Names, Tenants, UnknownTenant, laying_down};
 use serde::Serialize;
 use std::sync::Arc;
@@ -35,17 +36,23 @@ impl Key {
     ///
     /// # Errors
     /// Which of its names is unknown.
-    pub fn caller(&self, tenants: Option<&Tenants>) -> Result<Caller, UnknownTenant> {
-        let own = self.about().tenant(Level::Key, self.id.as_str().into());
+    pub fn caller(&self, tenants: Option<&Tenants>, own: &OwnLimits) -> Result<Caller, UnknownTenant> {
+        let own = self.about().tenant(Level::Key, &self.id, own, "", &mut Vec::new());
         tenants::caller(tenants, &self.names(), Some(own))
     }
 
     /// Who has it; what is wrong with that is reported below `path`.
-    pub fn checked(&self, path: &str, tenants: Option<&Tenants>, faults: &mut Vec<SettingsError>) -> Caller {
+    pub fn checked(
+        &self,
+        path: &str,
+        tenants: Option<&Tenants>,
+        own: &OwnLimits,
+        faults: &mut Vec<SettingsError>,
+    ) -> Caller {
         let below = |setting: &str| if path.is_empty() { setting.to_owned() } else { format!("{path}.{setting}") };
-        match self.caller(tenants) {
+        let own = self.about().tenant(Level::Key, &self.id, own, path, faults);
+        match tenants::caller(tenants, &self.names(), Some(own.clone())) {
             Ok(caller) => {
-                let own = self.about().tenant(Level::Key, self.id.as_str().into());
                 let above: Vec<_> = caller.tenants.iter().filter(|tenant| tenant.level != Level::Key).collect();
                 faults.extend(tenants::beyond(path, &own, &above));
                 caller

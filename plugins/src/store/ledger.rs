@@ -6,9 +6,9 @@
 
 use super::calendar::{Calendar, Window};
 use super::clock::Moment;
-use super::quota::{At, Quota, TICKS};
+use super::quota::{At, Bucket, Quota, TICKS};
 use super::sync::{AtomicI64, AtomicU64, RwLock};
-use super::{Level, Subject};
+use super::{Standing, Subject};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,7 +53,7 @@ pub struct Ledger {
 pub(super) struct Book {
     spec: Spec,
     buckets: Buckets,
-    overflow: AtomicU64,
+    overflow: Bucket,
     subjects: AtomicI64,
     /// The most subjects that are kept apart.
     most: i64,
@@ -73,15 +73,24 @@ pub(super) struct Counts {
     pub(super) estimated: AtomicU64,
 }
 
+impl Counts {
+    /// Those of decisions, by name.
+    pub(super) fn outcomes(&self) -> [(&'static str, u64); 4] {
+        let Self { granted, refused, would_refuse, crowded, .. } = self;
+        let counts = [("granted", granted), ("refused", refused), ("would_refuse", would_refuse), ("crowded", crowded)];
+        counts.map(|(outcome, count)| (outcome, count.load(Relaxed)))
+    }
+}
+
 #[derive(Debug)]
 enum Buckets {
-    One(AtomicU64),
+    One(Bucket),
     Many(Box<[RwLock<Part>]>),
 }
 
 #[derive(Debug, Default)]
 struct Part {
-    map: HashMap<Subject, AtomicU64, BuildHasherDefault<Spread>>,
+    map: HashMap<Subject, Bucket, BuildHasherDefault<Spread>>,
     /// When the idle were last forgotten: all of them were full then, and are taken for no fuller before.
     searched: u64,
 }
@@ -149,6 +158,11 @@ impl Ledger {
         count.fetch_add(1, Relaxed);
     }
 
+    /// What became of decisions since it was opened.
+    pub fn counted(&self) -> [(&'static str, u64); 4] {
+        self.counts().outcomes()
+    }
+
     /// How many subjects have a bucket now.
     pub fn subjects(&self) -> u64 {
         self.book.subjects()
@@ -200,16 +214,20 @@ impl Ledger {
         self.book.held.store(new.max(1), Relaxed);
     }
 
+    /// How a subject's bucket is.
     pub(super) fn state(&self, subject: Subject) -> u64 {
-        self.book.state(subject)
+        self.book.state(subject).0
     }
 
-    pub(super) fn level(&self, subject: Subject, at: At) -> Level {
-        self.quota.level(self.state(subject), at)
+    /// All there is to tell about a subject's bucket.
+    pub(super) fn standing(&self, subject: Subject, at: At) -> Standing {
+        let (state, reserved) = self.book.state(subject);
+        self.quota.standing(state, reserved, at)
     }
 
-    pub(super) fn correct(&self, subject: Subject, overflow: bool, at: At, back: u64, more: u64) {
-        self.book.correct(subject, overflow, at, back, more);
+    /// Settles what was taken, in the bucket it was taken from: `spent` of `taken` stays.
+    pub(super) fn settle(&self, subject: Subject, overflow: bool, at: At, taken: u64, spent: u64) {
+        self.book.settle(subject, overflow, at, taken, spent);
     }
 
     #[cfg(test)]
@@ -231,10 +249,10 @@ impl Book {
     /// One that keeps at most so many subjects apart.
     fn keeping(most: i64, spec: Spec) -> Self {
         let buckets = match spec.shared {
-            true => Buckets::One(AtomicU64::new(0)),
+            true => Buckets::One(Bucket::default()),
             false => Buckets::Many((0..PARTS).map(|_| RwLock::default()).collect()),
         };
-        let (overflow, subjects) = (AtomicU64::new(0), AtomicI64::new(i64::from(spec.shared)));
+        let (overflow, subjects) = (Bucket::default(), AtomicI64::new(i64::from(spec.shared)));
         let (held, counts) = (AtomicU64::new(0), Counts::default());
         Self { spec, buckets, overflow, subjects, most, held, counts }
     }
@@ -252,26 +270,27 @@ impl Book {
     pub(super) fn bytes(&self) -> usize {
         let Buckets::Many(parts) = &self.buckets else { return 0 };
         let room = parts.iter().map(|part| part.read().unwrap().map.capacity()).sum::<usize>();
-        room * 8 / 7 * (size_of::<(Subject, AtomicU64)>() + 1)
+        room * 8 / 7 * (size_of::<(Subject, Bucket)>() + 1)
     }
 
-    /// How a subject's bucket stands.
-    fn state(&self, subject: Subject) -> u64 {
+    /// How a subject's bucket is, and how much of what was taken is not settled.
+    fn state(&self, subject: Subject) -> (u64, u64) {
+        let read = |bucket: &Bucket| (bucket.state.load(Relaxed), bucket.reserved.load(Relaxed));
         match &self.buckets {
-            Buckets::One(bucket) => bucket.load(Relaxed),
+            Buckets::One(bucket) => read(bucket),
             Buckets::Many(parts) => {
                 let part = part(parts, subject).read().unwrap_or_else(PoisonError::into_inner);
                 match part.map.get(&subject) {
-                    Some(bucket) => bucket.load(Relaxed),
-                    None if self.is_crowded() => self.overflow.load(Relaxed),
-                    None => self.spec.quota.fresh(part.searched),
+                    Some(bucket) => read(bucket),
+                    None if self.is_crowded() => read(&self.overflow),
+                    None => (self.spec.quota.fresh(part.searched), 0),
                 }
             }
         }
     }
 
     /// Shows a subject's bucket, which is made if need be; says whether it is the one for those beyond the bound.
-    pub(super) fn with<T>(&self, subject: Subject, at: At, act: impl Fn(&AtomicU64) -> T) -> (T, bool) {
+    pub(super) fn with<T>(&self, subject: Subject, at: At, act: impl Fn(&Bucket) -> T) -> (T, bool) {
         let parts = match &self.buckets {
             Buckets::One(bucket) => return (act(bucket), false),
             Buckets::Many(parts) => parts,
@@ -295,24 +314,22 @@ impl Book {
         self.subjects.fetch_add(1, Relaxed);
         // Whoever looked at the clock before others were forgotten must not find their buckets fuller than they were.
         let fresh = self.spec.quota.fresh(part.searched);
-        (act(part.map.entry(subject).or_insert_with(|| AtomicU64::new(fresh))), false)
+        (act(part.map.entry(subject).or_insert_with(|| Bucket::new(fresh))), false)
     }
 
-    /// Corrects what was taken, in the bucket it was taken from.
-    fn correct(&self, subject: Subject, overflow: bool, at: At, back: u64, more: u64) {
-        let correct = |bucket: &AtomicU64| self.spec.quota.correct(bucket, at, back, more);
+    fn settle(&self, subject: Subject, overflow: bool, at: At, taken: u64, spent: u64) {
+        let settle = |bucket: &Bucket| self.spec.quota.settle(bucket, at, taken, spent);
         match &self.buckets {
-            Buckets::One(bucket) => correct(bucket),
-            Buckets::Many(_) if overflow => correct(&self.overflow),
+            Buckets::One(bucket) => settle(bucket),
+            Buckets::Many(_) if overflow => settle(&self.overflow),
             Buckets::Many(parts) => {
                 let held = part(parts, subject).read().unwrap_or_else(PoisonError::into_inner);
                 match held.map.get(&subject) {
-                    Some(bucket) => correct(bucket),
-                    // Forgotten because it was full again: nothing can be given back to it.
-                    None if more == 0 => {}
+                    Some(bucket) => settle(bucket),
+                    // Nothing was taken, or the bucket would be there: it waits for what is reserved.
                     None => {
                         drop(held);
-                        self.with(subject, at, correct);
+                        self.with(subject, at, settle);
                     }
                 }
             }
@@ -332,7 +349,7 @@ impl Book {
     fn forget_idle(&self, part: &mut Part, at: At) {
         let before = part.map.len();
         part.searched = part.searched.max(at.ticks);
-        part.map.retain(|_, bucket| !self.spec.quota.is_idle(*bucket.get_mut(), at));
+        part.map.retain(|_, bucket| !self.spec.quota.is_idle(bucket, at));
         let forgotten = i64::try_from(before - part.map.len()).unwrap_or(i64::MAX);
         self.subjects.fetch_sub(forgotten, Relaxed);
         if part.map.len() < part.map.capacity() / 4 {
@@ -344,16 +361,16 @@ impl Book {
     /// Adds what was spent of a budget in the window of this number, unless that is over.
     pub(super) fn restore(&self, subject: Subject, at: At, number: u32, amount: u64) {
         let quota = &self.spec.quota;
-        if !quota.is_idle(Quota::restored(number, amount), at) {
+        if !quota.is_idle(&Bucket::new(Quota::restored(number, amount)), at) {
             let then = At { window: Window { number, ..at.window }, ..at };
-            self.with(subject, at, |bucket| quota.correct(bucket, then, 0, amount));
+            self.with(subject, at, |bucket| quota.settle(bucket, then, 0, amount));
         }
     }
 
     /// Whether nobody has spent anything.
     pub(super) fn is_unspent(&self, at: At) -> bool {
         match &self.buckets {
-            Buckets::One(bucket) => self.spec.quota.is_idle(bucket.load(Relaxed), at),
+            Buckets::One(bucket) => self.spec.quota.is_idle(bucket, at),
             Buckets::Many(_) => self.subjects() == 0,
         }
     }

@@ -6,16 +6,21 @@ use super::ledger::{Book, Ledger, PARTS, Spec};
 use super::pending::Pending;
 use super::quota::{At, Quota, TICKS};
 use super::sync::{AtomicU64, AtomicUsize, Mutex};
-use super::{Demand, Level, Store, Subject};
+use super::{Demand, Standing, Store, Subject};
 use crate::services::{Journal, Spent};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 /// Idle subjects are looked for in one part of each ledger this often, in ticks: 16 s for all parts.
 const SEARCH_EVERY: u64 = 250_000_000 * TICKS;
+
+/// How long somebody is told to wait for what others have reserved of a budget: nobody knows, and asking again costs
+/// little.
+const COMES_BACK: Duration = Duration::from_secs(1);
 
 /// Counts in memory.
 #[derive(Debug, Default)]
@@ -95,6 +100,15 @@ fn look(demands: &mut [Demand], now: Moment) -> bool {
         let state = demand.ledger.state(demand.subject);
         demand.level = demand.ledger.quota().level(state, demand.at);
         demand.wait = demand.ledger.after(state, demand.at, demand.amount).err();
+        // What open requests have reserved of a budget comes back long before the next one begins.
+        demand.is_reserved = false;
+        if demand.wait.is_some() && demand.ledger.is_budget() {
+            let reserved = demand.ledger.standing(demand.subject, demand.at).reserved;
+            demand.is_reserved = demand.level.left.saturating_add(reserved) >= demand.amount;
+        }
+        if demand.is_reserved {
+            demand.wait = demand.wait.min(Some(COMES_BACK));
+        }
         all &= demand.wait.is_none() || !demand.binding;
     }
     all
@@ -131,7 +145,7 @@ fn take(demands: &mut [Demand]) -> bool {
 
 fn give_back(demand: &mut Demand) {
     if std::mem::take(&mut demand.taken) {
-        demand.ledger.correct(demand.subject, demand.overflow, demand.at, demand.amount, 0);
+        demand.ledger.settle(demand.subject, demand.overflow, demand.at, demand.amount, 0);
     }
 }
 
@@ -167,11 +181,10 @@ impl Store for Local {
     fn settle(&self, demands: &[Demand]) {
         let now = self.clock.now();
         for demand in demands.iter().filter(|demand| demand.taken) {
-            let (back, more) = (demand.amount.saturating_sub(demand.spent), demand.spent.saturating_sub(demand.amount));
             let ledger = &demand.ledger;
-            if back > 0 || more > 0 {
+            if demand.amount > 0 || demand.spent > 0 {
                 let at = At { ticks: now.ticks, ..demand.at };
-                ledger.correct(demand.subject, demand.overflow, at, back, more);
+                ledger.settle(demand.subject, demand.overflow, at, demand.amount, demand.spent);
             }
             if matches!(ledger.quota(), Quota::InFlight { .. }) {
                 ledger.learn_held(now.ticks.saturating_sub(demand.at.ticks));
@@ -186,8 +199,8 @@ impl Store for Local {
         self.tidy(now);
     }
 
-    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Level {
-        ledger.level(subject, ledger.at(self.clock.now()))
+    async fn peek(&self, ledger: &Ledger, subject: Subject) -> Standing {
+        ledger.standing(subject, ledger.at(self.clock.now()))
     }
 
     fn go_on_from(&self, spent: Option<Vec<Spent>>) {

@@ -60,14 +60,8 @@ impl Collector for LimitMetrics {
         self.subjects.reset();
         for book in self.store.books() {
             let (label, counts) = (&book.spec().label, &book.counts);
-            let outcomes = [
-                ("granted", &counts.granted),
-                ("refused", &counts.refused),
-                ("would_refuse", &counts.would_refuse),
-                ("crowded", &counts.crowded),
-            ];
-            for (outcome, count) in outcomes {
-                self.decisions.with_label_values(&[label, outcome]).inc_by(count.load(Relaxed));
+            for (outcome, count) in counts.outcomes() {
+                self.decisions.with_label_values(&[label, outcome]).inc_by(count);
             }
             self.estimated.with_label_values(&[&**label]).inc_by(counts.estimated.load(Relaxed));
             let subjects = i64::try_from(book.subjects()).unwrap_or(i64::MAX);

@@ -4,10 +4,10 @@
 //! wide enough for nine years of running. What one unit costs is a whole number of ticks, rounded up, so that any sum
 //! of takings is exact and the rate is never more than the file says.
 
-use super::Level;
 use super::calendar::{Period, Window};
 use super::clock::ticks;
 use super::sync::AtomicU64;
+use super::{Level, Standing};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -33,6 +33,22 @@ const AMOUNT: u64 = (1 << AMOUNT_BITS) - 1;
 
 /// Window numbers are kept modulo this: more than a year of half days.
 const NUMBERS: u32 = 1 << (64 - AMOUNT_BITS);
+
+/// What is known of one subject of one limit.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    /// Of a rate, when it is full again, in ticks; of places, how many are taken; of a budget, its window and what is
+    /// spent in it.
+    pub(super) state: AtomicU64,
+    /// What was taken and is not settled. While there is any, the bucket is not forgotten.
+    pub(super) reserved: AtomicU64,
+}
+
+impl Bucket {
+    pub(super) fn new(state: u64) -> Self {
+        Self { state: AtomicU64::new(state), ..Self::default() }
+    }
+}
 
 /// How much a limit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,11 +145,32 @@ impl Quota {
     }
 
     /// Whether a bucket in this state is as good as a fresh one.
-    pub(super) fn is_idle(&self, state: u64, at: At) -> bool {
-        match *self {
+    pub(super) fn is_idle(&self, bucket: &Bucket, at: At) -> bool {
+        let state = bucket.state.load(Relaxed);
+        let is_full = match *self {
             Self::Rate { .. } => state <= at.ticks,
             Self::InFlight { .. } => state == 0,
             Self::Budget { period, .. } => spent(state, period, at.window).1 == 0,
+        };
+        is_full && bucket.reserved.load(Relaxed) == 0
+    }
+
+    /// All there is to tell about it.
+    pub(super) fn standing(&self, state: u64, reserved: u64, at: At) -> Standing {
+        let level = self.level(state, at);
+        match *self {
+            Self::Rate { unit, burst } => {
+                let (used, full) = (state.saturating_sub(at.ticks), unit * burst);
+                let next = used.saturating_sub(full - unit * (level.left + 1).min(burst));
+                let next_in = (level.left < burst).then(|| Duration::from_nanos(next.div_ceil(TICKS)));
+                Standing { level, reserved, owed: used.saturating_sub(full).div_ceil(unit), next_in }
+            }
+            Self::InFlight { .. } => Standing { level, reserved, owed: 0, next_in: None },
+            Self::Budget { most, period } => {
+                let owed = spent(state, period, at.window).1.saturating_sub(most);
+                let next_in = (level.left < most).then_some(level.full_in);
+                Standing { level, reserved, owed, next_in }
+            }
         }
     }
 
@@ -185,19 +222,24 @@ impl Quota {
     }
 
     /// Takes `amount` from a bucket that others take from at the same time.
-    pub(super) fn take(&self, bucket: &AtomicU64, at: At, amount: u64) -> Result<u64, Duration> {
-        let mut state = bucket.load(Relaxed);
+    pub(super) fn take(&self, bucket: &Bucket, at: At, amount: u64) -> Result<u64, Duration> {
+        let mut state = bucket.state.load(Relaxed);
         loop {
             let next = self.after(state, at, amount)?;
-            match bucket.compare_exchange_weak(state, next, Relaxed, Relaxed) {
-                Ok(_) => return Ok(next),
+            match bucket.state.compare_exchange_weak(state, next, Relaxed, Relaxed) {
+                Ok(_) => {
+                    bucket.reserved.fetch_add(amount, Relaxed);
+                    return Ok(next);
+                }
                 Err(other) => state = other,
             }
         }
     }
 
-    /// Gives `back`, and takes `more` whether it is there or not. For a budget `at` has the window that was taken from.
-    pub(super) fn correct(&self, bucket: &AtomicU64, at: At, back: u64, more: u64) {
+    /// Keeps `spent` of what was `taken`: gives the rest back, or takes more whether it is there or not. For a budget `at`
+    /// has the window that was taken from.
+    pub(super) fn settle(&self, bucket: &Bucket, at: At, taken: u64, spent: u64) {
+        let (back, more) = (taken.saturating_sub(spent), spent.saturating_sub(taken));
         let now = at.ticks;
         let step = |state: u64| match *self {
             Self::Rate { unit, burst } => {
@@ -217,8 +259,13 @@ impl Quota {
                 _ => state,
             },
         };
-        // The closure always has a next state.
-        let _ = bucket.fetch_update(Relaxed, Relaxed, |state| Some(step(state)));
+        if taken != spent {
+            // The closure always has a next state.
+            let _ = bucket.state.fetch_update(Relaxed, Relaxed, |state| Some(step(state)));
+        }
+        if taken > 0 {
+            bucket.reserved.fetch_sub(taken, Relaxed);
+        }
     }
 }
 

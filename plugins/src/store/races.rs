@@ -1,7 +1,7 @@
 //! What threads may do to each other in the store, tried in thousands of orders by `shuttle`: see [`super::sync`].
 
 use super::sync::in_every_order;
-use super::tests::{level, open, take, who};
+use super::tests::{level, open, standing, take, who};
 use super::*;
 use shuttle::thread;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
@@ -61,6 +61,7 @@ fn what_is_granted_at_one_time_is_never_more_than_there_is() {
         together((0..3).map(task).collect());
         assert_eq!(level(&store, &tokens, who(1)).left, 6 - spent.load(SeqCst));
         assert_eq!(level(&store, &places, who(1)).left, 2);
+        assert_eq!([&tokens, &places].map(|ledger| standing(&store, ledger, who(1)).reserved), [0, 0]);
     });
 }
 
@@ -158,6 +159,7 @@ fn all_or_none_holds_in_whatever_order_two_limits_are_won_and_lost() {
         assert!(granted <= 2, "{granted}");
         assert_eq!(level(&store, &b, who(9)).left, 2 - granted);
         assert_eq!([0, 1].map(|n| level(&store, &a, who(n)).left), [1, 1]);
+        assert_eq!(standing(&store, &b, who(9)).reserved, 0);
     });
 }
 

@@ -15,9 +15,13 @@ pub(super) fn take(store: &Local, demands: &mut [Demand]) -> bool {
 }
 
 pub(super) fn level(store: &Local, ledger: &Ledger, subject: Subject) -> Level {
+    standing(store, ledger, subject).level
+}
+
+pub(super) fn standing(store: &Local, ledger: &Ledger, subject: Subject) -> Standing {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match store.peek(ledger, subject).as_mut().poll(&mut context) {
-        std::task::Poll::Ready(level) => level,
+        std::task::Poll::Ready(standing) => standing,
         std::task::Poll::Pending => panic!("the local form waited"),
     }
 }
@@ -288,7 +292,10 @@ fn a_million_subjects_fit_and_are_forgotten_when_idle() {
     let ledger = open(&store, "ip", per_second(20, 40));
     let many = 1_100_000;
     for n in 0..many {
-        assert!(take(&store, &mut [Demand::new(ledger.clone(), who(n), 1)]), "{n}");
+        let mut demand = [Demand::new(ledger.clone(), who(n), 1)];
+        assert!(take(&store, &mut demand), "{n}");
+        demand[0].spent = 1;
+        store.settle(&demand);
         // Idle within 50 ms each: here all are busy at once, so the bound is met, and beyond it one bucket is shared.
         if n == MAX_SUBJECTS as u64 + 39 {
             break;
@@ -296,7 +303,9 @@ fn a_million_subjects_fit_and_are_forgotten_when_idle() {
     }
     assert_eq!(ledger.subjects(), MAX_SUBJECTS as u64);
     assert!(!take(&store, &mut [Demand::new(ledger.clone(), who(many), 1)]), "those beyond the bound share 40");
-    assert!(take(&store, &mut [Demand::new(ledger.clone(), who(1), 1)]), "who has a bucket keeps it");
+    let mut again = [Demand::new(ledger.clone(), who(1), 1)];
+    assert!(take(&store, &mut again), "who has a bucket keeps it");
+    store.settle(&again);
     assert!(ledger.bytes() < 150 << 20, "{}", ledger.bytes());
     clock.advance(Duration::from_secs(60));
     for _ in 0..ledger::PARTS {
@@ -316,6 +325,42 @@ fn a_ledger_stays_for_as_long_as_somebody_holds_it() {
     drop(first);
     assert_eq!(level(&store, &open(&store, "a", per_second(1, 1)), who(1)).left, 1);
     assert_eq!(store.books().len(), 0);
+}
+
+#[test]
+fn a_bucket_tells_what_is_reserved_what_is_owed_and_when_there_is_more() {
+    let (clock, second) = (Clock::manual(), Duration::from_secs(1));
+    let store = Local::new(clock.clone());
+    let ledger = open(&store, "tokens", per_second(10, 100));
+    let full = Standing { level: Level { most: 100, left: 100, full_in: Duration::ZERO }, ..Standing::default() };
+    assert_eq!(standing(&store, &ledger, who(1)), full);
+    let mut demand = [Demand::new(ledger.clone(), who(1), 60)];
+    assert!(take(&store, &mut demand));
+    let open = standing(&store, &ledger, who(1));
+    assert_eq!((open.level.left, open.reserved, open.owed, open.next_in), (40, 60, 0, Some(second / 10)));
+    demand[0].spent = 150;
+    store.settle(&demand);
+    let owing = standing(&store, &ledger, who(1));
+    assert_eq!((owing.level.left, owing.reserved, owing.owed), (0, 0, 50));
+    assert_eq!((owing.next_in, owing.level.full_in), (Some(second * 51 / 10), second * 15));
+    clock.advance(second * 15);
+    assert_eq!(standing(&store, &ledger, who(1)), full);
+}
+
+#[test]
+fn what_is_reserved_keeps_its_bucket() {
+    let clock = Clock::manual();
+    let store = Local::new(clock.clone());
+    let ledger = open(&store, "requests", per_second(10, 10));
+    let mut demand = [Demand::new(ledger.clone(), who(1), 1)];
+    assert!(take(&store, &mut demand));
+    clock.advance(Duration::from_secs(60));
+    (0..ledger::PARTS).for_each(|part| ledger.search(part, store.now()));
+    assert_eq!((ledger.subjects(), standing(&store, &ledger, who(1)).reserved), (1, 1));
+    demand[0].spent = 1;
+    store.settle(&demand);
+    (0..ledger::PARTS).for_each(|part| ledger.search(part, store.now()));
+    assert_eq!(ledger.subjects(), 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod tests;
 mod tree;
 
 use crate::caller::{Caller, Priority};
+use crate::filters::limits::Own;
 use crate::when::When;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,6 +43,20 @@ pub enum Level {
     Key,
 }
 
+impl Level {
+    /// The setting that names one.
+    #[must_use]
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Org => "org",
+            Self::Team => "team",
+            Self::User => "user",
+            Self::Service => "service",
+            Self::Key => "key",
+        }
+    }
+}
+
 /// The name is `organisation` and so on: for people.
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +71,7 @@ impl fmt::Display for Level {
 }
 
 /// What one of them lays down for itself and for everybody below.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Tenant {
     /// What it is.
     pub level: Level,
@@ -72,6 +87,8 @@ pub struct Tenant {
     pub expires: Option<When>,
     /// Whether it is let in at all.
     pub disabled: bool,
+    /// The limits it has for itself.
+    pub limits: Own,
 }
 
 /// The names that a credential carries.

@@ -36,13 +36,7 @@ impl UnknownTenant {
 
     /// The setting that carries the name.
     pub fn setting(&self) -> Option<&'static str> {
-        self.level.map(|level| match level {
-            Level::Org => "org",
-            Level::Team => "team",
-            Level::User => "user",
-            Level::Service => "service",
-            Level::Key => "id",
-        })
+        self.level.map(Level::setting)
     }
 }
 

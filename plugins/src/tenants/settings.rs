@@ -3,6 +3,7 @@
 use super::{Level, Metadata, Tenant};
 use crate::caller::Priority;
 use crate::filter::SettingsError;
+use crate::filters::limits::{OwnEntry, OwnLimits};
 use crate::when::When;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -22,12 +23,22 @@ pub(crate) struct About {
     pub(crate) metadata: Metadata,
     pub(crate) expires: Option<When>,
     pub(crate) disabled: bool,
+    pub(crate) limits: Vec<OwnEntry>,
 }
 
 impl About {
-    pub(crate) fn tenant(self, level: Level, name: Arc<str>) -> Tenant {
-        let Self { models, priority, metadata, expires, disabled } = self;
-        Tenant { level, name, models, priority, metadata, expires, disabled }
+    /// Whoever lays it down at `path`, with limits that are open.
+    pub(crate) fn tenant(
+        self,
+        level: Level,
+        name: &str,
+        own: &OwnLimits,
+        path: &str,
+        faults: &mut Vec<SettingsError>,
+    ) -> Tenant {
+        let Self { models, priority, metadata, expires, disabled, limits } = self;
+        let limits = own.open(level, &limits, &super::tree::below(path, "limits"), faults);
+        Tenant { level, name: name.into(), models, priority, metadata, expires, disabled, limits }
     }
 }
 
@@ -56,6 +67,10 @@ macro_rules! laying_down {
             /// Nobody is let in by it.
             #[serde(default, skip_serializing_if = "std::ops::Not::not")]
             pub disabled: bool,
+            /// Limits of its own, decided together with those of the filter `limits`, and no more than those above it
+            /// have.
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            pub limits: Vec<$crate::filters::limits::OwnEntry>,
         }
 
         impl $name {
@@ -66,6 +81,7 @@ macro_rules! laying_down {
                     metadata: self.metadata.clone(),
                     expires: self.expires,
                     disabled: self.disabled,
+                    limits: self.limits.clone(),
                 }
             }
         }

@@ -1,8 +1,9 @@
 use super::*;
+use crate::filters::limits::OwnLimits;
 use serde_json::{Value, json};
 
 fn tenants(value: Value) -> Tenants {
-    let (tenants, faults) = Tenants::read(value);
+    let (tenants, faults) = Tenants::read(value, &OwnLimits::default());
     assert_eq!(faults, []);
     tenants
 }
@@ -45,7 +46,7 @@ fn names(written: &str) -> Names {
 }
 
 fn key(settings: About) -> Option<Tenant> {
-    Some(settings.tenant(Level::Key, "k1".into()))
+    Some(settings.tenant(Level::Key, "k1", &OwnLimits::default(), "", &mut Vec::new()))
 }
 
 fn told(caller: &Caller) -> String {
@@ -125,7 +126,7 @@ fn what_is_disabled_or_over_ends_for_all_below() {
     let past = Some(When::from_unix(1_000_000_000));
     let (disabled, over) = (About { disabled: true, ..About::default() }, About { expires: past, ..About::default() });
     let of = |level: Level, about: &About| {
-        let tenants = vec![Arc::new(about.clone().tenant(level, "x".into()))];
+        let tenants = vec![Arc::new(about.clone().tenant(level, "x", &OwnLimits::default(), "", &mut Vec::new()))];
         standing::refusal(&Caller { tenants: tenants.into(), ..Caller::default() }).unwrap()
     };
     for (level, about, status, code) in [
@@ -145,16 +146,19 @@ fn what_is_disabled_or_over_ends_for_all_below() {
 
 #[test]
 fn all_faults_of_the_section_come_at_once_and_what_is_left_still_answers() {
-    let (tenants, faults) = Tenants::read(json!({
-        "acme": {
-            "modles": [],
-            "models": ["llama*"],
-            "priority": 4,
-            "teams": { "a.b": { "models": ["gpt-4"], "users": { "ann": { "priority": 7, "expires": "soon" } } } },
-            "users": { "ann": null, "": null, "tom": { "models": [3] } },
-        },
-        "globex": { "priority": 12 },
-    }));
+    let (tenants, faults) = Tenants::read(
+        json!({
+            "acme": {
+                "modles": [],
+                "models": ["llama*"],
+                "priority": 4,
+                "teams": { "a.b": { "models": ["gpt-4"], "users": { "ann": { "priority": 7, "expires": "soon" } } } },
+                "users": { "ann": null, "": null, "tom": { "models": [3] } },
+            },
+            "globex": { "priority": 12 },
+        }),
+        &OwnLimits::default(),
+    );
     let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
     for path in [
         "acme.modles",

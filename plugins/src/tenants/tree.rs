@@ -3,6 +3,7 @@
 use super::settings::{About, Members, read};
 use super::{Level, Settings, Tenant, meets};
 use crate::filter::SettingsError;
+use crate::filters::limits::OwnLimits;
 use schemars::Schema;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -36,10 +37,10 @@ impl Place {
 impl Tenants {
     /// Reads the section. What is wrong with it comes along; what remains can still be asked, so that faults elsewhere
     /// are found too.
-    pub fn read(value: serde_json::Value) -> (Self, Vec<SettingsError>) {
+    pub fn read(value: serde_json::Value, own: &OwnLimits) -> (Self, Vec<SettingsError>) {
         let mut faults = Vec::new();
         let Settings(orgs) = read(value, &mut faults);
-        let mut build = Build { tenants: Self::default(), faults, members: HashSet::new() };
+        let mut build = Build { tenants: Self::default(), own, faults, members: HashSet::new() };
         build.orgs(&orgs);
         (build.tenants, build.faults)
     }
@@ -57,14 +58,15 @@ pub(super) fn below(path: &str, name: &str) -> String {
     if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
-struct Build {
+struct Build<'a> {
     tenants: Tenants,
+    own: &'a OwnLimits,
     faults: Vec<SettingsError>,
     /// Users and services seen, with their organisation.
     members: HashSet<(Arc<str>, Level, Arc<str>)>,
 }
 
-impl Build {
+impl Build<'_> {
     fn orgs(&mut self, orgs: &Members<super::settings::Org>) {
         for (name, settings) in &orgs.0 {
             let path = below("", name);
@@ -121,7 +123,7 @@ impl Build {
             let message = format!("a name has from 1 to {LONGEST_NAME} bytes, none of them a control character");
             self.faults.push(SettingsError::at(path, message));
         }
-        let tenant = about.tenant(level, name.clone());
+        let tenant = about.tenant(level, name, self.own, path, &mut self.faults);
         self.faults.extend(beyond(path, &tenant, above));
         Arc::new(tenant)
     }
@@ -152,6 +154,12 @@ pub(crate) fn beyond(path: &str, tenant: &Tenant, above: &[&Arc<Tenant>]) -> Vec
         let (level, name, most) = (above.level, &above.name, above.priority.unwrap_or_default().get());
         let message = format!("the {level} `{name}` has priority {most}: nobody below it has more");
         faults.push(SettingsError::at(below(path, "priority"), message));
+    }
+    for above in above {
+        for (setting, allowed) in tenant.limits.beyond(&above.limits) {
+            let message = format!("the {} `{}` has {allowed}: nobody below it has more", above.level, above.name);
+            faults.push(SettingsError::at(below(path, "limits") + &setting, message));
+        }
     }
     faults
 }

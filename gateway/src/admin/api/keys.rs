@@ -13,7 +13,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{LOCATION, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use rusqlite::Transaction;
 use serde::Deserialize;
@@ -31,7 +31,26 @@ const LARGEST_PAGE: usize = 1000;
 /// How long an answer waits for its change to hold for requests, which takes milliseconds.
 const HOLDS: Duration = Duration::from_secs(1);
 
-type Answer = Result<Response, Response>;
+type Answer = Result<Response, Refused>;
+
+/// An answer that says why not.
+struct Refused(Box<Response>);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
+
+impl From<Response> for Refused {
+    fn from(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
+fn refused(status: StatusCode, detail: &str) -> Refused {
+    problem(status, detail).into()
+}
 
 /// With a token all of it; without, whoever can connect, a web page in an operator's browser included, is told that there
 /// has to be one.
@@ -62,10 +81,10 @@ async fn list(
     State(core): State<Arc<Core>>,
     page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
-    let Query(Page { after, limit }) = page.map_err(|error| problem(StatusCode::BAD_REQUEST, &error.body_text()))?;
+    let Query(Page { after, limit }) = page.map_err(|error| refused(StatusCode::BAD_REQUEST, &error.body_text()))?;
     let limit = limit.unwrap_or(PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        return Err(problem(StatusCode::BAD_REQUEST, &format!("`limit` is a number from 1 to {LARGEST_PAGE}")));
+        return Err(refused(StatusCode::BAD_REQUEST, &format!("`limit` is a number from 1 to {LARGEST_PAGE}")));
     }
     // One more than asked for tells whether there are more.
     let mut records = read(&core, move |connection| stored::list(connection, &after, limit + 1)).await?;
@@ -110,7 +129,7 @@ async fn rotate(State(core): State<Arc<Core>>, Path(id): Path<String>, body: Byt
     let Rotation { overlap } = if body.is_empty() { Rotation::default() } else { parse(&body)? };
     let overlap = match overlap {
         Some(overlap) => tidegate_config::parse_duration(&overlap)
-            .map_err(|error| problem(StatusCode::BAD_REQUEST, &format!("overlap: {error}")))?,
+            .map_err(|error| refused(StatusCode::BAD_REQUEST, &format!("overlap: {error}")))?,
         None => core.snapshot.load().overlap,
     };
     let new = secret(&core)?;
@@ -124,10 +143,10 @@ async fn rotate(State(core): State<Arc<Core>>, Path(id): Path<String>, body: Byt
 }
 
 /// The key that a request asks for, held against who there is.
-fn wanted(core: &Core, body: &[u8]) -> Result<Key, Response> {
+fn wanted(core: &Core, body: &[u8]) -> Result<Key, Refused> {
     let mut asked: Map<String, Value> = parse(body)?;
     if !asked.contains_key("id") {
-        let id = new_id().map_err(|error| problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
+        let id = new_id().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
         asked.insert("id".to_owned(), id.into());
     }
     let key: Key = serde_path_to_error::deserialize(Value::Object(asked)).map_err(|error| {
@@ -142,33 +161,38 @@ fn wanted(core: &Core, body: &[u8]) -> Result<Key, Response> {
     if !is_name || key.id == "." || key.id == ".." {
         faults.push(SettingsError::at("id", "an id has from 1 to 128 bytes, none of them a control character"));
     }
-    key.checked("", core.snapshot.load().tenants.as_deref(), &mut faults);
+    let snapshot = core.snapshot.load();
+    key.checked("", snapshot.tenants.as_deref(), &snapshot.own_limits, &mut faults);
+    if !key.limits.is_empty() && !snapshot.decides_limits() {
+        let help = "put `limits: []` below `api_key`, to say where they are decided";
+        faults.push(SettingsError::at("limits", "there is no filter `limits` in the file").help(help));
+    }
     if faults.is_empty() { Ok(key) } else { Err(faulty(&faults)) }
 }
 
-fn faulty(faults: &[SettingsError]) -> Response {
+fn faulty(faults: &[SettingsError]) -> Refused {
     let errors = faults.iter().map(|fault| value!({ "at": fault.path, "message": fault.message, "help": fault.help }));
     let (errors, first): (Vec<_>, _) = (errors.collect(), faults.first().map_or("", |fault| fault.message.as_str()));
-    problem_of(StatusCode::UNPROCESSABLE_ENTITY, first, value!({ "errors": errors }))
+    problem_of(StatusCode::UNPROCESSABLE_ENTITY, first, value!({ "errors": errors })).into()
 }
 
-fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|error| {
-        problem(StatusCode::BAD_REQUEST, &format!("the body is not the JSON that was expected: {error}"))
+        refused(StatusCode::BAD_REQUEST, &format!("the body is not the JSON that was expected: {error}"))
     })
 }
 
-fn secret(core: &Core) -> Result<NewKey, Response> {
+fn secret(core: &Core) -> Result<NewKey, Refused> {
     let made = core.snapshot.load().hasher.generate();
-    made.map_err(|error| problem(StatusCode::INTERNAL_SERVER_ERROR, &format!("no random numbers: {error}")))
+    made.map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, &format!("no random numbers: {error}")))
 }
 
 /// The key as it is now, or why there is none.
-fn done(changed: Changed, refused: &str) -> Result<Record, Response> {
+fn done(changed: Changed, why: &str) -> Result<Record, Refused> {
     match changed {
-        Changed::Done(record) => Ok(record),
-        Changed::Unknown => Err(problem(StatusCode::NOT_FOUND, "there is no such key")),
-        Changed::Refused => Err(problem(StatusCode::CONFLICT, refused)),
+        Changed::Done(record) => Ok(*record),
+        Changed::Unknown => Err(refused(StatusCode::NOT_FOUND, "there is no such key")),
+        Changed::Refused => Err(refused(StatusCode::CONFLICT, why)),
     }
 }
 
@@ -194,15 +218,15 @@ pub fn shown(record: &Record) -> Value {
     shown
 }
 
-fn storage(core: &Core) -> Result<Storage, Response> {
+fn storage(core: &Core) -> Result<Storage, Refused> {
     let detail = "there is no `storage` in the file, where managed keys are kept";
-    core.storage.clone().ok_or_else(|| problem(StatusCode::NOT_FOUND, detail))
+    core.storage.clone().ok_or_else(|| refused(StatusCode::NOT_FOUND, detail))
 }
 
 async fn read<T: Send + 'static>(
     core: &Core,
     read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
-) -> Result<T, Response> {
+) -> Result<T, Refused> {
     let storage = storage(core)?;
     let read = tokio::task::spawn_blocking(move || storage.read(read)).await;
     read.unwrap_or(Err(StorageError::Unknown)).map_err(|error| away(&error))
@@ -211,14 +235,14 @@ async fn read<T: Send + 'static>(
 async fn write<T: Send + 'static>(
     core: &Core,
     write: impl FnMut(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
-) -> Result<T, Response> {
+) -> Result<T, Refused> {
     let storage = storage(core)?;
     let written = storage.commit(write).await.map_err(|error| away(&error))?;
     let _ = tokio::task::spawn_blocking(move || storage.seen(HOLDS)).await;
     Ok(written)
 }
 
-fn away(error: &StorageError) -> Response {
+fn away(error: &StorageError) -> Refused {
     let (status, detail) = match error {
         StorageError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, format!("nothing was changed: {error}")),
         StorageError::Refused(_) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
@@ -228,5 +252,5 @@ fn away(error: &StorageError) -> Response {
     if status == StatusCode::SERVICE_UNAVAILABLE {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    answer
+    answer.into()
 }

@@ -2,7 +2,10 @@
 //! `application/problem+json`.
 
 mod backends;
+mod cache;
 mod keys;
+mod limits;
+mod spenders;
 
 use super::routes::{JSON, answer, problem};
 use crate::core::Core;
@@ -15,7 +18,13 @@ pub use keys::shown as shown_key;
 
 /// All of it. What lets strangers in is only managed by those who have a token.
 pub(crate) fn router(core: Arc<Core>, has_token: bool) -> Router {
-    Router::new().merge(backends::routes()).merge(keys::routes(has_token)).with_state(core)
+    Router::new()
+        .merge(backends::routes())
+        .merge(cache::routes())
+        .merge(keys::routes(has_token))
+        .merge(limits::routes())
+        .merge(spenders::routes())
+        .with_state(core)
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tidegate::assemble::own_limits;
 use tidegate::storage::keys::Changed;
 use tidegate::storage::{self, StorageError};
 use tidegate_config::{Config, Keys};
+use tidegate_plugins::filters::limits::OwnLimits;
 use tidegate_plugins::keys::{Key, KeyHasher, NewKey, Record};
+use tidegate_plugins::services::Shared;
 use tidegate_plugins::tenants::Tenants;
 
 use super::super::{Failure, file};
@@ -42,7 +45,10 @@ impl Place {
         Ok(Rules {
             hasher: KeyHasher::new(keys.pepper.as_ref().map(|pepper| pepper.expose())),
             overlap: keys.overlap,
-            tenants: config.and_then(|config| config.tenants).map(|tenants| Arc::new(Tenants::read(tenants).0)),
+            tenants: config.and_then(|config| {
+                let own = own_limits(&config, &Shared::default());
+                Some(Arc::new(Tenants::read(config.tenants?, &own).0))
+            }),
             store: self.store.clone().or(named),
         })
     }
@@ -57,7 +63,7 @@ impl Rules {
     /// Whether the key's owner is there, and grants what the key does.
     pub(super) fn check(&self, key: &Key) -> Result<(), Failure> {
         let mut faults = Vec::new();
-        key.checked("", self.tenants.as_deref(), &mut faults);
+        key.checked("", self.tenants.as_deref(), &OwnLimits::default(), &mut faults);
         match faults.first() {
             None => Ok(()),
             Some(fault) => {
@@ -96,7 +102,7 @@ impl Rules {
 /// The key as it is, or why there is none.
 pub(super) fn one(id: &str, refused: &str, changed: Changed) -> Result<Record, Failure> {
     match changed {
-        Changed::Done(record) => Ok(record),
+        Changed::Done(record) => Ok(*record),
         Changed::Unknown => {
             Err(Failure::bad_input(format!("there is no key {id}; tidegate keys list shows those there are")))
         }

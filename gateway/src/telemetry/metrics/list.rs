@@ -4,6 +4,7 @@
 use crate::storage;
 use std::fmt::Write;
 use tidegate_plugins::filters::jwt;
+use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
 use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
 use tidegate_plugins::keys::{self, KEYS_HELP};
@@ -135,6 +136,8 @@ metrics! {
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
         DECISIONS_HELP;
+    LIMITED_REQUESTS: Counter, LIMITED, LIMITED_LABELS,
+        LIMITED_HELP;
     LIMIT_ESTIMATED: Counter, ESTIMATED, &["limit"],
         ESTIMATED_HELP;
     LIMIT_SUBJECTS: Gauge, SUBJECTS, &["limit"],

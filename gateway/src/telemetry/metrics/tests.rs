@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+
 use tidegate_plugins::keys::KeyMetrics;
 use tidegate_plugins::usage::Usage;
 use tidegate_plugins::{Registry, Services};
@@ -131,6 +132,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
         .map(|(name, settings)| Registry::built_in().filter(name, settings, &services));
     assert!(built.iter().all(|filter| matches!(filter, Some(Ok(_)))));
     shared.caches.counts().begin("other");
+    shared.limited.counter().with_label_values(&["l", "user", "m", "refused"]).inc();
     metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();
     for collector in crate::storage::StorageMetrics::new("main").collectors() {
         metrics.also(collector).unwrap();

@@ -54,7 +54,12 @@ impl Log {
 
     /// The line of the request with this id.
     pub(crate) async fn request(&self, id: &str) -> Value {
-        self.line(|line| line["request_id"] == id).await
+        self.line(|line| line["request_id"] == id && line["status"].is_number()).await
+    }
+
+    /// The event with this message about the request with this id.
+    pub(crate) async fn event(&self, message: &str, id: &str) -> Value {
+        self.line(|line| line["request_id"] == id && line["message"] == message).await
     }
 
     /// All lines that are JSON.

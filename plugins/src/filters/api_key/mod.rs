@@ -69,7 +69,7 @@ impl Filter for ApiKey {
         let message = match credential::presented(exchange.headers()) {
             Presented::One(key) => match self.find(key) {
                 Ok(entry) => return Ok(admit(exchange, entry)),
-                Err(_) if leave && !keys::looks_ours(key) => return Ok(Verdict::Continue),
+                Err(missing) if leave && missing.may_be_anothers(key) => return Ok(Verdict::Continue),
                 Err(Missing::Unknown) => "This API key is not known here. Check it, or ask for a new one.",
                 Err(Missing::NotRead) => {
                     let message = "The keys that are let in cannot be read yet. Try again soon.";
@@ -82,6 +82,17 @@ impl Filter for ApiKey {
             Presented::Several => "Send one API key, not several.",
         };
         Ok(credential::refuse(exchange, "invalid_api_key", message))
+    }
+}
+
+impl Missing {
+    /// Whether another filter may know who has this.
+    fn may_be_anothers(&self, key: &str) -> bool {
+        match self {
+            Self::Unknown => !keys::looks_ours(key),
+            // Any key may be among those that have not been read, but a token is none.
+            Self::NotRead => credential::looks_like_a_token(key),
+        }
     }
 }
 
@@ -141,7 +152,7 @@ impl Plugin for ApiKey {
         let mut entries = HashMap::new();
         let mut ids = std::collections::HashSet::new();
         for (path, key) in own.chain(filed) {
-            let caller = key.checked(&path, services.tenants.as_deref(), &mut faults);
+            let caller = key.checked(&path, services.tenants.as_deref(), &services.own_limits, &mut faults);
             if !ids.insert(key.id.clone()) {
                 faults.push(SettingsError::at(format!("{path}.id"), format!("the id '{}' is taken", key.id)));
             }
@@ -160,7 +171,8 @@ impl Plugin for ApiKey {
         }
         let known = services.managed_keys.as_ref().filter(|_| settings.managed);
         let managed = known.map(|known| {
-            let managed = Arc::new(Managed::new(services.tenants.clone()));
+            services.own_limits.expect();
+            let managed = Arc::new(Managed::new(services.tenants.clone(), services.own_limits.clone()));
             known.follow(&(managed.clone() as Arc<dyn Follow>));
             managed
         });

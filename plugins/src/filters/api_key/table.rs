@@ -1,6 +1,7 @@
 //! What the filter looks up: for the hash of a secret, whom it lets in, or why nobody.
 
 use crate::caller::Caller;
+use crate::filters::limits::OwnLimits;
 use crate::keys::{Follow, KeyHash, Record};
 use crate::reply::Refusal;
 use crate::tenants::{Tenants, standing};
@@ -46,6 +47,7 @@ fn invalid(code: &'static str, message: &str) -> Refusal {
 /// The managed keys, as the tenants of one version of the file have them. None before they have been read.
 pub(super) struct Managed {
     tenants: Option<Arc<Tenants>>,
+    own: Arc<OwnLimits>,
     entries: ArcSwapOption<HashMap<KeyHash, Entry>>,
 }
 
@@ -58,8 +60,8 @@ pub(super) enum Missing {
 }
 
 impl Managed {
-    pub(super) fn new(tenants: Option<Arc<Tenants>>) -> Self {
-        Self { tenants, entries: ArcSwapOption::empty() }
+    pub(super) fn new(tenants: Option<Arc<Tenants>>, own: Arc<OwnLimits>) -> Self {
+        Self { tenants, own, entries: ArcSwapOption::empty() }
     }
 
     pub(super) fn find(&self, hash: &KeyHash) -> Result<Entry, Missing> {
@@ -69,7 +71,7 @@ impl Managed {
     }
 
     fn entry(&self, record: &Record) -> Entry {
-        let (caller, unknown) = match record.key.caller(self.tenants.as_deref()) {
+        let (caller, unknown) = match record.key.caller(self.tenants.as_deref(), &self.own) {
             Ok(caller) => (caller, None),
             Err(unknown) => {
                 let (key, reason) = (&record.key.id, &unknown.message);

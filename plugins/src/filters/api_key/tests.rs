@@ -1,6 +1,7 @@
 use super::*;
 use crate::caller::Caller;
 use crate::credential::SUBPROTOCOL;
+use crate::filters::limits::OwnLimits;
 use crate::keys::{ManagedKeys, NewKey, Record, Secret};
 use crate::testing;
 use crate::when::When;
@@ -93,7 +94,7 @@ async fn managed_keys_let_in_as_they_are_now() {
     let hasher = KeyHasher::new(None);
     let [one, other, stranger] = std::array::from_fn(|_| hasher.generate().expect("randomness"));
     let keys = Arc::new(ManagedKeys::default());
-    let (tenants, _) = crate::tenants::Tenants::read(json!({ "acme": { "users": ["ann"] } }));
+    let (tenants, _) = crate::tenants::Tenants::read(json!({ "acme": { "users": ["ann"] } }), &OwnLimits::default());
     let services = Services { managed_keys: Some(keys.clone()), tenants: Some(Arc::new(tenants)), ..Services::none() };
     let settings = serde_json::from_value(json!({ "managed": true })).expect("well-formed");
     let filter = ApiKey::new(settings, &services).expect("meant");

@@ -3,6 +3,7 @@
 use super::reason::Reason;
 use super::settings::Paths;
 use crate::caller::Priority;
+use crate::filters::limits::Own;
 use crate::tenants::{Level, Metadata, Names, Tenant};
 use serde_json::Value;
 use std::sync::Arc;
@@ -101,6 +102,7 @@ pub(super) fn names(claims: &Value, paths: &Paths) -> Result<(Names, Option<Tena
         metadata: Metadata::new(),
         expires: None,
         disabled: false,
+        limits: Own::default(),
     });
     Ok((names, own))
 }

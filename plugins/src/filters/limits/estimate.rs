@@ -152,6 +152,13 @@ impl Estimate {
         Cost { prompt, completion, is_stated, is_measured, text, media, choices, price: Price::default() }
     }
 
+    /// What a turn of a conversation will cost, before which its client has said so many bytes of text.
+    pub(super) fn turn(&self, text: u64, stated: Option<u64>) -> Cost {
+        let prompt = text.saturating_mul(self.ratio.load(Relaxed)).div_ceil(1024).max(1);
+        let completion = stated.unwrap_or_else(|| self.completion.load(Relaxed));
+        Cost { prompt, completion, is_stated: stated.is_some(), text, choices: 1, ..Cost::default() }
+    }
+
     /// How many tokens so many events of a stream most likely carried.
     pub(super) fn of_events(&self, events: u64) -> u64 {
         (events.min(1 << 40) * self.per_event.load(Relaxed)).div_ceil(1024)

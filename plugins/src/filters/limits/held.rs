@@ -2,11 +2,15 @@
 
 use super::estimate::{Cost, Estimate, Spends};
 use super::settings::{CacheHits, Kind};
+use super::turns::Conversation;
 use super::{Asked, Inner, Limit};
 use crate::call::Endpoint;
 use crate::exchange::{Exchange, Outcome, Source};
 use crate::filter::{Head, ResponseFilter, Result};
+use crate::prices::Price;
 use crate::store::Demand;
+use crate::tenants::Tenant;
+use crate::turns::Turns;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::header;
@@ -15,6 +19,7 @@ use std::sync::Arc;
 /// Reservations, and places among the requests in flight.
 pub(super) struct Held {
     limits: Arc<Inner>,
+    tenants: Arc<[Arc<Tenant>]>,
     estimate: Arc<Estimate>,
     reserved: Vec<Demand>,
     in_flight: Vec<Demand>,
@@ -28,10 +33,10 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(limits: Arc<Inner>, estimate: Arc<Estimate>, asked: Asked) -> Self {
-        let is_flight = |demand: &Demand| limits.limit(demand).kind == Kind::InFlight;
+        let is_flight = |demand: &Demand| limits.limit(demand, &asked.tenants).kind == Kind::InFlight;
         let (in_flight, reserved) = asked.demands.into_iter().partition(is_flight);
-        let (cost, spends) = (asked.cost, asked.spends);
-        Self { limits, estimate, reserved, in_flight, cost, spends, left: None, is_whole: false }
+        let (cost, spends, tenants) = (asked.cost, asked.spends, asked.tenants);
+        Self { limits, tenants, estimate, reserved, in_flight, cost, spends, left: None, is_whole: false }
     }
 
     /// The client is about to know that its answer is complete, and may ask for more before `end` is called: what it
@@ -46,7 +51,7 @@ impl Held {
     fn settle(&mut self, spent: impl Fn(&Limit, &mut Demand) -> u64) {
         let mut reserved = std::mem::take(&mut self.reserved);
         for demand in &mut reserved {
-            demand.spent = spent(self.limits.limit(demand), demand);
+            demand.spent = spent(self.limits.limit(demand, &self.tenants), demand);
         }
         if !reserved.is_empty() {
             self.limits.store.settle(&reserved);
@@ -90,35 +95,40 @@ impl Held {
 
     fn settle_by(&mut self, used: &Used) {
         let price = self.cost.price;
-        self.settle(|limit, demand| {
-            let usage = used.usage.filter(|_| used.again.counts(limit.cache_hits));
-            let (prompt, completion) =
-                usage.map_or((0, 0), |usage| (usage.prompt.unwrap_or(0), usage.completion.unwrap_or(0)));
-            demand.estimated = limit.kind.is_usage() && usage.is_some_and(|usage| usage.estimated);
-            match limit.kind {
-                Kind::Requests => demand.amount,
-                Kind::InFlight => 0,
-                Kind::Tokens => prompt.saturating_add(completion),
-                Kind::PromptTokens => prompt,
-                Kind::CompletionTokens => completion,
-                Kind::Cost => usage.map_or(0, |usage| price.of(&usage).div_ceil(limit.scale)),
-                Kind::Bytes => used.bytes.unwrap_or(demand.amount),
-            }
-        });
+        self.settle(|limit, demand| limit.spent(demand, &price, used));
+    }
+}
+
+impl Limit {
+    /// What of a demand was spent, in units of its ledger.
+    pub(super) fn spent(&self, demand: &mut Demand, price: &Price, used: &Used) -> u64 {
+        let usage = used.usage.filter(|_| used.again.counts(self.cache_hits));
+        let (prompt, completion) =
+            usage.map_or((0, 0), |usage| (usage.prompt.unwrap_or(0), usage.completion.unwrap_or(0)));
+        demand.estimated = self.kind.is_usage() && usage.is_some_and(|usage| usage.estimated);
+        match self.kind {
+            Kind::Requests => demand.amount,
+            Kind::InFlight => 0,
+            Kind::Tokens => prompt.saturating_add(completion),
+            Kind::PromptTokens => prompt,
+            Kind::CompletionTokens => completion,
+            Kind::Cost => usage.map_or(0, |usage| price.of(&usage).div_ceil(self.scale)),
+            Kind::Bytes => used.bytes.unwrap_or(demand.amount),
+        }
     }
 }
 
 /// What a request has used.
-struct Used {
+pub(super) struct Used {
     /// None: nothing of tokens and money.
-    usage: Option<Usage>,
-    bytes: Option<u64>,
-    again: Again,
+    pub(super) usage: Option<Usage>,
+    pub(super) bytes: Option<u64>,
+    pub(super) again: Again,
 }
 
 /// Whether somebody else has paid for the answer already.
 #[derive(Clone, Copy)]
-enum Again {
+pub(super) enum Again {
     No,
     /// It was made for another request.
     Shared,
@@ -141,6 +151,11 @@ impl Again {
 const CLIENT_GONE: u16 = 499;
 
 impl ResponseFilter for Held {
+    fn turns(&mut self, exchange: &Exchange) -> Option<Box<dyn Turns>> {
+        let turns = Conversation::new(&self.limits, &self.estimate, exchange)?;
+        Some(Box::new(turns))
+    }
+
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
         self.limits.write_rates(exchange, &mut head.headers);
         let length = head.headers.get(header::CONTENT_LENGTH);

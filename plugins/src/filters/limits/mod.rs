@@ -6,30 +6,39 @@
 
 mod estimate;
 mod held;
+mod limited;
+mod own;
 mod rate;
 mod refusal;
 mod scope;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod views;
 
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::prices::Prices;
 use crate::services::Services;
 use crate::store::{Demand, Ledger, Spec, Store, Subject};
+use crate::tenants::Tenant;
 use async_trait::async_trait;
 use estimate::{Cost, Estimate, Spends};
 use held::Held;
 use http::header;
+use limited::Refused;
 use scope::{Found, ModelNames, Scope, Scopes, any_matches};
 use settings::{Anonymous, CacheHits, Kind, Meant, Reader};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use estimate::Estimates;
+pub use limited::{LIMITED, LIMITED_HELP, LIMITED_LABELS, Limited};
+pub use own::{Own, OwnEntry, OwnLimits};
 pub use rate::{Amount, Rate};
 pub use settings::{Entry, Settings};
+pub use views::{BucketView, LimitView, Views};
 
 /// See the module.
 pub struct Limits(Arc<Inner>);
@@ -37,6 +46,7 @@ pub struct Limits(Arc<Inner>);
 /// The limits as meant, shared with the requests that hold something of them.
 struct Inner {
     store: Arc<dyn Store>,
+    limited: Arc<Limited>,
     limits: Vec<Limit>,
     names: ModelNames,
     /// For each of the names, and last for what is none of them.
@@ -47,9 +57,12 @@ struct Inner {
     counts_usage: bool,
     counts_money: bool,
     counts_bytes: bool,
+    /// Whether it decides over what callers bring along.
+    decides_own: bool,
 }
 
 /// One limit.
+#[derive(Clone)]
 struct Limit {
     kind: Kind,
     per: Scopes,
@@ -71,6 +84,10 @@ struct Asked {
     spends: Spends,
     /// The first limit that could never admit it: its place among the demands, and how much it would have to.
     never: Option<(usize, u64)>,
+    /// Who brought limits of their own.
+    tenants: Arc<[Arc<Tenant>]>,
+    /// Limits that could never admit it but do not bind, by their tags.
+    unmet: Vec<usize>,
 }
 
 #[async_trait]
@@ -79,9 +96,18 @@ impl Filter for Limits {
         self.0.needs_body
     }
 
+    fn counts_refused(&self) -> bool {
+        true
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let inner = &self.0;
         let mut asked = inner.ask(exchange);
+        for limit in asked.unmet.iter().map(|tag| inner.at(*tag, &asked.tenants)) {
+            limit.ledger.count_never(false);
+            exchange.note("shadow_limit", &**limit.ledger.label());
+            inner.limited.say(inner, limit, exchange, Refused::InShadow);
+        }
         if asked.demands.is_empty() {
             return Ok(Verdict::Continue);
         }
@@ -91,12 +117,13 @@ impl Filter for Limits {
         let granted = inner.store.try_take(&mut asked.demands).await;
         for demand in asked.demands.iter().filter(|demand| demand.would_refuse()) {
             exchange.note("shadow_limit", &**demand.ledger.label());
+            inner.limited.say(inner, inner.limit(demand, &asked.tenants), exchange, Refused::InShadow);
         }
-        exchange.ration(inner.rates(&asked.demands));
+        exchange.ration(inner.rates(&asked.demands, &asked.tenants));
         if !granted {
-            return Ok(Verdict::Answer(inner.too_many(exchange, &asked.demands)));
+            return Ok(Verdict::Answer(inner.too_many(exchange, &asked)));
         }
-        if asked.demands.iter().any(|demand| inner.limit(demand).kind.is_usage()) {
+        if asked.demands.iter().any(|demand| inner.limit(demand, &asked.tenants).kind.is_usage()) {
             exchange.ask_usage();
         }
         let estimate = inner.estimates[inner.model(exchange).0].clone();
@@ -105,8 +132,22 @@ impl Filter for Limits {
 }
 
 impl Inner {
-    fn limit(&self, demand: &Demand) -> &Limit {
-        &self.limits[demand.tag]
+    /// What a demand asks of.
+    fn limit<'a>(&'a self, demand: &Demand, tenants: &'a [Arc<Tenant>]) -> &'a Limit {
+        self.at(demand.tag, tenants)
+    }
+
+    /// The limit with this tag: one of the filter, or behind those one that the caller's tenants brought.
+    fn at<'a>(&'a self, tag: usize, tenants: &'a [Arc<Tenant>]) -> &'a Limit {
+        let behind = tag.checked_sub(self.limits.len());
+        let own = behind.and_then(|tag| own::of(tenants).nth(tag)).map(|(_, limit)| limit);
+        own.unwrap_or_else(|| &self.limits[tag])
+    }
+
+    /// Those whose own limits it decides over too.
+    fn tenants(&self, exchange: &Exchange) -> Arc<[Arc<Tenant>]> {
+        let caller = exchange.caller().filter(|_| self.decides_own);
+        caller.map(|caller| caller.tenants.clone()).unwrap_or_default()
     }
 
     /// The model of the file that a request asks for: its place among the estimates, and its name; no name if the
@@ -126,8 +167,13 @@ impl Inner {
         if !self.counts_usage {
             return Cost::default();
         }
-        let mut cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
-        if self.counts_money && spends != Spends::Nothing {
+        let cost = self.estimates[index].cost(spends, exchange.call(), exchange.body());
+        if spends == Spends::Nothing { cost } else { self.priced(exchange, cost) }
+    }
+
+    /// With what the tokens of the request's model cost, if money is limited.
+    fn priced(&self, exchange: &Exchange, mut cost: Cost) -> Cost {
+        if self.counts_money {
             let price = exchange.model().and_then(|model| self.prices.of(model));
             cost.price = price.copied().unwrap_or_default();
         }
@@ -139,16 +185,22 @@ impl Inner {
         self.limits.iter().enumerate().filter(|(_, limit)| limit.is_for(exchange))
     }
 
-    /// Finds the limits that apply, and how much is asked of each.
-    fn ask(&self, exchange: &mut Exchange) -> Asked {
-        let (index, model) = self.model(exchange);
+    /// What the request asks of all limits.
+    fn ask(&self, exchange: &Exchange) -> Asked {
+        let index = self.model(exchange).0;
         let spends = Spends::of(exchange.endpoint(), !exchange.body().is_empty() || declared(exchange) > 0);
-        let cost = self.cost(exchange, index, spends);
-        let mut asked = Asked { demands: Vec::with_capacity(self.limits.len()), cost, spends, never: None };
+        self.ask_for(exchange, self.cost(exchange, index, spends), spends, |_| true)
+    }
+
+    /// Finds those of the limits that apply, and how much is asked of each.
+    fn ask_for(&self, exchange: &Exchange, cost: Cost, spends: Spends, those: impl Fn(&Limit) -> bool) -> Asked {
+        let model = self.model(exchange).1;
+        let tenants = self.tenants(exchange);
+        let demands = Vec::with_capacity(self.limits.len() + own::of(&tenants).count());
+        let mut asked = Asked { demands, cost, spends, never: None, tenants: tenants.clone(), unmet: Vec::new() };
         let mut name = Vec::with_capacity(64);
         let mut last: Option<(&Scopes, Found, Subject)> = None;
-        let mut unmet = Vec::new();
-        for (tag, limit) in self.applying(exchange) {
+        for (tag, limit) in self.applying(exchange).filter(|(_, limit)| those(limit)) {
             // Limits of the same subject mostly stand together.
             let (found, subject) = match last {
                 Some((per, found, subject)) if *per == limit.per => (found, subject),
@@ -163,23 +215,32 @@ impl Inner {
                 Found::Nobody if limit.anonymous == Anonymous::Shared => {}
                 Found::Nobody | Found::NoModel => continue,
             }
-            match limit.demand(tag, subject, &cost, exchange) {
-                Some(demand) => asked.demands.push(demand),
-                None if limit.shadow => {
-                    limit.ledger.count_never(false);
-                    unmet.push(limit.ledger.label().clone());
-                }
-                None => {
-                    let needs = limit.amount(&cost.certain(), exchange);
-                    asked.never.get_or_insert((asked.demands.len(), needs));
-                    let mut demand = Demand::new(limit.ledger.clone(), subject, 0);
-                    demand.tag = tag;
-                    asked.demands.push(demand);
-                }
+            asked.add(tag, limit, subject, exchange);
+        }
+        for (index, (tenant, limit)) in own::of(&tenants).enumerate() {
+            if limit.is_for(exchange) && those(limit) {
+                let subject = own::subject(tenant, exchange, &mut name);
+                asked.add(self.limits.len() + index, limit, subject, exchange);
             }
         }
-        unmet.iter().for_each(|label| exchange.note("shadow_limit", &**label));
         asked
+    }
+}
+
+impl Asked {
+    /// Asks a limit.
+    fn add(&mut self, tag: usize, limit: &Limit, subject: Subject, exchange: &Exchange) {
+        match limit.demand(tag, subject, &self.cost, exchange) {
+            Some(demand) => self.demands.push(demand),
+            None if limit.shadow => self.unmet.push(tag),
+            None => {
+                let needs = limit.amount(&self.cost.certain(), exchange);
+                self.never.get_or_insert((self.demands.len(), needs));
+                let mut demand = Demand::new(limit.ledger.clone(), subject, 0);
+                demand.tag = tag;
+                self.demands.push(demand);
+            }
+        }
     }
 }
 
@@ -232,37 +293,43 @@ impl Plugin for Limits {
         }
         let known = |name: &Arc<str>| services.shared.estimates.of(name);
         let estimates = services.models.iter().map(known).chain([Arc::default()]).collect();
-        let counts_usage = limits.iter().any(|limit| limit.kind.is_usage());
+        // What callers bring is not known before they come.
+        let own = services.decides_own && services.own_limits.may_be();
+        let counts_usage = own || limits.iter().any(|limit| limit.kind.is_usage());
         let reads = |limit: &Limit| {
             let parts = limit.per.parts();
             let names_model = parts.contains(&Scope::Model) || parts.contains(&Scope::Route);
             limit.kind == Kind::Bytes || !limit.models.is_empty() || names_model
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             store: services.shared.store.clone(),
-            needs_body: counts_usage || limits.iter().any(reads),
+            limited: services.shared.limited.clone(),
+            needs_body: own || counts_usage || limits.iter().any(reads),
             names: ModelNames::new(&services.models),
-            counts_bytes: limits.iter().any(|limit| limit.kind == Kind::Bytes),
-            counts_money: limits.iter().any(|limit| limit.kind == Kind::Cost),
+            counts_bytes: own || limits.iter().any(|limit| limit.kind == Kind::Bytes),
+            counts_money: own || limits.iter().any(|limit| limit.kind == Kind::Cost),
             prices: services.prices.clone(),
             limits,
             estimates,
             counts_usage,
-        })))
+            decides_own: own,
+        });
+        services.views.add(&inner);
+        Ok(Self(inner))
     }
 }
 
 fn limits(settings: &Settings, services: &Services, faults: &mut Vec<SettingsError>) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut labels = HashSet::new();
-    if settings.0.is_empty() {
+    if settings.0.is_empty() && !(services.decides_own && services.own_limits.may_be()) {
         faults.push(SettingsError::at("", "there is no limit").help("leave the filter out if you want none"));
     }
     for (index, entry) in settings.0.iter().enumerate() {
         let path = format!("[{index}]");
         let all = Reader { entry, path: &path, prices: &services.prices, faults }.meant();
         if entry.cost.is_some() {
-            faults.extend(unpriced(entry, &path, services));
+            faults.extend(unpriced(entry, &path, &services.models, &services.prices));
         }
         for Meant { kind, quota, calendar, scale, text, label, id } in all {
             if !labels.insert(label.clone()) {
@@ -287,12 +354,12 @@ fn limits(settings: &Settings, services: &Services, faults: &mut Vec<SettingsErr
 }
 
 /// Models that a limit of money is for, and that have no price: they would cost nothing.
-fn unpriced(entry: &Entry, path: &str, services: &Services) -> Option<SettingsError> {
+fn unpriced(entry: &Entry, path: &str, models: &[Arc<str>], prices: &Prices) -> Option<SettingsError> {
     let all: Vec<&str> = match entry.models.is_empty() {
-        true => services.models.iter().map(|name| &**name).collect(),
+        true => models.iter().map(|name| &**name).collect(),
         false => entry.models.iter().map(String::as_str).collect(),
     };
-    let unpriced: Vec<_> = all.into_iter().filter(|name| !services.prices.covers(name)).collect();
+    let unpriced: Vec<_> = all.into_iter().filter(|name| !prices.covers(name)).collect();
     if unpriced.is_empty() {
         return None;
     }

@@ -1,13 +1,16 @@
 //! What a caller is told: the `x-ratelimit-*` headers of every answer, and why a request is refused.
 
+use super::limited::Refused;
 use super::settings::Kind;
 use super::{Asked, Inner, Limit};
 use crate::call::Endpoint;
 use crate::exchange::{Exchange, Rates};
 use crate::reply::{Refusal, Reply};
 use crate::store::{Demand, Level, Quota};
+use crate::tenants::Tenant;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
+use std::sync::Arc;
 use std::time::Duration;
 
 const OPENAI: [[&str; 3]; 2] = [
@@ -94,10 +97,10 @@ impl Inner {
     }
 
     /// The tightest of the limits of requests, and of tokens.
-    pub(super) fn rates(&self, demands: &[Demand]) -> Rates {
+    pub(super) fn rates(&self, demands: &[Demand], tenants: &[Arc<Tenant>]) -> Rates {
         let mut rates = Rates::default();
         for demand in demands.iter().filter(|demand| demand.binding) {
-            let tightest = match self.limit(demand).kind {
+            let tightest = match self.limit(demand, tenants).kind {
                 Kind::Requests => &mut rates.requests,
                 kind if kind.is_tokens() => &mut rates.tokens,
                 _ => continue,
@@ -110,22 +113,31 @@ impl Inner {
     }
 
     /// 429, for as long as the longest of the waits.
-    pub(super) fn too_many(&self, exchange: &mut Exchange, demands: &[Demand]) -> Reply {
-        let refusing = demands.iter().filter(|demand| demand.binding && demand.wait.is_some());
-        let refusal = match refusing.max_by_key(|demand| demand.wait) {
+    pub(super) fn too_many(&self, exchange: &mut Exchange, asked: &Asked) -> Reply {
+        let (limit, refusal) = self.refused(exchange, asked);
+        if let Some(limit) = limit {
+            exchange.limit_by(limit.ledger.label());
+        }
+        self.reply(exchange, refusal)
+    }
+
+    /// The limit that refuses for longest, and what it says.
+    pub(super) fn refused<'a>(&'a self, exchange: &Exchange, asked: &'a Asked) -> (Option<&'a Limit>, Refusal) {
+        let refusing = asked.demands.iter().filter(|demand| demand.binding && demand.wait.is_some());
+        match refusing.max_by_key(|demand| demand.wait) {
             Some(demand) => {
-                let limit = self.limit(demand);
+                let limit = self.limit(demand, &asked.tenants);
                 let whose = limit.per.told(exchange, self.model(exchange).1);
-                exchange.limit_by(limit.ledger.label());
-                match limit.ledger.quota() {
-                    Quota::Budget { .. } => self.spent(limit, demand, &whose),
+                self.limited.say(self, limit, exchange, Refused::For(wait(demand)));
+                let refusal = match limit.ledger.quota() {
+                    Quota::Budget { .. } if !demand.is_reserved => self.spent(limit, demand, &whose),
                     _ => self.too_fast(limit, demand, &whose),
-                }
+                };
+                (Some(limit), refusal)
             }
             // Not to be reached: somebody has refused.
-            None => Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests."),
-        };
-        self.reply(exchange, refusal)
+            None => (None, Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests.")),
+        }
     }
 
     /// In the caller's protocol, with how much is left of its rates.
@@ -147,6 +159,12 @@ impl Inner {
             Kind::InFlight => format!(
                 "Too many requests at a time: {allows} in flight, and so many are. Try again in about {seconds} s."
             ),
+            _ if demand.is_reserved => {
+                let [left, needs] = [left, demand.amount].map(|amount| self.told(limit, amount));
+                format!(
+                    "Too much at a time: {allows}; {left} are left beside what open requests have reserved, and this request may need {needs}. Try again in about {seconds} s."
+                )
+            }
             Kind::Requests => format!("Too many requests: {allows}, {most} at once. Try again in {seconds} s."),
             kind => {
                 let (words, [most, left, needs]) =
@@ -195,10 +213,17 @@ impl Inner {
         needs: u64,
     ) -> Reply {
         for demand in &mut asked.demands {
-            demand.level = self.store.peek(&demand.ledger, demand.subject).await;
+            demand.level = self.store.peek(&demand.ledger, demand.subject).await.level;
         }
-        exchange.ration(self.rates(&asked.demands));
-        let limit = self.limit(&asked.demands[at]);
+        exchange.ration(self.rates(&asked.demands, &asked.tenants));
+        let refusal = self.larger(exchange, asked, at, needs);
+        exchange.limit_by(self.limit(&asked.demands[at], &asked.tenants).ledger.label());
+        self.reply(exchange, refusal)
+    }
+
+    /// What is larger than a full bucket of the limit of this demand is told so.
+    pub(super) fn larger(&self, exchange: &Exchange, asked: &Asked, at: usize, needs: u64) -> Refusal {
+        let limit = self.limit(&asked.demands[at], &asked.tenants);
         limit.ledger.count_never(true);
         let whose = limit.per.told(exchange, self.model(exchange).1);
         let (label, text, most) = (limit.ledger.label(), &limit.text, limit.ledger.quota().burst());
@@ -210,9 +235,9 @@ impl Inner {
         let message = format!(
             "This request needs {needs}{what}, but the limit {label} allows {whose} {text}, at most {most} at once: it could never be admitted. {cure}"
         );
-        exchange.limit_by(label);
+        self.limited.say(self, limit, exchange, Refused::ForGood);
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "larger_than_limit", message);
-        self.reply(exchange, refusal.param(is_stated.then_some("max_tokens")))
+        refusal.param(is_stated.then_some("max_tokens"))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Whose bucket a request takes from.
 
 use crate::exchange::Exchange;
+use crate::store::Subject;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// What requests are told apart by.
@@ -57,14 +59,11 @@ impl Scope {
             Self::Team => caller.and_then(|caller| caller.team.as_deref()),
             Self::Org => caller.and_then(|caller| caller.org.as_deref()),
             Self::Model => model,
-            Self::Route => Some(model.unwrap_or("other_paths")),
+            Self::Route => Some(model.unwrap_or(OTHER)),
             Self::Global => Some(""),
             Self::Ip => {
-                match exchange.client().map(|address| address.to_canonical()) {
-                    Some(IpAddr::V4(address)) => name.extend(address.octets()),
-                    Some(IpAddr::V6(address)) => name.extend(&address.octets()[..8]),
-                    None => return false,
-                }
+                let Some(address) = exchange.client() else { return false };
+                write_address(address, name);
                 return true;
             }
         };
@@ -82,15 +81,27 @@ impl Scope {
             return None;
         }
         Some(match (self, exchange.client()) {
-            (Self::Ip, Some(address)) => match address.to_canonical() {
-                IpAddr::V6(address) => {
-                    let [a, b, c, d, ..] = address.segments();
-                    format!("address {a:x}:{b:x}:{c:x}:{d:x}::/64")
-                }
-                address => format!("address {address}"),
-            },
+            (Self::Ip, Some(address)) => format!("address {}", address_text(address)),
             _ => format!("{} '{}'", self.name(), String::from_utf8_lossy(&name)),
         })
+    }
+}
+
+/// The bytes that tell addresses apart: all of an IPv4 address, the /64 of an IPv6 address.
+fn write_address(address: IpAddr, name: &mut Vec<u8>) {
+    match address.to_canonical() {
+        IpAddr::V4(address) => name.extend(address.octets()),
+        IpAddr::V6(address) => name.extend(&address.octets()[..8]),
+    }
+}
+
+fn address_text(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{}/64", std::net::Ipv6Addr::from([a, b, c, d, 0, 0, 0, 0]))
+        }
     }
 }
 
@@ -105,6 +116,9 @@ enum Written {
     One(String),
     Several(Vec<String>),
 }
+
+/// What answers requests that name no model.
+const OTHER: &str = "other_paths";
 
 const NAMES: &str = "key, user, service, team, org, ip, model, route or global";
 
@@ -133,6 +147,12 @@ impl TryFrom<Written> for Scopes {
             found.ok_or_else(|| format!("unknown subject `{name}`: expected {NAMES}, or a list of two of them"))
         };
         names.into_iter().map(scope).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl From<Scope> for Scopes {
+    fn from(scope: Scope) -> Self {
+        Self(vec![scope])
     }
 }
 
@@ -173,12 +193,17 @@ impl Scopes {
 
     /// Spells out the subject of a request.
     pub(super) fn write(&self, exchange: &Exchange, model: Option<&str>, name: &mut Vec<u8>) -> Found {
+        self.spell(name, |scope, name| scope.write(exchange, model, name))
+    }
+
+    /// Spells out a subject whose parts `part` writes, or says are not known.
+    fn spell(&self, name: &mut Vec<u8>, part: impl Fn(Scope, &mut Vec<u8>) -> bool) -> Found {
         let mut found = Found::Named;
         name.clear();
         for scope in &self.0 {
             let start = name.len() + 5;
             name.extend([*scope as u8, 0, 0, 0, 0]);
-            let known = scope.write(exchange, model, name);
+            let known = part(*scope, name);
             // With lengths and kinds, so that no two subjects read the same.
             let length = u32::try_from(name.len() - start).unwrap_or(u32::MAX).to_le_bytes();
             name[start - 4..start].copy_from_slice(&length);
@@ -194,6 +219,50 @@ impl Scopes {
         found
     }
 
+    /// The subject that an operator names; none if it is not of these scopes.
+    pub(super) fn subject(&self, named: &Named, models: &ModelNames) -> Option<Subject> {
+        if self.0.len() != named.0.len() || !self.0.iter().all(|scope| named.part(*scope).is_some()) {
+            return None;
+        }
+        let mut name = Vec::new();
+        self.spell(&mut name, |scope, name| match named.part(scope) {
+            Some(Part::Address(address)) => {
+                write_address(*address, name);
+                true
+            }
+            Some(Part::Name(text)) => {
+                let model = || models.index(text).map_or("", |index| &models.names()[index]);
+                let text = match scope {
+                    Scope::Model => model(),
+                    Scope::Route if text != OTHER => model(),
+                    _ => text,
+                };
+                name.extend(text.as_bytes());
+                true
+            }
+            Some(Part::Nobody) => scope == Scope::Global,
+            None => false,
+        });
+        Some(Subject::of(&name))
+    }
+
+    /// Who that is, as [`Named`] reads it.
+    pub(super) fn named(&self, exchange: &Exchange, model: Option<&str>) -> String {
+        let mut text = String::new();
+        for scope in &self.0 {
+            let mut name = Vec::new();
+            let known = *scope != Scope::Global && scope.write(exchange, model, &mut name);
+            let name = match (scope, exchange.client()) {
+                (Scope::Ip, Some(address)) => address_text(address),
+                _ => String::from_utf8_lossy(&name).into_owned(),
+            };
+            let between = if text.is_empty() { "" } else { "+" };
+            text +=
+                &if known { format!("{between}{}:{name}", scope.name()) } else { format!("{between}{}", scope.name()) };
+        }
+        text
+    }
+
     /// Who that is, for people.
     pub(super) fn told(&self, exchange: &Exchange, model: Option<&str>) -> String {
         let told = self.0.iter().map(|scope| match scope.told(exchange, model) {
@@ -201,6 +270,53 @@ impl Scopes {
             None => format!("callers without a known {}", scope.name()),
         });
         told.collect::<Vec<_>>().join(" with ")
+    }
+}
+
+/// A subject as operators spell it: `user:ann`, `ip:10.0.0.1`, `org:acme+model:gpt-4o`, `global`. A part without a name
+/// (`user`) is those of whom it is not known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Named(Vec<(Scope, Part)>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Name(String),
+    Address(IpAddr),
+    Nobody,
+}
+
+impl Named {
+    fn part(&self, wanted: Scope) -> Option<&Part> {
+        self.0.iter().find(|(scope, _)| *scope == wanted).map(|(_, part)| part)
+    }
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_scope = |text: &str| ALL.iter().find(|scope| scope.name() == text.split(':').next().unwrap_or_default());
+        // Names may have a plus in them: a part begins where a plus is followed by what a part can be of.
+        let split = text.match_indices('+').find(|(at, _)| is_scope(&text[at + 1..]).is_some());
+        let parts = match split {
+            Some((at, _)) => vec![&text[..at], &text[at + 1..]],
+            None => vec![text],
+        };
+        let part = |text: &str| {
+            let scope = is_scope(text).ok_or_else(|| {
+                format!("`{text}` names nobody: expected {NAMES} with a name behind a colon, such as user:ann")
+            })?;
+            let part = match (scope, text.split_once(':')) {
+                (_, None) => Part::Nobody,
+                (Scope::Ip, Some((_, address))) => {
+                    let address = address.strip_suffix("/64").unwrap_or(address);
+                    Part::Address(address.parse().map_err(|_| format!("`{address}` is no IP address"))?)
+                }
+                (_, Some((_, name))) => Part::Name(name.to_owned()),
+            };
+            Ok((*scope, part))
+        };
+        parts.into_iter().map(part).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -260,4 +376,24 @@ pub(super) fn any_matches(patterns: &[String], model: &str) -> bool {
         Some(prefix) => model.starts_with(prefix),
         None => model == pattern,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_spell_subjects_as_limits_are_written() {
+        let read = |text: &str| text.parse::<Named>().map(|named| named.0);
+        let name = |name: &str| Part::Name(name.into());
+        assert_eq!(read("user:ann"), Ok(vec![(Scope::User, name("ann"))]));
+        assert_eq!(read("user:ann+x@example.com"), Ok(vec![(Scope::User, name("ann+x@example.com"))]));
+        let pair = vec![(Scope::User, name("a+b")), (Scope::Model, name("org/model:latest"))];
+        assert_eq!(read("user:a+b+model:org/model:latest"), Ok(pair));
+        assert_eq!(read("ip:10.0.0.1"), Ok(vec![(Scope::Ip, Part::Address("10.0.0.1".parse().unwrap()))]));
+        assert_eq!(read("ip:2001:db8::/64"), Ok(vec![(Scope::Ip, Part::Address("2001:db8::".parse().unwrap()))]));
+        assert_eq!(read("global"), Ok(vec![(Scope::Global, Part::Nobody)]));
+        assert!(read("ann").unwrap_err().contains("names nobody"));
+        assert!(read("ip:here").unwrap_err().contains("no IP address"));
+    }
 }

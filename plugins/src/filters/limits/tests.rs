@@ -259,7 +259,7 @@ async fn an_answer_that_somebody_else_has_paid_for_costs_what_the_file_says() {
         let mut name = Vec::new();
         for (label, per, spent, most) in [("global/tokens", 0, free, 10_000), ("model/tokens/day", 2, full, 9000)] {
             house.filter.0.limits[per].per.write(&look, Some("m"), &mut name);
-            let left = house.filter.0.store.peek(&level(label), Subject::of(&name)).await.left;
+            let left = house.filter.0.store.peek(&level(label), Subject::of(&name)).await.level.left;
             assert_eq!(left, most - spent, "{source:?} {label}");
         }
     }
@@ -286,6 +286,23 @@ async fn an_answer_of_the_gateways_own_costs_nothing_and_one_whose_client_left_c
     own.record(Outcome { source: Source::Gateway, ..outcome(200, None) });
     follower.end(&own);
     assert_eq!(house.left().await, 10_000);
+}
+
+#[tokio::test]
+async fn a_budget_that_is_only_reserved_is_not_said_to_be_spent() {
+    let house = House::new(json!([{ "per": "global", "tokens": "500/month" }]));
+    let mut first = exchange(CALL);
+    let follower = house.ask(&mut first).await.ok().unwrap();
+    let refused = house.ask(&mut exchange(CALL)).await.err().unwrap();
+    let error = |reply: &Reply| serde_json::from_slice::<Value>(reply.text()).unwrap()["error"].clone();
+    assert_eq!(error(&refused)["code"], "rate_limit_exceeded");
+    assert!(error(&refused)["message"].as_str().unwrap().contains("open requests have reserved"));
+    assert_eq!((refused.headers["retry-after"].as_bytes(), refused.headers.get("x-should-retry")), (&b"1"[..], None));
+    first.record(outcome(200, usage(100, 300)));
+    follower.end(&first);
+    let refused = house.ask(&mut exchange(CALL)).await.err().unwrap();
+    assert_eq!(error(&refused)["code"], "insufficient_quota");
+    assert_eq!(refused.headers["x-should-retry"], "false");
 }
 
 mod waits {

@@ -45,21 +45,23 @@ pub(super) struct Label {
 pub(super) struct Entry {
     pub label: Label,
     pub form: Form,
-    pub made: Instant,
+    made: Instant,
+    /// How old it was then: what comes back from a file was made before this process was.
+    older: Duration,
     pub usage: Option<Usage>,
-    data: Data,
+    pub(super) data: Data,
     /// The event that has the usage, of a stream that has one.
-    usage_event: Bytes,
+    pub(super) usage_event: Bytes,
     /// The end mark of a stream; of an item, what the answer said beside its data.
-    end: Bytes,
-    content_type: HeaderValue,
-    ids: Ids,
+    pub(super) end: Bytes,
+    pub(super) content_type: HeaderValue,
+    pub(super) ids: Ids,
     /// Whether a new one is being fetched.
     renewing: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
-enum Data {
+pub(super) enum Data {
     Plain(Bytes),
     /// Compressed, and how long it is otherwise.
     Packed(Bytes, usize),
@@ -160,9 +162,21 @@ impl Entry {
         (usage_event, end): (Bytes, Bytes),
         (content_type, ids, usage): (HeaderValue, Ids, Option<Usage>),
     ) -> Self {
-        let data = Data::Plain(data);
+        Self::again(label, form, Duration::ZERO, usage, Data::Plain(data), (usage_event, end), (content_type, ids))
+    }
+
+    /// One that was kept elsewhere and is `age` old.
+    pub(super) fn again(
+        label: Label,
+        form: Form,
+        older: Duration,
+        usage: Option<Usage>,
+        data: Data,
+        (usage_event, end): (Bytes, Bytes),
+        (content_type, ids): (HeaderValue, Ids),
+    ) -> Self {
         let (made, renewing) = (Instant::now(), Arc::default());
-        Self { label, form, made, usage, data, usage_event, end, content_type, ids, renewing }
+        Self { label, form, made, older, usage, data, usage_event, end, content_type, ids, renewing }
     }
 
     /// Bytes it holds, all told.
@@ -189,7 +203,7 @@ impl Entry {
     }
 
     pub(super) fn age(&self) -> Duration {
-        self.made.elapsed()
+        self.older + self.made.elapsed()
     }
 
     /// How many seconds it is good for from now on; less than none if its time is over.

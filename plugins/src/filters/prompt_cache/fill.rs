@@ -114,7 +114,7 @@ impl Fill {
             false => Entry::whole(label, content_type, recorded),
         };
         let entry = entry.ok_or("incomplete")?;
-        self.cache.memory.put(self.key, entry);
+        self.cache.keep(self.key, entry);
         Ok(())
     }
 }

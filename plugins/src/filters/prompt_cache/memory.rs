@@ -72,6 +72,11 @@ impl Memory {
         self.answers.get(key)
     }
 
+    /// Whether there is an answer. Asking does not keep it.
+    pub(super) fn has(&self, key: &CacheKey) -> bool {
+        self.answers.contains_key(key)
+    }
+
     /// Keeps an answer.
     pub(super) fn put(&self, key: CacheKey, entry: Entry) {
         let entry = Arc::new(entry);

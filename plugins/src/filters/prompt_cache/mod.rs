@@ -13,8 +13,10 @@ pub mod memory;
 pub mod metrics;
 mod replay;
 mod settings;
+pub mod stored;
 #[cfg(test)]
 mod tests;
+pub mod tier;
 
 use crate::cache_key::{CacheKey, KeyMaker, Tenant};
 use crate::call::{Call, Endpoint, Key};
@@ -36,6 +38,7 @@ use settings::What;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tier::{Stored, Tier};
 
 pub use memory::{Caches, Purge};
 pub use metrics::CacheMetrics;
@@ -49,6 +52,7 @@ struct Inner {
     settings: Settings,
     keys: KeyMaker,
     memory: Arc<Memory>,
+    file: Option<Arc<dyn Tier>>,
     counts: Arc<Counts>,
     routes: HashMap<Arc<str>, RouteCounts>,
     other: RouteCounts,
@@ -91,6 +95,7 @@ impl Filter for PromptCache {
         let tenant = inner.settings.scope.tenant(exchange.caller().map(|caller| &**caller));
         let key = tenant.and_then(|tenant| inner.keys.key(exchange, &asked.answerer, tenant));
         let Some(key) = key else { return Ok(inner.bypass(exchange, Why("unreadable"))) };
+        inner.look_up(&key).await;
         Ok(inner.answer(exchange, asked, key))
     }
 
@@ -149,6 +154,33 @@ impl Inner {
         };
         let counts = self.route(&answerer.route).clone();
         Ok(Asked { answerer, label, wanted, control, counts })
+    }
+
+    /// Brings an answer from the file to memory, if it is there and not here.
+    async fn look_up(&self, key: &CacheKey) {
+        let Some(file) = self.file.as_ref().filter(|_| !self.memory.has(key)) else { return };
+        let Some(bytes) = file.get(key).await else { return };
+        if let Some(entry) = stored::read(&bytes).filter(|entry| entry.age() < entry.label.keep_for) {
+            self.memory.put(*key, entry);
+        }
+    }
+
+    /// Keeps an answer in memory, and sees to it that it comes into the file.
+    fn keep(&self, key: CacheKey, entry: Entry) {
+        if let Some(file) = &self.file {
+            let (made, entry) = (stored::made(&entry), entry.clone());
+            file.put(
+                key,
+                Stored {
+                    tenant: entry.label.tenant.clone(),
+                    route: entry.label.route.clone(),
+                    made,
+                    until: made + entry.label.keep_for,
+                    bytes: Box::new(move || stored::write(&entry, made)),
+                },
+            );
+        }
+        self.memory.put(key, entry);
     }
 
     fn good_for(&self, route: &str) -> Duration {
@@ -345,10 +377,19 @@ impl Plugin for PromptCache {
         let no_random =
             |error: getrandom::Error| vec![SettingsError::at("secret", format!("no random numbers: {error}"))];
         let (memory, secret) = caches.open(settings.size.0, above).map_err(no_random)?;
+        let file = match &settings.file {
+            None => None,
+            Some(file) => {
+                let opened = services.shared.tiers.open(&services.files.locate(&file.path), file.size.0);
+                Some(opened.map_err(|error| vec![SettingsError::at("file.path", error.to_string())])?)
+            }
+        };
+        // What is kept in a file is found again only by keys that are made with the same secret.
+        let secret = file.as_ref().map_or(secret, |file| Arc::from(file.secret()));
         let secret = settings.secret.as_ref().map_or(&secret[..], |secret| secret.as_bytes());
         let counts = caches.counts().clone();
         let routes = services.models.iter().map(|route| (route.clone(), counts.route(route))).collect();
         let (keys, other) = (KeyMaker::new(secret, &vary), counts.route("other"));
-        Ok(Self(Arc::new(Inner { settings, keys, memory, counts, routes, other })))
+        Ok(Self(Arc::new(Inner { settings, keys, memory, file, counts, routes, other })))
     }
 }

@@ -7,6 +7,7 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Answers that have been given are kept, and given again to whoever asks for the same. See
@@ -48,8 +49,26 @@ pub struct Settings {
     pub stale_while_revalidate: Time,
     /// How long after its time an answer is still given when the backend fails.
     pub stale_if_error: Time,
+    /// A file that answers are kept in too, so that they survive a restart. Absent: memory only.
+    pub file: Option<File>,
     /// What keys are made with, so that they are the same after a restart, or in another process. Absent: at random.
     pub secret: Option<String>,
+}
+
+/// A file that answers are kept in beside memory.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Where, relative to the directory of the configuration; made if it is not there. SQLite's, with two more beside it
+    /// while it is in use: on a disk of this machine.
+    pub path: PathBuf,
+    /// How much it may keep; the oldest answers give way.
+    #[serde(default = "file_size")]
+    pub size: Size,
+}
+
+fn file_size() -> Size {
+    Size(1 << 30)
 }
 
 /// What is cached.
@@ -91,6 +110,7 @@ impl Default for Settings {
             finish: false,
             stale_while_revalidate: Time::default(),
             stale_if_error: Time::default(),
+            file: None,
             secret: None,
         }
     }
@@ -120,6 +140,9 @@ impl Settings {
         }
         if self.max_entry.0 > self.size.0 {
             fault("max_entry", "one answer may be larger than all of them together (`size`)".to_owned());
+        }
+        if self.file.as_ref().is_some_and(|file| file.size.0 < self.max_entry.0) {
+            fault("file.size", "one answer may be larger than the file (`max_entry`)".to_owned());
         }
         if self.pace > 1000 {
             fault("pace", "more than 1000 events a second is at once: say 0".to_owned());

@@ -4,6 +4,7 @@ use super::super::Reason;
 use super::sign::{SECRET, Signer, at, claims, claims_but};
 use super::*;
 use crate::caller::Caller;
+use crate::filters::limits::OwnLimits;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -322,11 +323,14 @@ mod tenants {
 
     /// Acme has ann, who may use what begins with m; gone is disabled, and anybody may be in open.
     fn filter(key: &Signer, unknown: &str) -> Jwt {
-        let (tenants, faults) = Tenants::read(json!({
-            "acme": { "models": ["m*"], "users": { "ann": null } },
-            "gone": { "disabled": true, "users": { "ann": null } },
-            "open": { "users": { "*": null } },
-        }));
+        let (tenants, faults) = Tenants::read(
+            json!({
+                "acme": { "models": ["m*"], "users": { "ann": null } },
+                "gone": { "disabled": true, "users": { "ann": null } },
+                "open": { "users": { "*": null } },
+            }),
+            &OwnLimits::default(),
+        );
         assert!(faults.is_empty(), "{faults:?}");
         let services = Services {
             files: Arc::new(OneFile(json!({ "keys": [key.jwk("k")] }))),

@@ -1,0 +1,126 @@
+"""What SDKs make of a kept answer is what they made of the first one, whichever way either came: real llama.cpp answers."""
+
+import contextlib
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from conftest import BINARY, free_port, process, wait_for
+
+HI = [{"role": "user", "content": "hi there"}]
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture
+def cached(direct, key_and_hash, folder):
+    """A gateway with a cache; gives its address and its admin's."""
+    with contextlib.ExitStack() as stack:
+        port, admin = free_port(), free_port()
+        config, log = folder / f"cache-{port}.yaml", folder / f"cache-{port}.log"
+        config.write_text(f"""\
+listen: 127.0.0.1:{port}
+admin: {{ listen: 127.0.0.1:{admin} }}
+filters:
+  - api_key: {{ keys: [ {{ id: clients, hash: "{key_and_hash[1]}", org: tests }} ] }}
+  - prompt_cache: {{ for: 1h }}
+pools:
+  chat: {{ backends: [{direct}] }}
+""")
+        child = stack.enter_context(process([BINARY, "run", "--config", str(config)], log))
+        wait_for(f"http://127.0.0.1:{admin}/readyz", child, log)
+        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+
+
+def hits(admin):
+    lines = httpx2.get(f"{admin}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if "tidegate_cache_requests_total" in line and 'outcome="hit"' in line)
+
+
+def plain(answer):
+    told = answer.model_dump()
+    for name in ("id", "created", "timings"):
+        told.pop(name, None)
+    return told
+
+
+def accumulated(client, **ask):
+    """A chat stream, added up as the SDK does it."""
+    with client.chat.completions.stream(**ask) as stream:
+        for _ in stream:
+            pass
+        try:
+            return stream.get_final_completion()
+        except openai.LengthFinishReasonError as cut:
+            # All of it, as far as `max_tokens` went.
+            return cut.completion
+
+
+def said(answer):
+    """What counts of an answer: streams and whole answers differ in what is null and what is absent."""
+    choices = [
+        (choice.index, choice.message.role, choice.message.content, choice.finish_reason,
+         [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or []],
+         [token.token for token in (choice.logprobs.content if choice.logprobs else None) or []])
+        for choice in answer.choices
+    ]
+    return sorted(choices), (answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else None
+
+
+# The SDK itself cannot add up a live stream whose second choice begins first, as llama.cpp's may.
+LOGPROBS = {"logprobs": True, "top_logprobs": 2}
+FIRST = [("whole", {}), ("whole", {"n": 2}), ("whole", LOGPROBS), ("whole", {"tools": [TOOL]}),
+         ("stream", {}), ("stream", LOGPROBS), ("stream", {"tools": [TOOL]})]
+
+
+@pytest.mark.parametrize("first, more", FIRST, ids=str)
+def test_openai_python_cannot_tell_a_kept_answer_from_the_first(cached, key, first, more):
+    url, admin = cached
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+    ask = {"model": "tiny-random", "messages": HI, "max_tokens": 8, "temperature": 1.0} | more
+    usage = {"stream_options": {"include_usage": True}}
+    whole = lambda: client.chat.completions.create(**ask)  # noqa: E731
+    stream = lambda: accumulated(client, **ask, **usage)  # noqa: E731
+    live = whole() if first == "whole" else stream()
+    again = [whole(), stream(), whole(), stream()]
+    assert hits(admin) == 4
+    assert [said(answer) for answer in again] == [said(live)] * 4
+    assert plain(again[0]) == plain(again[2]) and again[0].id != again[2].id
+
+
+def test_openai_python_gets_no_usage_it_did_not_ask_for(cached, key):
+    url, admin = cached
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+    ask = {"model": "tiny-random", "messages": HI, "max_tokens": 4, "stream": True}
+    for _ in range(2):
+        chunks = list(client.chat.completions.create(**ask))
+        assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    asked = list(client.chat.completions.create(**ask, stream_options={"include_usage": True}))
+    assert asked[-1].usage.completion_tokens == 4 and not asked[-1].choices
+    assert hits(admin) == 2
+
+
+def test_openai_python_completions(cached, key):
+    url, admin = cached
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+    ask = {"model": "tiny-random", "prompt": "the tide", "max_tokens": 6}
+    live = client.completions.create(**ask)
+    streamed = "".join(chunk.choices[0].text for chunk in client.completions.create(**ask, stream=True) if chunk.choices)
+    assert streamed == live.choices[0].text and hits(admin) == 1
+
+
+@pytest.mark.parametrize("first", ["whole", "stream"])
+def test_anthropic_cannot_tell_a_kept_message_from_the_first(cached, key, first):
+    url, admin = cached
+    client = anthropic.Anthropic(base_url=url, api_key=key)
+    ask = {"model": "tiny-random", "messages": HI, "max_tokens": 8}
+
+    def stream():
+        with client.messages.stream(**ask) as events:
+            return events.get_final_message()
+
+    told = lambda m: ([block.text for block in m.content], m.stop_reason, m.usage.output_tokens, m.usage.input_tokens)  # noqa: E731
+    live = client.messages.create(**ask) if first == "whole" else stream()
+    again = [client.messages.create(**ask), stream()]
+    assert hits(admin) == 2
+    assert [told(message) for message in again] == [told(live)] * 2
