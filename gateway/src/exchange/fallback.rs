@@ -126,6 +126,10 @@ pub(super) async fn turn(
     let send_as = target.send_as.clone();
     let route = Route { pool, series, send_as, timeouts, hedging: target.hedging.clone(), ..route };
     admit::rename(trip, &route);
+    // What keeps answers must not take this one for that of the pool that did not answer.
+    if let Some(model) = trip.exchange.model().cloned().filter(|_| trip.exchange.answerer().is_some()) {
+        trip.exchange.settle_on(Arc::new(route.answerer(&model)));
+    }
     let name = route.send_as.as_ref().or(trip.exchange.model());
     trip.record.model_served = name.map(|name| name.as_ref().into());
     trip.under_way = Some(InFlight::new(&route.series.in_flight));

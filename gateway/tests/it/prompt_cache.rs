@@ -487,3 +487,21 @@ async fn a_large_answer_is_compressed_and_told_as_it_was() {
     assert_eq!(again.header("content-length"), Some(&*first.body.len().to_string()));
     assert_eq!(said(&gateway.send(&Request::stream("m")).await), text);
 }
+
+#[tokio::test]
+async fn the_answer_of_a_fallback_is_not_kept_as_that_of_the_first() {
+    let spare = Backend::start().await;
+    spare.always(Script::chat("from the spare"));
+    let gateway = Gateway::start(&format!(
+        "pools:\n  first: {{ health: off, backends: [{}] }}\n  spare: {{ health: off, backends: [{}] }}\n\
+         models:\n  m: {{ pool: first, fallback: [{{ pool: spare, on: [unavailable] }}] }}\n\
+         filters:\n  - prompt_cache: {{ scope: global }}\n",
+        crate::gateway::refused(),
+        spare.url()
+    ))
+    .await;
+    for n in 1..=2 {
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+        assert_eq!(spare.count(), n);
+    }
+}

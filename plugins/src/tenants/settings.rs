@@ -58,7 +58,7 @@ macro_rules! laying_down {
             /// if nobody says.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub priority: Option<$crate::caller::Priority>,
-            /// What it is known by elsewhere (a cost centre, a contract): texts by name, in the log and in admin views.
+            /// What it is known by elsewhere (a cost centre, a contract): texts by name, shown with its keys.
             #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
             pub metadata: $crate::tenants::Metadata,
             /// From when on nobody is let in by it: a day (its beginning, UTC) or a moment (RFC 3339).
