@@ -148,11 +148,13 @@ impl Reader<'_> {
         let mut counts = [None; 4];
         for count in &mut counts {
             let is_there = self.byte().filter(|byte| *byte < 2)? == 1;
-            *count = Some(self.number()?).filter(|_| is_there);
+            let number = self.number().filter(|number| is_there || *number == 0)?;
+            *count = is_there.then_some(number);
         }
         let [prompt, completion, cached_prompt, reasoning] = counts;
         let usage = Usage { prompt, completion, cached_prompt, reasoning, estimated: flags & 2 != 0 };
-        Some(Some(usage).filter(|_| flags & 1 != 0))
+        let is_told = flags & 1 != 0;
+        (is_told || usage == Usage::default()).then(|| Some(usage).filter(|_| is_told))
     }
 }
 
