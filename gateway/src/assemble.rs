@@ -26,7 +26,7 @@ use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::balancer::Balancer;
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
-use tidegate_plugins::filters::limits::OwnLimits;
+use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::filters::prompt_cache::CacheMetrics;
 use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::keys::KeyHasher;
@@ -218,12 +218,13 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
 /// What filters may ask for.
 fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
     let own = own_limits(config, shared);
+    let tenants = tenants(config, &own, faults);
     Services {
         shared: shared.clone(),
-        views: Arc::default(),
+        views: Arc::new(Views::of(tenants.clone())),
         models: models_of(config),
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
-        tenants: tenants(config, &own, faults),
+        tenants,
         own_limits: Arc::new(own),
         decides_own: false,
         prices: Arc::new(prices(&config.prices)),

@@ -52,6 +52,7 @@ mod queue;
 mod retries;
 mod rig;
 mod routing;
+mod same_names;
 mod signals;
 mod tenants;
 mod timeouts;

@@ -186,13 +186,13 @@ async fn limits_of_all_above_are_decided_together_and_a_refusal_spends_nothing_o
     }
     // One of the user's three is left, whichever key asks.
     assert_eq!(ask(0).await.status, 200);
-    assert!(ask(0).await.openai_error(429)["message"].as_str().unwrap().contains("user 'ann' 3/h"));
+    assert!(ask(0).await.openai_error(429)["message"].as_str().unwrap().contains("user 'ann' of 'acme' 3/h"));
     // And three of the team's six: what was refused has taken nothing.
     for _ in 0..3 {
         assert_eq!(ask(2).await.status, 200);
     }
     let refused = ask(2).await;
-    assert!(refused.openai_error(429)["message"].as_str().unwrap().contains("team 'research' 6/h"));
+    assert!(refused.openai_error(429)["message"].as_str().unwrap().contains("team 'research' of 'acme' 6/h"));
     assert!(refused.header("retry-after").is_some());
     // A team of the same name elsewhere is another one.
     let other = ask(3).await;
