@@ -11,6 +11,7 @@ use backends::authority;
 use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
+use crate::storage;
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::budget::Budget;
 use crate::upstream::discovery::{self, Discovery};
@@ -34,6 +35,7 @@ use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::tenants::Tenants;
+use tidegate_plugins::when::When;
 use tidegate_plugins::{Filter, Registry, Services};
 
 /// The section that says who there is.
@@ -78,7 +80,25 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
             faults.push(Fault::error(listen.path.key("tls"), reason));
         }
     }
+    faults.extend(other_pepper(config));
     place(faults, positions)
+}
+
+/// Managed keys that let nobody in because they were hashed with another pepper, where the store can be asked.
+pub(crate) fn other_pepper(config: &Config) -> Option<Fault> {
+    let path = &config.storage.as_ref()?.path;
+    let hasher = KeyHasher::new(config.keys.pepper.as_ref().map(|pepper| pepper.expose()));
+    // What is not there, or away, is told elsewhere.
+    let store = path.exists().then(|| storage::look(path).ok())??;
+    let (others, all) = storage::keys::of_other_peppers(&store, hasher.pepper(), When::now()).ok()?;
+    let at = if config.keys.pepper.is_some() {
+        KeyPath::root().key("keys").key("pepper")
+    } else {
+        KeyPath::root().key("storage")
+    };
+    let message = format!("{others} of {all} managed keys were made with another pepper: they let nobody in");
+    let help = "set `keys.pepper` to what it was, or rotate them: `tidegate keys rotate ID`";
+    (others > 0).then(|| Fault::error(at, message).with_help(help).as_warning())
 }
 
 /// Gives faults the place in the file that they point at.

@@ -80,6 +80,15 @@ impl Life {
         }
     }
 
+    /// A file that may not grow is a full disk to whoever writes it, and no reason to end: once somebody listens, the signal
+    /// that says so ends nothing.
+    fn outlive_full_files() {
+        const SIGXFSZ: i32 = 25;
+        if let Err(error) = signal(SignalKind::from_raw(SIGXFSZ)) {
+            tracing::warn!(%error, "a limit on the size of files will end the gateway");
+        }
+    }
+
     /// On SIGHUP the file is read again: swapped whole, or not at all.
     async fn reload(&self) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
@@ -117,7 +126,8 @@ impl Life {
         if let Err(error) = self.core.log.set_level(new.log.level.as_str()) {
             tracing::warn!(error, "the log level stays as it was");
         }
-        for warning in &loaded.warnings {
+        self.core.log.set_metadata(&new.log.metadata);
+        for warning in loaded.warnings.iter().chain(&assemble::other_pepper(new)) {
             tracing::warn!(warning = %warning.message, "configuration");
         }
         let hash = snapshot.hash.clone();
@@ -193,6 +203,7 @@ pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
+        Self::outlive_full_files();
         let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
         let upstream =
             async { tokio::join!(probe::run(&self.core), discovery::run(&self.core), renew::run(&self.core)) };

@@ -130,6 +130,7 @@ pub(super) async fn turn(
     if let Some(model) = trip.exchange.model().cloned().filter(|_| trip.exchange.answerer().is_some()) {
         trip.exchange.settle_on(Arc::new(route.answerer(&model)));
     }
+    trip.exchange.price_as(step.priced_as.clone());
     let name = route.send_as.as_ref().or(trip.exchange.model());
     trip.record.model_served = name.map(|name| name.as_ref().into());
     trip.under_way = Some(InFlight::new(&route.series.in_flight));

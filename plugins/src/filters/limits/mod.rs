@@ -150,6 +150,11 @@ impl Inner {
         }
     }
 
+    /// What is known of how much requests to this model cost.
+    fn estimate_of(&self, model: &str) -> &Arc<Estimate> {
+        &self.estimates[self.names.index(model).unwrap_or(self.names.names().len())]
+    }
+
     /// What the request will cost, as far as any limit counts that.
     fn cost(&self, exchange: &Exchange, index: usize, spends: Spends) -> Cost {
         if !self.counts_usage {
@@ -159,10 +164,11 @@ impl Inner {
         if spends == Spends::Nothing { cost } else { self.priced(exchange, cost) }
     }
 
-    /// With what the tokens of the request's model cost, if money is limited.
+    /// With what the tokens of the request's model cost, if money is limited: of the one that answers, once a fallback has
+    /// turned to another.
     fn priced(&self, exchange: &Exchange, mut cost: Cost) -> Cost {
         if self.counts_money {
-            let price = exchange.model().and_then(|model| self.prices.of(model));
+            let price = exchange.priced_as().and_then(|model| self.prices.of(model));
             cost.price = price.copied().unwrap_or_default();
         }
         cost
