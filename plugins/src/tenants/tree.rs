@@ -5,7 +5,7 @@ use super::{Level, Settings, Tenant, meets};
 use crate::filter::SettingsError;
 use crate::filters::limits::OwnLimits;
 use schemars::Schema;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// The longest name, in bytes.
@@ -28,6 +28,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The one that stands there.
+    pub(super) fn last(&self) -> &Arc<Tenant> {
+        self.member.as_ref().or(self.team.as_ref()).unwrap_or(&self.org)
+    }
+
     /// From the top down.
     pub(super) fn rules(&self) -> Vec<Arc<Tenant>> {
         [Some(&self.org), self.team.as_ref(), self.member.as_ref()].into_iter().flatten().cloned().collect()
@@ -43,6 +48,12 @@ impl Tenants {
         let mut build = Build { tenants: Self::default(), own, faults, members: HashSet::new() };
         build.orgs(&orgs);
         (build.tenants, build.faults)
+    }
+
+    /// The flags that anybody in the section has, on or off.
+    pub fn flags(&self) -> BTreeSet<&str> {
+        let places = self.places.values().flatten();
+        places.flat_map(|place| place.last().flags.keys().map(String::as_str)).collect()
     }
 
     /// The JSON Schema of the section.
@@ -129,8 +140,7 @@ impl Build<'_> {
     }
 
     fn add(&mut self, place: Place) {
-        let tenant = place.member.as_ref().or(place.team.as_ref()).unwrap_or(&place.org);
-        let key = (tenant.level, tenant.name.clone());
+        let key = (place.last().level, place.last().name.clone());
         self.tenants.places.entry(key).or_default().push(place);
     }
 }
