@@ -114,7 +114,7 @@ def test_anthropic_cannot_tell_a_kept_message_from_the_first(cached, key, first)
     url, admin = cached
     client = anthropic.Anthropic(base_url=url, api_key=key)
     # With random weights a sampled first token may be half a character, and llama.cpp then sends no `message_start`.
-    ask = {"model": "tiny-random", "messages": HI, "max_tokens": 8, "temperature": 0}
+    ask = {"model": "tiny-random", "messages": HI, "max_tokens": 8, "extra_body": {"temperature": 0}}
 
     def stream():
         with client.messages.stream(**ask) as events:
