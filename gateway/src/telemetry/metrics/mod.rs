@@ -5,6 +5,8 @@
 //! what a reload removed.
 
 mod build;
+mod filters;
+mod house;
 mod list;
 mod sets;
 
@@ -14,6 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+pub use filters::{FilterSeries, Judged, Laps};
+pub use house::{Purpose, Runtime, Runtimes};
 pub use list::documentation;
 pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series};
 
@@ -35,14 +39,17 @@ pub struct Metrics {
     pub connections_refused_total: IntCounter,
     /// Requests that are not over, those without a route included.
     pub in_flight: IntGauge,
-    /// Bytes of request bodies held.
-    pub bodies_bytes: IntGauge,
     /// 1 once the process has begun to drain.
     pub draining: IntGauge,
     /// Log lines that were lost.
     pub log_lines_dropped_total: IntCounter,
     /// Requests that ended in a panic.
     pub panics_total: IntCounter,
+
+    /// Memory by what it is for.
+    memory: [IntGauge; Purpose::ALL.len()],
+    /// Tasks, and those of them that wait for a thread.
+    tasks: [[IntGauge; 2]; Runtime::ALL.len()],
 
     bad_requests: [IntCounter; BadHead::ALL.len()],
     config_last_reload_successful: IntGauge,
@@ -62,6 +69,8 @@ struct Families {
     failures: IntCounterVec,
     retries: IntCounterVec,
     retries_refused: IntCounterVec,
+    filter_seconds: HistogramVec,
+    filter_verdicts: IntCounterVec,
     fallbacks: IntCounterVec,
     hedges: IntCounterVec,
     overhead: HistogramVec,
@@ -91,16 +100,19 @@ impl Metrics {
     pub fn new() -> Self {
         let build = Builder::new();
         let bad_requests = build.counters(&list::BAD_REQUESTS);
+        let memory = build.gauges(&list::MEMORY);
+        let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
         build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Self {
             connections: build.gauge(&list::CONNECTIONS),
             connections_total: build.counter(&list::CONNECTIONS_TOTAL),
             connections_refused_total: build.counter(&list::CONNECTIONS_REFUSED),
             in_flight: build.gauge(&list::IN_FLIGHT),
-            bodies_bytes: build.gauge(&list::BODIES_BYTES),
             draining: build.gauge(&list::DRAINING),
             log_lines_dropped_total: build.counter(&list::LOG_LINES_DROPPED),
             panics_total: build.counter(&list::PANICS),
+            memory: Purpose::ALL.map(|purpose| memory.with_label_values(&[purpose.label()])),
+            tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
             bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
             config_last_reload_successful: build.gauge(&list::CONFIG_SUCCESSFUL),
             config_last_reload_timestamp_seconds: build.gauge(&list::CONFIG_TIME),
@@ -113,6 +125,11 @@ impl Metrics {
     /// The metrics of one route and pool, for one configuration. The same names give the same counters.
     pub fn series(&self, route: &str, pool: &str) -> Arc<Series> {
         Arc::new(Series::new(&self.families, route, pool))
+    }
+
+    /// The metrics of one filter, by its name among all of one configuration. The same name gives the same counters.
+    pub fn filter(&self, name: &str) -> FilterSeries {
+        FilterSeries::new(&self.families, name)
     }
 
     /// The metrics of one backend, for one configuration. The same names give the same counters.
@@ -155,6 +172,13 @@ impl Metrics {
         self.families.retain(routes, backends);
     }
 
+    /// Forgets the filters that are not named.
+    pub fn retain_filters(&self, names: &[&str]) {
+        let keep = |labels: &build::Labels<'_>| names.contains(&labels["filter"]);
+        build::retain(&self.families.filter_seconds, keep);
+        build::retain(&self.families.filter_verdicts, keep);
+    }
+
     /// Also shows what somebody else collects; see the end of the list for the names.
     ///
     /// # Errors
@@ -180,6 +204,8 @@ impl Families {
             failures: build.counters(&list::FAILURES),
             retries: build.counters(&list::RETRIES),
             retries_refused: build.counters(&list::RETRIES_REFUSED),
+            filter_seconds: build.histograms(&list::FILTER_SECONDS),
+            filter_verdicts: build.counters(&list::FILTER_VERDICTS),
             fallbacks: build.counters(&list::FALLBACKS),
             hedges: build.counters(&list::HEDGES),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
