@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use prometheus::{Histogram, IntCounter};
-
 use super::Families;
+use super::family::{Histogram, IntCounter};
 use super::sets::closed_set;
 
 closed_set! {

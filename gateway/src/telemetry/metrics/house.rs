@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use prometheus::IntGauge;
 use tokio::runtime::Handle;
 
 use super::Metrics;
+use super::family::IntGauge;
 use super::sets::closed_set;
 
 closed_set! {

@@ -26,6 +26,17 @@ pub(super) enum Kind {
 }
 use Kind::{Counter, Gauge, Histogram};
 
+impl Kind {
+    /// As the text format has it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Counter => "counter",
+            Gauge => "gauge",
+            Histogram(_) => "histogram",
+        }
+    }
+}
+
 // The GenAI conventions advise these bounds; ours go on where they end, because a request may take an hour.
 const REQUEST: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36,
@@ -48,13 +59,14 @@ const GEN_AI: &[&str] = &["gen_ai_operation_name", "gen_ai_request_model", "rout
 
 macro_rules! metrics {
     ($($id:ident: $kind:expr, $name:expr, $labels:expr, $help:expr;)*) => {
-        $(pub(super) const $id: Spec = Spec { name: $name, kind: $kind, labels: $labels, help: $help };)*
+        $(pub(super) static $id: Spec = Spec { name: $name, kind: $kind, labels: $labels, help: $help };)*
         /// Every metric of ours; the process metrics come from the `prometheus` crate.
-        pub(super) const ALL: &[Spec] = &[$($id),*];
+        pub(super) static ALL: &[&Spec] = &[$(&$id),*];
     };
 }
 
 metrics! {
+    // Written first, and observed last: see `Series::observe`.
     DURATION: Histogram(REQUEST), "gen_ai_server_request_duration_seconds", GEN_AI,
         "Time from a request's head to the end of its answer.";
     TIME_TO_FIRST_TOKEN: Histogram(FIRST_TOKEN), "gen_ai_server_time_to_first_token_seconds", GEN_AI,
@@ -194,15 +206,11 @@ metrics! {
 pub fn documentation() -> String {
     let mut page = String::from(HEAD);
     for spec in ALL {
-        let (kind, bounds) = match spec.kind {
-            Counter => ("counter", None),
-            Gauge => ("gauge", None),
-            Histogram(bounds) => ("histogram", Some(bounds)),
-        };
+        let kind = spec.kind.name();
         let labels = spec.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         let labels = if labels.is_empty() { "none".to_owned() } else { labels };
         let _ = write!(page, "\n### `{}`\n\n{}\n\n- Kind: {kind}\n- Labels: {labels}\n", spec.name, spec.help);
-        if let Some(bounds) = bounds {
+        if let Histogram(bounds) = spec.kind {
             let bounds = bounds.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
             let _ = writeln!(page, "- Bucket bounds: {bounds}");
         }

@@ -5,9 +5,8 @@
 
 use std::sync::OnceLock;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntGauge};
-
 use super::Families;
+use super::family::{Histogram, HistogramVec, IntCounter, IntGauge};
 use crate::telemetry::record::{Cause, Record};
 use crate::upstream::breaker::Opened;
 use tidegate_config::FallbackOn;
@@ -123,7 +122,6 @@ impl Series {
             slots[slot].get_or_init(|| family.with_label_values(&labels)).observe(value);
         };
         let (cause, error) = (record.cause as usize, error_type(record.cause));
-        observe(&operation.duration, cause, &families.duration, error, record.duration().as_secs_f64());
         if let Some(time) = record.time_to_first_token() {
             let (slots, family) = (&operation.time_to_first_token, &families.time_to_first_token);
             observe(slots, cause, family, error, time.as_secs_f64());
@@ -131,13 +129,15 @@ impl Series {
         if let Some(time) = record.time_per_output_token() {
             observe(&operation.time_per_token, cause, &families.time_per_token, error, time.as_secs_f64());
         }
-        let Some(usage) = record.usage else { return };
+        let usage = record.usage.unwrap_or_default();
         let counts = [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning];
         for (kind, count) in counts.into_iter().enumerate() {
             if let Some(count) = count {
                 observe(&operation.tokens, kind, &families.token_usage, TOKEN_TYPES[kind], count as f64);
             }
         }
+        // The last, and the first that a scrape writes: who is in it is in all the others of that page.
+        observe(&operation.duration, cause, &families.duration, error, record.duration().as_secs_f64());
     }
 
     fn requests(&self, families: &Families, class: usize, cause: Cause) -> &IntCounter {
