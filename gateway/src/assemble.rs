@@ -10,7 +10,7 @@ use backends::authority;
 
 use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
-use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
+use crate::snapshot::{MeasuredFilter, NamedFilter, OtherPaths, Snapshot};
 use crate::storage;
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
 use crate::upstream::budget::Budget;
@@ -146,7 +146,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     let models = config.models.iter().map(|model| Arc::new(routes::build_model(config, model, &find, parts))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
     let kept_headers = filters.iter().flat_map(|named| named.filter.keeps()).cloned().collect();
-    let (mut early, mut rest) = (filters, Vec::new());
+    let (mut early, mut rest) = (measured(filters, parts.metrics), Vec::new());
     rest.extend(early.drain(late..));
     let other_paths = match &config.other_paths {
         config::OtherPaths::Refuse => None,
@@ -175,6 +175,19 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         hash: hash(config),
         pools,
     })
+}
+
+/// Filters with their metrics, those of a kind numbered.
+fn measured(filters: Vec<NamedFilter>, metrics: &Metrics) -> Vec<MeasuredFilter> {
+    let mut measured: Vec<MeasuredFilter> = Vec::new();
+    for NamedFilter { name, filter } in filters {
+        let series = match measured.iter().filter(|before| before.name == name).count() {
+            0 => metrics.filter(&name),
+            before => metrics.filter(&format!("{name}#{}", before + 1)),
+        };
+        measured.push(MeasuredFilter { name, filter, series });
+    }
+    measured
 }
 
 fn hash(config: &Config) -> String {

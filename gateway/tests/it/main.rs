@@ -42,6 +42,7 @@ mod limits;
 mod limits_admin;
 mod limits_everywhere;
 mod managed_keys;
+mod measures;
 mod models;
 mod multipart;
 mod observe;
