@@ -12,7 +12,7 @@ use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
 use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
-use crate::upstream::budget::Budget;
+use crate::upstream::budget::{Budget, KEPT};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::queue::Queue;
 use crate::upstream::{Membership, Pool};
@@ -393,7 +393,7 @@ fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
     let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
     match before.filter(|before| before.retries == pool.retries) {
         Some(before) => before.budget.clone(),
-        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always)),
+        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always, KEPT)),
     }
 }
 
