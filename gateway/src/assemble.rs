@@ -13,7 +13,7 @@ use crate::outbound::Fetcher;
 use crate::snapshot::{MeasuredFilter, NamedFilter, OtherPaths, Snapshot};
 use crate::storage;
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
-use crate::upstream::budget::Budget;
+use crate::upstream::budget::{Budget, KEPT};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::queue::Queue;
 use crate::upstream::{Membership, Pool};
@@ -427,7 +427,7 @@ fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
     let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
     match before.filter(|before| before.retries == pool.retries) {
         Some(before) => before.budget.clone(),
-        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always)),
+        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always, KEPT)),
     }
 }
 

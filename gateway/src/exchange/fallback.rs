@@ -42,7 +42,7 @@ impl Stuck {
     /// An attempt was made, and no other may be at this pool.
     pub(super) fn after(miss: Miss, missed: Missed) -> Self {
         let why = match miss {
-            Miss::Connect => Some(FallbackOn::Unavailable),
+            Miss::Unreached | Miss::Connect => Some(FallbackOn::Unavailable),
             Miss::Timeout => Some(FallbackOn::Timeout),
             Miss::Lost | Miss::Malformed | Miss::ErrorEvent => Some(FallbackOn::Error),
             Miss::Status(429) => Some(FallbackOn::RateLimited),

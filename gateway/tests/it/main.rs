@@ -17,6 +17,7 @@ mod budgets;
 mod cache_file;
 mod cancel;
 mod certs;
+mod chaos;
 mod checks;
 mod cli;
 mod client;
