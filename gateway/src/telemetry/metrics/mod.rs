@@ -15,7 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 pub use list::documentation;
-pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series};
+pub use sets::{
+    BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
+};
 
 use super::record::Record;
 use build::Builder;
@@ -64,6 +66,7 @@ struct Families {
     retries_refused: IntCounterVec,
     fallbacks: IntCounterVec,
     hedges: IntCounterVec,
+    resumes: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
@@ -182,6 +185,7 @@ impl Families {
             retries_refused: build.counters(&list::RETRIES_REFUSED),
             fallbacks: build.counters(&list::FALLBACKS),
             hedges: build.counters(&list::HEDGES),
+            resumes: build.counters(&list::RESUMES),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -217,7 +221,7 @@ impl Families {
         }
         let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
         let bytes = [&self.request_bytes, &self.response_bytes];
-        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges]).chain(bytes) {
+        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges, &self.resumes]).chain(bytes) {
             build::retain(family, route);
         }
         build::retain(&self.route_in_flight, route);
