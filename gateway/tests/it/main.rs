@@ -51,6 +51,7 @@ mod pools;
 mod prompt_cache;
 mod proxy_protocol;
 mod queue;
+mod resume;
 mod retries;
 mod rig;
 mod routing;

@@ -100,6 +100,8 @@ metrics! {
         "Requests that went on to a fallback, by the pool that did not answer and why.";
     HEDGES: Counter, "tidegate_hedges_total", &["route", "pool", "outcome"],
         "Second requests because the first was slow: won and lost, and refused by the budget.";
+    RESUMES: Counter, "tidegate_resumes_total", &["route", "pool", "outcome"],
+        "Streams that broke in the middle, where the pool resumes them: won, failed, or why another backend was not asked.";
     QUEUE_WAITING: Gauge, "tidegate_queue_waiting", &["pool"],
         "Requests that wait because all backends of the pool are at their max_in_flight.";
     QUEUE_WAIT: Histogram(QUEUED), "tidegate_queue_wait_seconds", &["pool"],

@@ -23,7 +23,9 @@ pub(super) use family::IntCounter;
 pub use filters::{FilterSeries, Judged, Laps};
 pub use house::{Purpose, Runtime, Runtimes};
 pub use list::documentation;
-pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series};
+pub use sets::{
+    BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
+};
 
 use super::record::Record;
 use build::Builder;
@@ -82,6 +84,7 @@ struct Families {
     filter_verdicts: IntCounterVec,
     fallbacks: IntCounterVec,
     hedges: IntCounterVec,
+    resumes: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
@@ -231,6 +234,7 @@ impl Families {
             filter_verdicts: build.counters(&list::FILTER_VERDICTS),
             fallbacks: build.counters(&list::FALLBACKS),
             hedges: build.counters(&list::HEDGES),
+            resumes: build.counters(&list::RESUMES),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -266,7 +270,7 @@ impl Families {
         }
         let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
         let bytes = [&self.request_bytes, &self.response_bytes];
-        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges]).chain(bytes) {
+        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges, &self.resumes]).chain(bytes) {
             family.retain(route);
         }
         self.route_in_flight.retain(route);
