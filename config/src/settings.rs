@@ -12,6 +12,7 @@ mod prices;
 mod queue;
 mod retries;
 mod share;
+mod shed;
 mod timeouts;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use retries::{Retries, RetryOn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use share::Share;
+pub use shed::{Shed, Urgency};
 pub use timeouts::{TimeoutOverrides, Timeouts};
 
 use crate::secret::Secret;

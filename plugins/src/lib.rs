@@ -14,11 +14,13 @@
 //! The bytes of a request and its answer are read by [`call`], [`events`], [`usage`] and [`multipart`], and changed
 //! only by [`splice`], which leaves every other byte alone.
 
+pub mod ask;
 pub mod balancer;
 pub mod balancers;
 pub mod cache_key;
 pub mod call;
 pub mod caller;
+pub mod classify;
 pub mod condition;
 
 pub mod credential;
@@ -39,6 +41,7 @@ pub mod recording;
 pub mod registry;
 pub mod reply;
 pub mod services;
+pub mod shadow;
 pub mod spenders;
 pub mod splice;
 pub mod store;

@@ -231,18 +231,24 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     };
     let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
     let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
-    rename(trip, &route);
-    ask_usage(trip, &route);
+    dress(trip, &route);
     if let Some(served) = &route.send_as {
         super::body::rename_in_form(trip, served);
     }
     if trip.upgrade {
         trip.query = rename_in_query(trip, &route);
     }
-    trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
     trip.under_way = Some(InFlight::new(&route.series.in_flight));
     trip.route = Some(route);
     Ok(())
+}
+
+/// Makes of a call what the backends of `route` are to get.
+pub(super) fn dress(trip: &mut Trip<'_>, route: &Route) {
+    rename(trip, route);
+    ask_usage(trip, route);
+    let served = route.send_as.as_ref().or(trip.exchange.model());
+    trip.record.model_served = served.map(|served| served.as_ref().into());
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.

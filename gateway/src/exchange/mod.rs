@@ -4,6 +4,7 @@
 mod admit;
 mod answer;
 mod arrive;
+mod ask;
 mod attempt;
 pub(crate) mod body;
 pub(crate) mod budget;
@@ -15,6 +16,7 @@ mod finish;
 mod headers;
 mod hedge;
 mod opening;
+pub(crate) mod own;
 mod place;
 mod query;
 mod relay;
@@ -22,6 +24,8 @@ pub(crate) mod renew;
 mod request;
 mod retry;
 mod salt;
+pub(crate) mod shadow;
+mod shed;
 mod socket;
 mod stream;
 mod trailers;
@@ -66,6 +70,10 @@ pub(crate) struct Trip<'a> {
     record: Record,
     body: Body,
     share: Share,
+    /// How full the memory for bodies may be with what this request holds.
+    memory: usize,
+    /// Whether it is a copy, whose answer is for nobody.
+    shadow: bool,
     /// In whose protocol the gateway speaks to this client.
     voice: Endpoint,
     /// The backend that was asked last.
@@ -186,6 +194,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if let Some(reply) = admit::early(session, trip).await? {
         return answered(session, trip, reply).await;
     }
+    let known = shed::early(trip, &plan)?;
     let read = match &mut plan {
         Plan::Nowhere(fault) => Err(std::mem::replace(fault, Fault::ClientGone)),
         Plan::Call => admit::read_call(session, trip).await,
@@ -201,6 +210,10 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if let Some(reply) = admit::late(session, trip).await? {
         return answered(session, trip, reply).await;
     }
+    if !known {
+        shed::late(trip)?;
+    }
+    let copies = shadow::take(trip);
     match plan {
         Plan::Models => return answer::models(session, trip, None).await,
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
@@ -211,6 +224,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         return Err(Fault::leaving());
     }
     socket::judges(trip);
+    shadow::send(trip, copies);
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
 }

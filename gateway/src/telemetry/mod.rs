@@ -13,6 +13,6 @@ pub use ids::{RequestId, TraceContext, TraceId};
 pub use log::{Format, Log, LogGuard};
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, Metrics, NO_POOL, OTHER_ROUTE, QueueSeries,
-    RetryCause, Series, documentation,
+    RetryCause, Series, ShadowDrop, ShadowSeries, ShedReason, documentation,
 };
 pub use record::{Cause, Record, bounded, path_for_log};
