@@ -5,7 +5,7 @@ use crate::exchange::own::Own;
 use crate::exchange::shadow::ShadowMetrics;
 use crate::models::Models;
 use crate::networks::{Lists, Networks};
-use crate::telemetry::Series;
+use crate::telemetry::{FilterSeries, Series};
 use crate::upstream::Pool;
 use http::HeaderName;
 use std::sync::Arc;
@@ -41,9 +41,9 @@ pub struct Snapshot {
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
-    pub early: Vec<NamedFilter>,
+    pub early: Vec<MeasuredFilter>,
     /// The other filters, in the order of the file.
-    pub late: Vec<NamedFilter>,
+    pub late: Vec<MeasuredFilter>,
     /// Whether a filter among those finds out who the caller is.
     pub identifies_late: bool,
     /// Requests of the gateway's own.
@@ -82,6 +82,16 @@ pub struct NamedFilter {
     pub name: Arc<str>,
     /// Itself.
     pub filter: Arc<dyn Filter>,
+}
+
+/// A filter that is asked about requests, and what it says counted.
+pub struct MeasuredFilter {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Itself.
+    pub filter: Arc<dyn Filter>,
+    /// Its metrics.
+    pub series: FilterSeries,
 }
 
 impl Snapshot {

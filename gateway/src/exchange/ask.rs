@@ -1,7 +1,7 @@
 //! Asks a model of the file on a filter's behalf: the road of a request that no client made, without its filters.
 
 use super::own::{self, Own};
-use super::{Route, Session, admit, answer, fetch, finish, relay};
+use super::{Route, Session, answer, fetch, finish, relay};
 use crate::core::Core;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,7 +37,7 @@ async fn ask(core: &Core, question: Question) -> std::result::Result<Answer, Str
     trip.exchange.note("classifier", &*question.asker);
     let collected = Arc::new(Mutex::new(Vec::new()));
     trip.followers.push(Box::new(Collects(collected.clone())));
-    admit::dress(&mut trip, &route);
+    own::dress(&mut trip, &route);
     trip.under_way = Some(crate::telemetry::InFlight::new(&route.series.in_flight));
     trip.route = Some(route);
     let road = async {

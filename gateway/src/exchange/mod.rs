@@ -155,6 +155,11 @@ impl Route {
         Answerer { route, pool: self.pool.name.clone(), model, revision, tells_usage }
     }
 
+    /// The name by which its backends know the model `name`.
+    fn served<'a>(&'a self, name: &'a Arc<str>) -> &'a str {
+        self.send_as.as_ref().unwrap_or(name)
+    }
+
     /// Its name in metrics and logs.
     fn name(&self) -> &str {
         self.model.as_ref().map_or("other_paths", |model| &model.name)
@@ -213,12 +218,14 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if !known {
         shed::late(trip)?;
     }
-    let copies = shadow::take(trip);
     match plan {
         Plan::Models => return answer::models(session, trip, None).await,
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
+    // Of what the client sent, before it is made what this route's backends get.
+    let copies = shadow::take(trip);
+    admit::address(trip);
     // A filter may have waited long: nothing is begun for which there is no time.
     if trip.core.has_cut() {
         return Err(Fault::leaving());

@@ -1,7 +1,7 @@
 //! Requests of the gateway's own: made for no client, with nobody's key, beside the requests that clients wait for.
 
 use super::body::Body;
-use super::{Trip, arrive};
+use super::{Route, Trip, admit, arrive};
 use crate::core::Core;
 use crate::downstream::Session;
 use crate::snapshot::Snapshot;
@@ -54,4 +54,10 @@ pub(super) fn trip<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Se
     (trip.voice, trip.known, trip.body) = (exchange.endpoint(), true, Body::Whole);
     trip.exchange = exchange;
     trip
+}
+
+/// Makes it what the backends of `route` are asked.
+pub(super) fn dress(trip: &mut Trip<'_>, route: &Route) {
+    admit::dress(trip, route);
+    trip.record.model_served = trip.exchange.model().map(|model| route.served(model).into());
 }

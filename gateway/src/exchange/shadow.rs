@@ -6,7 +6,7 @@
 //! counted as anybody's; the end of the process does not wait for it.
 
 use super::body::Body;
-use super::{Route, Session, Trip, admit, answer, fetch, finish, own, relay};
+use super::{Route, Session, Trip, answer, fetch, finish, own, relay};
 use crate::core::Core;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{InFlight, RequestId, ShadowDrop, ShadowSeries, TraceContext};
@@ -99,7 +99,7 @@ async fn run(core: &Core, copied: Copied) {
     (trip.record.event, trip.record.request_id, trip.record.trace) = ("shadow", id, trace);
     (trip.shadow, trip.share, trip.memory) = (true, share, memory);
     trip.exchange.note("shadow", &*shadow.name);
-    admit::dress(&mut trip, &route);
+    own::dress(&mut trip, &route);
     trip.route = Some(route.clone());
     let road = async {
         let fetched = fetch::once(&mut session, &mut trip, &route).await?;

@@ -15,6 +15,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+/// How much metadata one of them may have, and how long its names and texts may be, in bytes.
+const MOST_METADATA: usize = 16;
+const LONGEST_NAME: usize = 64;
+const LONGEST_TEXT: usize = 256;
+
 /// What a tenant or a key lays down, wherever it is written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct About {
@@ -38,6 +43,16 @@ impl About {
         faults: &mut Vec<SettingsError>,
     ) -> Tenant {
         let Self { models, priority, metadata, flags, expires, disabled, limits } = self;
+        let most = metadata.len() <= MOST_METADATA;
+        let fits = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
+        let good =
+            |(name, text): (&String, &String)| !name.is_empty() && fits(name, LONGEST_NAME) && fits(text, LONGEST_TEXT);
+        if !most || !metadata.iter().all(good) {
+            let message = format!(
+                "at most {MOST_METADATA} texts of {LONGEST_TEXT} bytes, by names of {LONGEST_NAME}, no control characters among them"
+            );
+            faults.push(SettingsError::at(super::tree::below(path, "metadata"), message));
+        }
         let limits = own.open(level, &limits, &super::tree::below(path, "limits"), faults);
         Tenant { level, name: name.into(), models, priority, metadata, flags, expires, disabled, limits }
     }
@@ -59,7 +74,8 @@ macro_rules! laying_down {
             /// if nobody says.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub priority: Option<$crate::caller::Priority>,
-            /// What it is known by elsewhere (a cost centre, a contract): texts by name, shown with its keys.
+            /// What it is known by elsewhere (a cost centre, a contract): at most 16 texts of 256 bytes, by names of 64.
+            /// They are shown with its keys, and in the log as far as `log.metadata` names them.
             #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
             pub metadata: $crate::tenants::Metadata,
             /// Features that are on (`true`) or off for it, by name: conditions ask for them with `flag("NAME")`.

@@ -8,6 +8,9 @@ use schemars::Schema;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+/// What stands for everybody who has no entry.
+pub(super) const ANYBODY: &str = "*";
+
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 128;
 
@@ -28,8 +31,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The one that stands there.
-    pub(super) fn last(&self) -> &Arc<Tenant> {
+    /// Who stands there.
+    pub(super) fn tenant(&self) -> &Arc<Tenant> {
         self.member.as_ref().or(self.team.as_ref()).unwrap_or(&self.org)
     }
 
@@ -50,10 +53,22 @@ impl Tenants {
         (build.tenants, build.faults)
     }
 
+    /// All of them, wildcards too, in no order.
+    pub fn everyone(&self) -> impl Iterator<Item = &Tenant> {
+        self.places.values().flatten().map(|place| place.tenant().as_ref())
+    }
+
+    /// The organisations that have somebody of this name, as the file has them.
+    #[must_use]
+    pub fn orgs_of(&self, level: Level, name: &str) -> Vec<Arc<str>> {
+        let places = self.places.get(&(level, Arc::from(name))).into_iter().flatten();
+        places.map(|place| place.org.name.clone()).filter(|org| **org != *ANYBODY).collect()
+    }
+
     /// The flags that anybody in the section has, on or off.
     pub fn flags(&self) -> BTreeSet<&str> {
         let places = self.places.values().flatten();
-        places.flat_map(|place| place.last().flags.keys().map(String::as_str)).collect()
+        places.flat_map(|place| place.tenant().flags.keys().map(String::as_str)).collect()
     }
 
     /// The JSON Schema of the section.
@@ -109,7 +124,7 @@ impl Build<'_> {
     ) {
         for (name, settings) in &members.0 {
             let path = below(&format!("{path}.{level}s"), name);
-            if &**name != "*" && !self.members.insert((org.name.clone(), level, name.clone())) {
+            if **name != *ANYBODY && !self.members.insert((org.name.clone(), level, name.clone())) {
                 let message =
                     format!("there is another {level} `{name}` in this organisation: they would share limits");
                 self.faults.push(SettingsError::at(&path, message).help("give one of them another name"));
@@ -140,7 +155,8 @@ impl Build<'_> {
     }
 
     fn add(&mut self, place: Place) {
-        let key = (place.last().level, place.last().name.clone());
+        let tenant = place.tenant();
+        let key = (tenant.level, tenant.name.clone());
         self.tenants.places.entry(key).or_default().push(place);
     }
 }
