@@ -53,6 +53,9 @@ pub struct Config {
     /// Who may, as the file writes it: what it means is known to those who know filters.
     #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
     pub tenants: Option<serde_json::Value>,
+    /// What gives requests a class, as the file writes it: what it means is known to those who know filters.
+    #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
+    pub classifiers: Option<serde_json::Value>,
     /// The filters, in the order of the file.
     #[serde(serialize_with = "show::filters")]
     pub filters: Vec<FilterEntry>,

@@ -13,6 +13,7 @@ mod queue;
 mod resume;
 mod retries;
 mod share;
+mod shed;
 mod timeouts;
 
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub use retries::{Retries, RetryOn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use share::Share;
+pub use shed::{Shed, Urgency};
 pub use timeouts::{TimeoutOverrides, Timeouts};
 
 use crate::secret::Secret;

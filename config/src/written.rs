@@ -58,6 +58,8 @@ pub(crate) struct File {
     pub(crate) keys: Keys,
     /// Who may: organisations by name, with their teams, users and services. Absent: names of tenants are labels.
     pub(crate) tenants: Option<serde_json::Value>,
+    /// Small models that give requests a class, by name. Absent: none.
+    pub(crate) classifiers: Option<serde_json::Value>,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
     /// a table with the name as its one key and the settings as its value.
     pub(crate) filters: Vec<TextOr<OneFilter>>,
@@ -91,6 +93,7 @@ impl Default for File {
             other_paths: OtherPaths::default(),
             keys: Keys::default(),
             tenants: None,
+            classifiers: None,
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,

@@ -1,6 +1,8 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
 use crate::cache_file::CacheFiles;
+use crate::exchange::own::Own;
+use crate::exchange::shadow::ShadowMetrics;
 use crate::models::Models;
 mod backends;
 mod routes;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::balancer::Balancer;
+use tidegate_plugins::classify::Classifiers;
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::filters::limits::{OwnLimits, Views};
@@ -40,6 +43,9 @@ use tidegate_plugins::{Filter, Registry, Services};
 
 /// The section that says who there is.
 const TENANTS: &str = "tenants";
+
+/// The section that says what gives requests a class.
+const CLASSIFIERS: &str = "classifiers";
 
 /// The filter that decides over limits.
 const LIMITS: &str = "limits";
@@ -125,6 +131,7 @@ pub fn schema() -> serde_json::Value {
     let balancers: Vec<_> = registry.balancers().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
     let mut schema = config::schema_with(&filters, &balancers);
     config::adopt_section(&mut schema, TENANTS, Tenants::schema().to_value());
+    config::adopt_section(&mut schema, CLASSIFIERS, Classifiers::schema().to_value());
     schema
 }
 
@@ -134,7 +141,9 @@ pub fn schema() -> serde_json::Value {
 /// All faults that building finds.
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
-    let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
+    let own: Arc<Own> = parts.previous.map_or_else(Arc::default, |previous| previous.own.clone());
+    let first = || Shared { asks: own.clone(), ..first_shared(parts.metrics) };
+    let shared = parts.previous.map_or_else(first, |previous| previous.shared.clone());
     let services = services(config, &shared, &mut faults);
     let filters = build_filters(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
@@ -165,6 +174,9 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         own_limits: services.own_limits,
         overlap: config.keys.overlap,
         early,
+        identifies_late: rest.iter().any(|named| named.filter.identifies().is_some()),
+        own,
+        shadows: ShadowMetrics::default(),
         late: rest,
         kept_headers,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
@@ -205,6 +217,15 @@ fn tenants(config: &Config, own: &OwnLimits, faults: &mut Vec<Fault>) -> Option<
     Some(Arc::new(tenants))
 }
 
+/// What gives requests a class.
+fn classifiers(config: &Config, models: &[Arc<str>], shared: &Shared, faults: &mut Vec<Fault>) -> Classifiers {
+    let Some(section) = config.classifiers.clone() else { return Classifiers::default() };
+    let (classifiers, errors) = Classifiers::read(section, models, shared);
+    let path = KeyPath::root().key(CLASSIFIERS);
+    faults.extend(errors.into_iter().map(|error| fault(&path, error)));
+    classifiers
+}
+
 /// A fault within settings that stand at `path`.
 fn fault(path: &KeyPath, error: SettingsError) -> Fault {
     let fault = Fault::error(path.inside(&error.path), error.message);
@@ -237,6 +258,7 @@ pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
     measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
+    measure(metrics, "classes", Ok(shared.classes.metrics()));
     measure(metrics, "who is limited", Ok(shared.limited.counter()));
     shared
 }
@@ -252,10 +274,12 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
 fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
     let own = own_limits(config, shared);
     let tenants = tenants(config, &own, faults);
+    let models = models_of(config);
     Services {
         shared: shared.clone(),
         views: Arc::new(Views::of(tenants.clone())),
-        models: models_of(config),
+        classifiers: Arc::new(classifiers(config, &models, shared, faults)),
+        models,
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants,
         own_limits: Arc::new(own),

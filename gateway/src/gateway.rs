@@ -121,6 +121,7 @@ impl Gateway {
         }
         let core = Core::new(Arc::new(snapshot), metrics, log).with_storage(storage).with_spending(spending);
         let core = Arc::new(core);
+        core.snapshot.load().own.serve(&core);
         let services = services(&core, &self.config.listen)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;

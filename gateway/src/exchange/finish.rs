@@ -10,8 +10,8 @@ use tidegate_plugins::spenders::Spent;
 /// Longest error text in a log line, in bytes.
 const ERROR_LIMIT: usize = 512;
 
-/// Tells the followers, last first, then the metrics, then the log.
-pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
+/// Settles what became of a request, and what that shows of its backend.
+pub(super) fn close(trip: &mut Trip<'_>, answered: Answered) {
     let record = &mut trip.record;
     record.ended = Instant::now();
     record.status = answered.status;
@@ -20,6 +20,14 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     if let Some(attempt) = trip.attempt.take() {
         attempt.ended(record.cause, record.upstream_status);
     }
+}
+
+/// Tells the followers, last first, then the metrics, then the log.
+pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
+    let (status, complete) = (answered.status, answered.complete);
+    debug_assert!(status != 499 || answered.cause == Cause::ClientGone);
+    close(&mut trip, answered);
+    let record = &mut trip.record;
     if let Some(caller) = trip.exchange.caller() {
         record.user.clone_from(&caller.user);
         record.service.clone_from(&caller.service);
@@ -29,8 +37,8 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.metadata = Some(caller.metadata.clone());
     }
     trip.exchange.record(Outcome {
-        status: answered.status,
-        complete: answered.complete,
+        status,
+        complete,
         usage: record.usage,
         source: trip.exchange.source(),
         charged: trip.exchange.is_charged(),
@@ -42,12 +50,16 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         follower.end(&trip.exchange);
     }
     add_to_spenders(&trip);
+    report(trip);
+}
+
+/// Counts what became of a request, and writes its line.
+pub(super) fn report(mut trip: Trip<'_>) {
     trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
     trip.core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     trip.core.log.request(&trip.record, route, pool);
-    debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
 }
 
 /// An answer that was made for another request is that one's to pay.

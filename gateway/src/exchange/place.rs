@@ -163,7 +163,7 @@ fn claim(trip: &Trip<'_>, queue: &Queue) -> Claim {
 }
 
 /// The caller's priority, or a lower one that the request asks for.
-fn priority(exchange: &Exchange) -> u8 {
+pub(super) fn priority(exchange: &Exchange) -> u8 {
     let own = exchange.caller().map_or_else(Priority::default, |caller| caller.priority).get();
     let asked = headers::text(exchange.headers(), "x-tidegate-priority").and_then(|text| match text.trim() {
         "interactive" => Some(8),

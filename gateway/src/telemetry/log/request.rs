@@ -38,7 +38,7 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str, names: &[St
     out.push(b'"');
     let mut line = Fields(out);
     line.text("level", level_name(level(record.cause)));
-    line.text("event", "request");
+    line.text("event", record.event);
     line.text("request_id", &record.request_id);
     line.maybe_text("correlation_id", record.correlation_id.as_deref());
     line.text("trace_id", record.trace.trace_id().as_str());

@@ -3,6 +3,7 @@
 
 use crate::storage;
 use std::fmt::Write;
+use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
 use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
@@ -102,6 +103,18 @@ metrics! {
         "Second requests because the first was slow: won and lost, and refused by the budget.";
     RESUMES: Counter, "tidegate_resumes_total", &["route", "pool", "outcome"],
         "Streams that broke in the middle, where the pool resumes them: won, failed, or why another backend was not asked.";
+    SHADOW_REQUESTS: Counter, "tidegate_shadow_requests_total", &["shadow", "pool", "cause"],
+        "Copies of requests whose answer is for nobody, by how that ended: none is well.";
+    SHADOW_DROPPED: Counter, "tidegate_shadow_dropped_total", &["shadow", "pool", "reason"],
+        "Copies that were not sent, because as many or as many bytes as may be are under way, or memory is near its end.";
+    SHADOW_IN_FLIGHT: Gauge, "tidegate_shadow_in_flight", &["shadow", "pool"],
+        "Copies that are under way.";
+    SHADOW_DURATION: Histogram(REQUEST), "tidegate_shadow_duration_seconds", &["shadow", "pool"],
+        "Time from a copy's sending to the end of its answer.";
+    SHADOW_FIRST_TOKEN: Histogram(FIRST_TOKEN), "tidegate_shadow_time_to_first_token_seconds", &["shadow", "pool"],
+        "Time from a copy's sending to the first token of its answer.";
+    SHADOW_TOKENS: Counter, "tidegate_shadow_tokens_total", &["shadow", "pool", "gen_ai_token_type"],
+        "Tokens of copies; cached_input is a part of input, reasoning is a part of output.";
     QUEUE_WAITING: Gauge, "tidegate_queue_waiting", &["pool"],
         "Requests that wait because all backends of the pool are at their max_in_flight.";
     QUEUE_WAIT: Histogram(QUEUED), "tidegate_queue_wait_seconds", &["pool"],
@@ -142,6 +155,8 @@ metrics! {
         "Client connections accepted.";
     CONNECTIONS_REFUSED: Counter, "tidegate_connections_refused_total", &[],
         "Client connections closed at once, because the limit was reached.";
+    SHED: Counter, "tidegate_shed_requests_total", &["priority", "reason"],
+        "Requests refused because the gateway's own limits are near (limits.shed) or reached, by how urgent they were and which limit: requests or bodies.";
     MEMORY: Gauge, "tidegate_memory_bytes", &["purpose"],
         "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share.";
     TASKS: Gauge, "tidegate_tasks", &["of"],
@@ -194,6 +209,10 @@ metrics! {
     CACHE_SAVED: Counter, cache::SAVED.0, cache::SAVED.1, cache::SAVED.2;
     CACHE_BYTES: Gauge, cache::BYTES.0, cache::BYTES.1, cache::BYTES.2;
     CACHE_ENTRIES: Gauge, cache::ENTRIES.0, cache::ENTRIES.1, cache::ENTRIES.2;
+    CLASSIFIER_REQUESTS: Counter, classify::ASKED.0, classify::ASKED.1, classify::ASKED.2;
+    CLASSIFIER_CLASSES: Counter, classify::CLASSES.0, classify::CLASSES.1, classify::CLASSES.2;
+    CLASSIFIER_DURATION: Histogram(classify::DURATIONS), classify::DURATION.0, classify::DURATION.1, classify::DURATION.2;
+    CLASSIFIER_TOKENS: Counter, classify::TOKENS.0, classify::TOKENS.1, classify::TOKENS.2;
     FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],
         FLIGHTS.1;
     IDEMPOTENCY_REQUESTS: Counter, KEYS.0, &["outcome"],

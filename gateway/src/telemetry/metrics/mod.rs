@@ -25,11 +25,13 @@ pub use house::{Purpose, Runtime, Runtimes};
 pub use list::documentation;
 pub use sets::{
     BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
+    ShadowDrop, ShadowSeries, ShedReason,
 };
 
 use super::record::Record;
 use build::Builder;
 use family::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Labels, Written};
+use tidegate_config::Urgency;
 
 /// The route of a request that has none (yet): an unknown model or path.
 pub const OTHER_ROUTE: &str = "other";
@@ -59,6 +61,7 @@ pub struct Metrics {
     tasks: [[IntGauge; 2]; Runtime::ALL.len()],
 
     bad_requests: [IntCounter; BadHead::ALL.len()],
+    shed: [[IntCounter; ShedReason::ALL.len()]; Urgency::ALL.len()],
     config_last_reload_successful: IntGauge,
     config_last_reload_timestamp_seconds: IntGauge,
     config_info: IntGaugeVec,
@@ -89,6 +92,12 @@ struct Families {
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     route_in_flight: IntGaugeVec,
+    shadow_requests: IntCounterVec,
+    shadow_dropped: IntCounterVec,
+    shadow_in_flight: IntGaugeVec,
+    shadow_duration: HistogramVec,
+    shadow_first_token: HistogramVec,
+    shadow_tokens: IntCounterVec,
     queue_waiting: IntGaugeVec,
     queue_wait: HistogramVec,
     queue_outcomes: IntCounterVec,
@@ -112,6 +121,7 @@ impl Metrics {
     pub fn new() -> Self {
         let build = Builder::default();
         let bad_requests = build.counters(&list::BAD_REQUESTS);
+        let shed = build.counters(&list::SHED);
         let memory = build.gauges(&list::MEMORY);
         let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
         build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -126,6 +136,9 @@ impl Metrics {
             memory: Purpose::ALL.map(|purpose| memory.with_label_values(&[purpose.label()])),
             tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
             bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
+            shed: Urgency::ALL.map(|urgency| {
+                ShedReason::ALL.map(|reason| shed.with_label_values(&[urgency.as_str(), reason.label()]))
+            }),
             config_last_reload_successful: build.gauge(&list::CONFIG_SUCCESSFUL),
             config_last_reload_timestamp_seconds: build.gauge(&list::CONFIG_TIME),
             config_info: build.gauges(&list::CONFIG_INFO),
@@ -154,6 +167,16 @@ impl Metrics {
     /// The metrics of a pool's queue. The same name gives the same counters.
     pub fn queue(&self, pool: &str) -> Arc<QueueSeries> {
         Arc::new(QueueSeries::new(&self.families, pool))
+    }
+
+    /// The metrics of a shadow at its pool. The same names give the same counters.
+    pub fn shadow(&self, shadow: &str, pool: &str) -> ShadowSeries {
+        ShadowSeries::new(&self.families, shadow, pool)
+    }
+
+    /// Counts a request that the gateway's own limits refuse.
+    pub fn shed(&self, urgency: Urgency, reason: ShedReason) {
+        self.shed[urgency as usize][reason as usize].inc();
     }
 
     /// Counts one request that is over.
@@ -239,6 +262,12 @@ impl Families {
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
             route_in_flight: build.gauges(&list::ROUTE_IN_FLIGHT),
+            shadow_requests: build.counters(&list::SHADOW_REQUESTS),
+            shadow_dropped: build.counters(&list::SHADOW_DROPPED),
+            shadow_in_flight: build.gauges(&list::SHADOW_IN_FLIGHT),
+            shadow_duration: build.histograms(&list::SHADOW_DURATION),
+            shadow_first_token: build.histograms(&list::SHADOW_FIRST_TOKEN),
+            shadow_tokens: build.counters(&list::SHADOW_TOKENS),
             queue_waiting: build.gauges(&list::QUEUE_WAITING),
             queue_wait: build.histograms(&list::QUEUE_WAIT),
             queue_outcomes: build.counters(&list::QUEUE_OUTCOMES),
@@ -280,6 +309,12 @@ impl Families {
         self.queue_waiting.retain(pool);
         self.queue_wait.retain(pool);
         self.queue_outcomes.retain(pool);
+        self.shadow_in_flight.retain(pool);
+        self.shadow_duration.retain(pool);
+        self.shadow_first_token.retain(pool);
+        for family in [&self.shadow_requests, &self.shadow_dropped, &self.shadow_tokens] {
+            family.retain(pool);
+        }
 
         let backend = |labels: &Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
         for family in [
