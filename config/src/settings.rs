@@ -46,6 +46,9 @@ pub struct Log {
     pub format: LogFormat,
     /// The least severe lines that are written.
     pub level: LogLevel,
+    /// What of the caller's `metadata` stands in the line of a request, by name: at most 16.
+    #[schemars(length(max = 16))]
+    pub metadata: Vec<String>,
 }
 
 /// How a log line looks.

@@ -110,6 +110,7 @@ impl Gateway {
         };
         let dropped = metrics.log_lines_dropped_total.clone();
         let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped);
+        log.set_metadata(&self.config.log.metadata);
         metrics.config_loaded(&snapshot.hash);
         let keys = &snapshot.shared.managed_keys;
         let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics, keys)).transpose()?;

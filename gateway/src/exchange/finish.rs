@@ -26,6 +26,7 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.team.clone_from(&caller.team);
         record.org.clone_from(&caller.org);
         record.key_id.clone_from(&caller.key);
+        record.metadata = Some(caller.metadata.clone());
     }
     trip.exchange.record(Outcome {
         status: answered.status,
@@ -52,7 +53,7 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
 /// An answer that was made for another request is that one's to pay.
 fn add_to_spenders(trip: &Trip<'_>) {
     let (caller, usage) = (trip.exchange.caller(), trip.record.usage.filter(|_| trip.exchange.is_charged()));
-    let price = trip.exchange.model().and_then(|model| trip.snapshot.prices.of(model));
+    let price = trip.exchange.priced_as().and_then(|model| trip.snapshot.prices.of(model));
     let tokens = usage.map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
     let cost = usage.zip(price).map_or(0, |(usage, price)| price.of(&usage));
     trip.snapshot.shared.spenders.record(&Spent {

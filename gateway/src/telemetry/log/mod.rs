@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus::IntCounter;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 
+use super::metrics::IntCounter;
 use super::record::Record;
 use events::Wanted;
 use queue::Queue;
@@ -59,6 +59,8 @@ pub struct Log(Arc<Shared>);
 struct Shared {
     queue: Arc<Queue>,
     levels: ArcSwap<Targets>,
+    /// What of callers' metadata is in the lines of requests.
+    metadata: ArcSwap<Vec<String>>,
     style: Style,
 }
 
@@ -102,15 +104,21 @@ impl Log {
     fn over(output: Box<dyn Write + Send>, style: Style, dropped: IntCounter) -> (Log, LogGuard) {
         let queue = Queue::start(output, dropped);
         let levels = ArcSwap::from_pointee(with_quiet(Targets::new().with_default(LevelFilter::INFO)));
-        let shared = Shared { queue: Arc::clone(&queue), levels, style };
+        let shared = Shared { queue: Arc::clone(&queue), levels, metadata: ArcSwap::default(), style };
         (Log(Arc::new(shared)), LogGuard(queue))
     }
 
     /// Writes the line of a request that is over. A gateway fault is an error, a backend's a warning, the rest info.
     pub fn request(&self, record: &Record, route: &str, pool: &str) {
         if self.0.wants(REQUEST_TARGET, request::level(record.cause)) {
-            self.0.line(|out| request::write(out, self.0.style, record, route, pool));
+            let names = self.0.metadata.load();
+            self.0.line(|out| request::write(out, self.0.style, record, route, pool, &names));
         }
+    }
+
+    /// Changes what of callers' metadata is in the lines of requests.
+    pub fn set_metadata(&self, names: &[String]) {
+        self.0.metadata.store(Arc::new(names.to_vec()));
     }
 
     /// Changes what is logged from now on, or tells what is wrong with `level`.

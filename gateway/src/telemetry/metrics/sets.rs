@@ -5,9 +5,8 @@
 
 use std::sync::OnceLock;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntGauge};
-
 use super::Families;
+use super::family::{Histogram, HistogramVec, IntCounter, IntGauge};
 use crate::telemetry::record::{Cause, Record};
 use crate::upstream::breaker::Opened;
 use tidegate_config::FallbackOn;
@@ -58,9 +57,9 @@ pub struct Series {
 /// The metrics of one operation of a route.
 #[derive(Default)]
 struct Operation {
-    duration: [OnceLock<Histogram>; CLASSES.len()],
-    time_to_first_token: [OnceLock<Histogram>; CLASSES.len()],
-    time_per_token: [OnceLock<Histogram>; CLASSES.len()],
+    duration: [OnceLock<Histogram>; CAUSES],
+    time_to_first_token: [OnceLock<Histogram>; CAUSES],
+    time_per_token: [OnceLock<Histogram>; CAUSES],
     tokens: [OnceLock<Histogram>; TOKEN_TYPES.len()],
 }
 
@@ -121,32 +120,33 @@ impl Series {
         let overhead = self.overhead[class]
             .get_or_init(|| families.overhead.with_label_values(&[&*self.route, &*self.pool, CLASSES[class]]));
         overhead.observe(record.overhead.as_secs_f64());
-        self.observe_operation(families, class, record);
+        self.observe_operation(families, record);
     }
 
-    fn observe_operation(&self, families: &Families, class: usize, record: &Record) {
+    fn observe_operation(&self, families: &Families, record: &Record) {
         let index = OPERATIONS.iter().position(|name| *name == record.operation).unwrap_or(OPERATIONS.len() - 1);
         let operation = self.operations[index].get_or_init(Box::default);
         let observe = |slots: &[OnceLock<Histogram>], slot: usize, family: &HistogramVec, last: &str, value: f64| {
             let labels = [OPERATIONS[index], &*self.route, &*self.route, &*self.pool, last];
             slots[slot].get_or_init(|| family.with_label_values(&labels)).observe(value);
         };
-        let status = CLASSES[class];
-        observe(&operation.duration, class, &families.duration, status, record.duration().as_secs_f64());
+        let (cause, error) = (record.cause as usize, error_type(record.cause));
         if let Some(time) = record.time_to_first_token() {
             let (slots, family) = (&operation.time_to_first_token, &families.time_to_first_token);
-            observe(slots, class, family, status, time.as_secs_f64());
+            observe(slots, cause, family, error, time.as_secs_f64());
         }
         if let Some(time) = record.time_per_output_token() {
-            observe(&operation.time_per_token, class, &families.time_per_token, status, time.as_secs_f64());
+            observe(&operation.time_per_token, cause, &families.time_per_token, error, time.as_secs_f64());
         }
-        let Some(usage) = record.usage else { return };
+        let usage = record.usage.unwrap_or_default();
         let counts = [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning];
         for (kind, count) in counts.into_iter().enumerate() {
             if let Some(count) = count {
                 observe(&operation.tokens, kind, &families.token_usage, TOKEN_TYPES[kind], count as f64);
             }
         }
+        // The last, and the first that a scrape writes: who is in it is in all the others of that page.
+        observe(&operation.duration, cause, &families.duration, error, record.duration().as_secs_f64());
     }
 
     fn requests(&self, families: &Families, class: usize, cause: Cause) -> &IntCounter {
@@ -158,6 +158,11 @@ impl Series {
         let labels = [&*self.route, &*self.pool, cause.label()];
         self.failures[cause as usize].get_or_init(|| families.failures.with_label_values(&labels))
     }
+}
+
+/// The GenAI conventions leave it out where nothing went wrong: an empty label is none.
+fn error_type(cause: Cause) -> &'static str {
+    if cause == Cause::None { "" } else { cause.label() }
 }
 
 /// The slot of a status; what is no status is our fault.
@@ -310,6 +315,8 @@ macro_rules! closed_set {
         }
     };
 }
+
+pub(super) use closed_set;
 
 closed_set! {
     /// What can go wrong with a backend.
