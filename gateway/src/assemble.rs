@@ -405,6 +405,8 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
     let in_flight = before.map(|before| before.in_flight.clone()).unwrap_or_default();
     let recipe = Recipe::new(pool.clone(), authority(pool, faults), in_flight.clone());
     let known = before.map(|before| before.backends()).unwrap_or_default();
+    // The file may say now how they are to be asked.
+    known.iter().for_each(|backend| backend.forget_refusals());
     let listed = match &pool.discover {
         None => pool.backends.clone(),
         Some(discover) => listed(pool, discover, faults)?,

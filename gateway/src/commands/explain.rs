@@ -142,6 +142,12 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
         let line = format!("a second backend after {}, for at most {} of streams", hedge.after, hedge.budget);
         rows.add("", &line);
     }
+    if let Some(resume) = target.resume.filter(|_| stream) {
+        let (times, style) = (resume.attempts, resume.style.as_str());
+        let line =
+            format!("a stream of text that breaks is continued by another backend, up to {times} times ({style})");
+        rows.add("", &line);
+    }
     if let Some(queue) = target.queue.as_ref().filter(|_| target.candidates.iter().all(|c| c.max_in_flight.is_some())) {
         let wait = write_duration(queue.max_wait);
         rows.add("", &format!("when all are full, up to {} requests wait, each up to {wait}", queue.most));

@@ -175,7 +175,10 @@ impl Streaming {
             *held = head;
         }
         self.cutter = EventCutter::new(trip.snapshot.limits.event);
-        self.renamer = relay::renamer(trip);
+        // What has begun keeps the names that it began with.
+        if !resume::has_begun(trip) {
+            self.renamer = relay::renamer(trip);
+        }
         (self.last_event, self.has_token, self.events) = (Instant::now(), false, 0);
     }
 }

@@ -144,6 +144,10 @@ impl ResponseFilter for Fill {
                 self.usage_event = taken;
             }
         }
+        // Two backends made it, and neither would have made the whole of it so.
+        if exchange.is_resumed() {
+            self.give_up("resumed");
+        }
         if self.state == State::Running {
             if (self.recorded.len() + data.len()) as u64 > self.cache.settings.max_entry.0 {
                 self.give_up("large");

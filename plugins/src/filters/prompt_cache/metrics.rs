@@ -47,7 +47,7 @@ const BYPASS_REASONS: &[&str] =
     &["anonymous", "model", "no-route", "no-store", "not-deterministic", "stateful", "unreadable"];
 
 /// Why answers are not kept.
-const UNSTORED_REASONS: &[&str] = &["elsewhere", "error", "flight", "incomplete", "large", "no-store"];
+const UNSTORED_REASONS: &[&str] = &["elsewhere", "error", "flight", "incomplete", "large", "no-store", "resumed"];
 
 /// Counts of all caches of a process.
 pub struct Counts {
