@@ -10,10 +10,10 @@ use backends::authority;
 
 use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
-use crate::snapshot::{NamedFilter, OtherPaths, Snapshot};
+use crate::snapshot::{MeasuredFilter, NamedFilter, OtherPaths, Snapshot};
 use crate::storage;
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
-use crate::upstream::budget::Budget;
+use crate::upstream::budget::{Budget, KEPT};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::queue::Queue;
 use crate::upstream::{Membership, Pool};
@@ -146,7 +146,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     let models = config.models.iter().map(|model| Arc::new(routes::build_model(config, model, &find, parts))).collect();
     let late = filters.iter().position(|named| named.filter.needs_body()).unwrap_or(filters.len());
     let kept_headers = filters.iter().flat_map(|named| named.filter.keeps()).cloned().collect();
-    let (mut early, mut rest) = (filters, Vec::new());
+    let (mut early, mut rest) = (measured(filters, parts.metrics), Vec::new());
     rest.extend(early.drain(late..));
     let other_paths = match &config.other_paths {
         config::OtherPaths::Refuse => None,
@@ -175,6 +175,19 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         hash: hash(config),
         pools,
     })
+}
+
+/// Filters with their metrics, those of a kind numbered.
+fn measured(filters: Vec<NamedFilter>, metrics: &Metrics) -> Vec<MeasuredFilter> {
+    let mut measured: Vec<MeasuredFilter> = Vec::new();
+    for NamedFilter { name, filter } in filters {
+        let series = match measured.iter().filter(|before| before.name == name).count() {
+            0 => metrics.filter(&name),
+            before => metrics.filter(&format!("{name}#{}", before + 1)),
+        };
+        measured.push(MeasuredFilter { name, filter, series });
+    }
+    measured
 }
 
 fn hash(config: &Config) -> String {
@@ -387,6 +400,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         budget: retry_budget(pool, parts),
         queue: queue(pool, parts),
         hold: pool.hold,
+        resume: pool.resume,
         retries: pool.retries.clone(),
         usage: pool.usage,
         idle_connections: pool.idle_connections,
@@ -414,7 +428,7 @@ fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
     let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
     match before.filter(|before| before.retries == pool.retries) {
         Some(before) => before.budget.clone(),
-        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always)),
+        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always, KEPT)),
     }
 }
 

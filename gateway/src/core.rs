@@ -5,7 +5,7 @@ use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::storage::spent::Spending;
-use crate::telemetry::{Log, Metrics};
+use crate::telemetry::{Log, Metrics, Runtimes};
 use crate::upstream::Connector;
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota};
@@ -38,6 +38,10 @@ pub struct Core {
     pub requests: Open,
     /// Client connections that are open.
     pub connections: Count,
+    /// What a client connection takes of memory, as the last one did.
+    pub connection_size: AtomicUsize,
+    /// Where tasks run.
+    pub runtimes: Runtimes,
     /// How many lines about heads that cannot be read are worth writing: a flood of them says no more than a few.
     pub nuisances: DefaultDirectRateLimiter,
     /// Answers to be fetched for no client.
@@ -58,6 +62,8 @@ impl Core {
             spending: None,
             requests: Open::default(),
             connections: Count::default(),
+            connection_size: AtomicUsize::new(0),
+            runtimes: Runtimes::default(),
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
             renewals: Renewals::default(),
             draining: AtomicBool::new(false),

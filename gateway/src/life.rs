@@ -5,7 +5,7 @@ use crate::assemble::{self, Parts};
 use crate::core::Core;
 use crate::exchange::renew;
 use crate::snapshot::Snapshot;
-use crate::telemetry::LogGuard;
+use crate::telemetry::{LogGuard, Purpose, Runtime};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::{Backend, Pool, probe};
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use std::time::Duration;
 use tidegate_config::{self as config, Config, Faults, ProcessEnvironment, Source};
 use tidegate_plugins::Registry;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
@@ -198,12 +199,15 @@ pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
     let backends: Vec<_> = snapshot.pools.iter().flat_map(all).collect();
     let backends: Vec<_> = backends.iter().map(|(pool, backend)| (&*pool.name, &*backend.settings.name)).collect();
     core.metrics.retain(&routes, &backends);
+    let filters: Vec<_> = snapshot.early.iter().chain(&snapshot.late).map(|named| &*named.series.name).collect();
+    core.metrics.retain_filters(&filters);
 }
 
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
         Self::outlive_full_files();
+        self.core.runtimes.add(Runtime::House, Handle::current());
         let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
         let upstream =
             async { tokio::join!(probe::run(&self.core), discovery::run(&self.core), renew::run(&self.core)) };
@@ -246,6 +250,23 @@ async fn received(signal: &mut std::io::Result<Signal>) {
             signal.recv().await;
         }
         Err(_) => pending().await,
+    }
+}
+
+impl Core {
+    /// Says in the metrics what memory is used for.
+    fn weigh(&self) {
+        let shared = self.snapshot.load().shared.clone();
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        for (purpose, bytes) in [
+            (Purpose::Bodies, self.bodies.taken()),
+            (Purpose::Connections, self.connections.now() * self.connection_size.load(Ordering::Relaxed)),
+            (Purpose::Cache, bytes(shared.caches.load().0)),
+            (Purpose::Idempotency, shared.kept.size().1),
+            (Purpose::Recordings, bytes(shared.flights.recorded())),
+        ] {
+            self.metrics.holds(purpose, bytes);
+        }
     }
 }
 
@@ -300,7 +321,8 @@ impl House for Core {
             backend.series.breaker.set(backend.breakers.worst().0 as i64);
         }
         self.metrics.connections.set(i64::try_from(self.connections.now()).unwrap_or(i64::MAX));
-        self.metrics.bodies_bytes.set(i64::try_from(self.bodies.taken()).unwrap_or(i64::MAX));
+        self.runtimes.count(&self.metrics);
+        self.weigh();
         self.metrics.draining.set(i64::from(self.is_draining()));
         self.metrics.render()
     }

@@ -10,7 +10,7 @@ use crate::downstream::proxy_protocol;
 use crate::downstream::{Session, Wire};
 use crate::exchange;
 use crate::networks::Lists;
-use crate::telemetry::BadHead;
+use crate::telemetry::{BadHead, Runtime};
 use async_trait::async_trait;
 use http::StatusCode;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -19,15 +19,18 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::protocols::l4::stream::Stream as RawStream;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// The application behind client listeners that are alike.
 pub(crate) struct Server {
     core: Arc<Core>,
     listener: Listener,
     options: HttpServerOptions,
+    /// Its connections run on a runtime of its own, which is known once there is one.
+    begun: Once,
 }
 
 /// What is special about a listener.
@@ -61,7 +64,7 @@ impl Server {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(core.snapshot.load().limits.keep_alive);
-        Self { core, listener, options }
+        Self { core, listener, options, begun: Once::new() }
     }
 
     /// Answers one request after the other until either side has had enough. The first head is due at a time, a later
@@ -138,6 +141,7 @@ impl ServerApp for Server {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let limits = self.core.snapshot.load().limits.clone();
         self.core.metrics.connections_total.inc();
+        self.begun.call_once(|| self.core.runtimes.add(Runtime::Clients, Handle::current()));
         let Some(_counted) = self.core.connections.enter(limits.connections) else {
             self.core.metrics.connections_refused_total.inc();
             return None;
@@ -171,7 +175,10 @@ impl ServerApp for Server {
                 }
             }
         }
-        self.http1(connection, due, shutdown).await;
+        let served = self.http1(connection, due, shutdown);
+        let size = size_of_val(&served) + size_of::<Http1<Stream>>();
+        self.core.connection_size.store(size, Ordering::Relaxed);
+        served.await;
         None
     }
 }

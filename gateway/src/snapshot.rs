@@ -3,7 +3,7 @@
 
 use crate::models::Models;
 use crate::networks::{Lists, Networks};
-use crate::telemetry::Series;
+use crate::telemetry::{FilterSeries, Series};
 use crate::upstream::Pool;
 use http::HeaderName;
 use std::sync::Arc;
@@ -39,9 +39,9 @@ pub struct Snapshot {
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
-    pub early: Vec<NamedFilter>,
+    pub early: Vec<MeasuredFilter>,
     /// The other filters, in the order of the file.
-    pub late: Vec<NamedFilter>,
+    pub late: Vec<MeasuredFilter>,
     /// Headers of requests that are for a filter alone.
     pub kept_headers: Vec<HeaderName>,
     /// Which model is answered by whom.
@@ -74,6 +74,16 @@ pub struct NamedFilter {
     pub name: Arc<str>,
     /// Itself.
     pub filter: Arc<dyn Filter>,
+}
+
+/// A filter that is asked about requests, and what it says counted.
+pub struct MeasuredFilter {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Itself.
+    pub filter: Arc<dyn Filter>,
+    /// Its metrics.
+    pub series: FilterSeries,
 }
 
 impl Snapshot {

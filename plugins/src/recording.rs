@@ -17,6 +17,7 @@ use crate::usage::Usage;
 use bytes::{Bytes, BytesMut};
 use http::header;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -27,6 +28,8 @@ pub struct Recording {
     state: Mutex<State>,
     max: usize,
     outlives_all: bool,
+    /// How much all that are weighed together have.
+    sum: Arc<AtomicU64>,
     /// What those who waited for this in vain went on to.
     successor: OnceLock<Arc<Recording>>,
     /// The other forms of it that have been asked for, made once: see [`Self::form`].
@@ -99,6 +102,11 @@ impl Recording {
     /// A recording of at most `max` bytes, or of one piece if that is more. With `outlives_all`, the answer is wanted to
     /// its end although nobody reads.
     pub fn new(max: usize, outlives_all: bool) -> Arc<Self> {
+        Self::weighed(max, outlives_all, Arc::default())
+    }
+
+    /// The same, its bytes added to `sum` for as long as it is there.
+    pub fn weighed(max: usize, outlives_all: bool, sum: Arc<AtomicU64>) -> Arc<Self> {
         let state = State {
             head: None,
             pieces: VecDeque::new(),
@@ -116,6 +124,7 @@ impl Recording {
             state: Mutex::new(state),
             max,
             outlives_all,
+            sum,
             successor: OnceLock::new(),
             forms: Default::default(),
         })
@@ -138,6 +147,7 @@ impl Recording {
             return piece.clone();
         }
         self.change(|state| {
+            let before = state.bytes;
             let kept = state.keep(piece);
             state.bytes += kept.len() + OVERHEAD;
             state.pieces.push_back(kept.clone());
@@ -146,6 +156,8 @@ impl Recording {
                 state.bytes -= lost.len() + OVERHEAD;
                 state.gone += 1;
             }
+            // In a ring of all numbers: what is less than before is added too.
+            self.sum.fetch_add((state.bytes as u64).wrapping_sub(before as u64), Relaxed);
             kept
         })
     }
@@ -215,6 +227,13 @@ impl Recording {
         };
         woken.into_iter().chain(ended).for_each(Waker::wake);
         changed
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.sum.fetch_sub(state.bytes as u64, Relaxed);
     }
 }
 

@@ -5,8 +5,8 @@ use super::body::{self, Body};
 use super::fail::{Fault, Result, Wait};
 use super::{Route, Session, Trip, fetch, query, salt};
 use crate::models::Models;
-use crate::snapshot::NamedFilter;
-use crate::telemetry::{Cause, InFlight};
+use crate::snapshot::MeasuredFilter;
+use crate::telemetry::{Cause, InFlight, Judged, Laps};
 use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,12 +22,13 @@ use tidegate_plugins::{filter, splice};
 /// A filter's own fault.
 pub(super) async fn early(session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
+    let mut laps = Laps::begin();
     for named in &snapshot.early {
         if named.filter.needs_route() {
             settle(trip);
         }
         let verdict = named.filter.request(&mut trip.exchange).await;
-        if let Some(reply) = take(session, trip, named, verdict)? {
+        if let Some(reply) = take(session, trip, named, &mut laps, verdict)? {
             return Ok(Some(reply));
         }
     }
@@ -42,13 +43,15 @@ pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<O
     let snapshot = trip.snapshot.clone();
     let patience = client_patience(trip).unwrap_or(A_DAY);
     let until = (trip.record.started + patience, Wait::Client);
+    let mut laps = Laps::begin();
     for named in &snapshot.late {
         if named.filter.needs_route() {
             settle(trip);
         }
         let asked = named.filter.request(&mut trip.exchange);
-        let verdict = fetch::wait(trip.core, session, until, asked).await?;
-        if let Some(reply) = take(session, trip, named, verdict)? {
+        let verdict = fetch::wait(trip.core, session, until, asked).await;
+        let verdict = verdict.inspect_err(|_| named.series.judged(Judged::Left, laps.next()))?;
+        if let Some(reply) = take(session, trip, named, &mut laps, verdict)? {
             return Ok(Some(reply));
         }
     }
@@ -65,9 +68,10 @@ pub(super) async fn refuse(session: &mut Session, trip: &mut Trip<'_>, fault: Fa
         return Err(fault);
     }
     let snapshot = trip.snapshot.clone();
+    let mut laps = Laps::begin();
     for named in snapshot.late.iter().filter(|named| named.filter.counts_refused()) {
         let verdict = named.filter.request(&mut trip.exchange).await;
-        if let Some(reply) = take(session, trip, named, verdict)? {
+        if let Some(reply) = take(session, trip, named, &mut laps, verdict)? {
             return Ok(reply);
         }
     }
@@ -80,9 +84,17 @@ const A_DAY: Duration = Duration::from_secs(86_400);
 fn take(
     session: &mut Session,
     trip: &mut Trip<'_>,
-    named: &NamedFilter,
+    named: &MeasuredFilter,
+    laps: &mut Laps,
     verdict: filter::Result<Verdict>,
 ) -> Result<Option<Reply>> {
+    let judged = match &verdict {
+        Ok(Verdict::Continue) => Judged::Continue,
+        Ok(Verdict::Follow(_)) => Judged::Follow,
+        Ok(Verdict::Answer(_)) => Judged::Answer,
+        Err(_) => Judged::Fault,
+    };
+    named.series.judged(judged, laps.next());
     match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
         Verdict::Continue => {}
         Verdict::Follow(follower) => {
@@ -231,6 +243,15 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     };
     let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
     let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
+    trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
+    trip.under_way = Some(InFlight::new(&route.series.in_flight));
+    trip.route = Some(route);
+    Ok(())
+}
+
+/// Makes the request what the backends of its route are asked. What is answered without them needs none of it.
+pub(super) fn address(trip: &mut Trip<'_>) {
+    let Some(route) = trip.route.clone().filter(|route| route.model.is_some()) else { return };
     rename(trip, &route);
     ask_usage(trip, &route);
     if let Some(served) = &route.send_as {
@@ -239,10 +260,6 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     if trip.upgrade {
         trip.query = rename_in_query(trip, &route);
     }
-    trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
-    trip.under_way = Some(InFlight::new(&route.series.in_flight));
-    trip.route = Some(route);
-    Ok(())
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.

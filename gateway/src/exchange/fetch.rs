@@ -7,7 +7,7 @@ use super::body::Body;
 use super::fail::{Fault, Result, Wait};
 use super::fallback::{self, Chain, Stuck};
 use super::hedge;
-use super::opening::Opened;
+use super::opening::{Opened, Opening};
 use super::place::{self, NoPlace};
 use super::retry::Retrying;
 use super::{Route, Session, Trip};
@@ -70,6 +70,11 @@ impl Deadline {
     /// How long a client that has got nothing yet may still wait.
     pub(super) fn left(&self) -> Duration {
         self.client.map_or(self.total, |client| client.min(self.total)).saturating_duration_since(Instant::now())
+    }
+
+    /// The same for a client that has got a part of its answer.
+    pub(super) fn of_the_rest(self) -> Self {
+        Self { client: None, ..self }
     }
 
     /// When everything has to be over.
@@ -142,24 +147,43 @@ impl Missed {
 
     /// Counts it as the backend's, where nobody is told of it.
     pub(super) fn count(&self, trip: &Trip<'_>) {
-        let fault = match self {
-            Self::Fault(Fault::Told { refusal, .. }) => super::fail::counted(refusal, trip),
-            Self::Fault(Fault::ClientGone) => None,
-            Self::Answer(fetched) => super::whole::counted(fetched.head.status),
+        let fetched = match self {
+            Self::Fault(fault) => return count(trip, fault),
+            Self::Answer(fetched) => fetched,
         };
-        if let (Some(backend), Some(fault)) = (&trip.backend, fault) {
+        if let (Some(backend), Some(fault)) = (&trip.backend, super::whole::counted(fetched.head.status)) {
             backend.series.failed(fault);
         }
-        let Some(attempt) = &trip.attempt else { return };
-        match self {
-            Self::Fault(Fault::Told { refusal, .. }) => {
-                super::fail::judge(attempt, refusal);
-                attempt.failed();
-            }
-            Self::Fault(Fault::ClientGone) => attempt.said_nothing(),
-            Self::Answer(fetched) => attempt.refused(fetched.head.status.as_u16()),
+        if let Some(attempt) = &trip.attempt {
+            attempt.refused(fetched.head.status.as_u16());
         }
     }
+}
+
+/// Counts a fault as that of the backend that was asked last.
+fn count(trip: &Trip<'_>, fault: &Fault) {
+    let refusal = match fault {
+        Fault::Told { refusal, .. } => Some(&**refusal),
+        Fault::ClientGone => None,
+    };
+    let counted = refusal.and_then(|refusal| super::fail::counted(refusal, trip));
+    if let (Some(backend), Some(fault)) = (&trip.backend, counted) {
+        backend.series.failed(fault);
+    }
+    let Some(attempt) = &trip.attempt else { return };
+    match refusal {
+        Some(refusal) => {
+            super::fail::judge(attempt, refusal);
+            attempt.failed();
+        }
+        None => attempt.said_nothing(),
+    }
+}
+
+/// Counts a fault as that of the backend that was asked last, for good: nothing that comes later is its fault.
+pub(super) fn blame(trip: &mut Trip<'_>, fault: &Fault) {
+    count(trip, fault);
+    (trip.backend, trip.attempt) = (None, None);
 }
 
 /// Gets the head of an answer: of the route's pool, or of the next that its model falls back to.
@@ -167,18 +191,29 @@ impl Missed {
 /// # Errors
 /// Why there is none.
 pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<Fetched> {
-    let mut route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
+    let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
+    along(session, trip, route, deadline).await.or_else(Missed::told)
+}
+
+/// Gets the head of an answer by `deadline`: of `route`, or of the next that its model falls back to.
+///
+/// # Errors
+/// What is told if there is none.
+pub(super) async fn along(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    mut route: Route,
+    deadline: Deadline,
+) -> std::result::Result<Fetched, Missed> {
     let mut chain = Chain::new(trip, &route);
     loop {
-        let stuck = match at(session, trip, &route, deadline, &chain).await? {
-            At::Answered(fetched) => return Ok(*fetched),
-            At::Stuck(stuck) => stuck,
+        let stuck = match at(session, trip, &route, deadline, &chain).await {
+            Ok(At::Answered(fetched)) => return Ok(*fetched),
+            Ok(At::Stuck(stuck)) => stuck,
+            Err(fault) => return Err(Missed::Fault(fault)),
         };
-        match fallback::turn(session, trip, route, &mut chain, stuck).await {
-            Ok(next) => route = next,
-            Err(missed) => return missed.told(),
-        }
+        route = fallback::turn(session, trip, route, &mut chain, stuck).await?;
     }
 }
 
@@ -206,7 +241,9 @@ async fn at(
     };
     loop {
         let backend = place.backend().clone();
-        let (miss, missed) = match ask(session, trip, route, deadline, place).await? {
+        let may = |miss| retrying.allows(trip, route, miss);
+        let again = may(Miss::Lost) || may(Miss::ErrorEvent) || chain.has(trip, FallbackOn::Error);
+        let (miss, missed) = match ask(session, trip, route, deadline, place, again).await? {
             Asked::Answered(fetched) => return Ok(At::Answered(fetched)),
             Asked::Missed(miss, missed) => (miss, missed),
         };
@@ -258,30 +295,37 @@ enum Asked {
     Missed(Miss, Missed),
 }
 
-/// Asks the backend of `place`; an idle connection to it that turns out to be dead is replaced by a new one.
+/// Asks the backend of `place`; an idle connection to it that turns out to be dead is replaced by a new one. Where it may
+/// be asked `again` after an answer that breaks off, the answer's opening is read before it is one.
 async fn ask(
     session: &mut Session,
     trip: &mut Trip<'_>,
     route: &Route,
     deadline: Deadline,
     place: Place,
+    again: bool,
 ) -> Result<Asked> {
     asks(trip, &place);
     let began = Instant::now();
-    let opens = (route.pool.hold == Hold::Content || route.hedging.is_some()) && trip.exchange.wants_stream();
-    let (outcome, place) = match opens && matches!(trip.body, Body::Whole) {
-        true => hedge::ask(session, trip, route, deadline, place).await?,
-        false => {
+    let stream = trip.exchange.wants_stream();
+    let hedges = route.hedging.as_ref().is_some_and(|hedging| hedging.is_for(stream));
+    let holds = route.pool.hold == Hold::Content && stream;
+    let opens = matches!(trip.body, Body::Whole) && (again || holds || hedges);
+    let (outcome, place) = match Opening::new(trip, route).filter(|_| opens) {
+        Some(opening) => hedge::ask(session, trip, route, deadline, place, opening).await?,
+        None => {
             let backend = place.backend().clone();
             let mut outcome = attempt(session, trip, &backend, route, deadline, false).await;
             if matches!(outcome, Err(Failed::Stale)) {
                 outcome = attempt(session, trip, &backend, route, deadline, true).await;
             }
-            (outcome.map(|got| Opened { got, held: VecDeque::new(), is_error: false }), place)
+            let share = trip.core.bodies.share();
+            (outcome.map(|got| Opened { got, held: VecDeque::new(), is_error: false, share }), place)
         }
     };
     trip.record.upstream_time += began.elapsed();
-    let Opened { got, held, is_error } = match outcome {
+    // Held pieces are counted anew by whoever takes them out.
+    let Opened { got, held, is_error, share: _ } = match outcome {
         Ok(opened) => opened,
         Err(Failed::Missed(miss, fault)) => return Ok(Asked::Missed(miss, Missed::Fault(fault))),
         Err(Failed::Final(fault)) => return Err(fault),

@@ -20,6 +20,7 @@ mod query;
 mod relay;
 pub(crate) mod renew;
 mod request;
+mod resume;
 mod retry;
 mod salt;
 mod socket;
@@ -43,6 +44,7 @@ use bytes::Bytes;
 use fail::{Fault, Result};
 use futures_util::FutureExt;
 use http::HeaderMap;
+use resume::Resuming;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -109,6 +111,8 @@ pub(crate) struct Trip<'a> {
     /// What the client is told in the place of a failure. Never locked: the mutex makes it a thing that may be looked at
     /// by several, which a body in pieces is not.
     instead: Mutex<Option<Reply>>,
+    /// What its stream is continued with if it breaks; none where it is not.
+    resuming: Option<Box<Resuming>>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
 }
@@ -206,6 +210,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
+    admit::address(trip);
     // A filter may have waited long: nothing is begun for which there is no time.
     if trip.core.has_cut() {
         return Err(Fault::leaving());

@@ -12,7 +12,7 @@ mod record;
 pub use ids::{RequestId, TraceContext, TraceId};
 pub use log::{Format, Log, LogGuard};
 pub use metrics::{
-    BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, Metrics, NO_POOL, OTHER_ROUTE, QueueSeries,
-    RetryCause, Series, documentation,
+    BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, Judged, Laps, Metrics, NO_POOL,
+    OTHER_ROUTE, Purpose, QueueSeries, ResumeOutcome, RetryCause, Runtime, Runtimes, Series, documentation,
 };
 pub use record::{Cause, Record, bounded, path_for_log};

@@ -131,7 +131,8 @@ impl Filter for SharedFlight {
         let max = usize::try_from(self.settings.max_entry.0).unwrap_or(usize::MAX);
         let (mut failures, mut before) = (0, None);
         loop {
-            let joined = self.flights.join(key, before.as_ref(), || Recording::new(max, self.settings.finish));
+            let record = || Recording::weighed(max, self.settings.finish, self.counts.flights.recorded.clone());
+            let joined = self.flights.join(key, before.as_ref(), record);
             let reader = match joined {
                 Joined::Lead(recording, seat) => return Ok(self.lead(exchange, recording, seat, failures)),
                 Joined::Follow(reader) => reader,

@@ -31,6 +31,8 @@ pub struct FlightCounts {
     pub(crate) took_over: AtomicU64,
     pub(crate) alone: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// Bytes of the recordings there are.
+    pub(crate) recorded: Arc<AtomicU64>,
 }
 
 /// What became of requests with an idempotency key.
@@ -54,6 +56,13 @@ pub struct Counts {
     pub flights: FlightCounts,
     /// Of idempotency keys.
     pub keys: KeyCounts,
+}
+
+impl Counts {
+    /// Bytes of the answers that several requests share now.
+    pub fn recorded(&self) -> u64 {
+        self.flights.recorded.load(Relaxed)
+    }
 }
 
 /// One more.

@@ -1,6 +1,6 @@
 //! `tenants` as it is written.
 
-use super::{Level, Metadata, Tenant};
+use super::{Flags, Level, Metadata, Tenant};
 use crate::caller::Priority;
 use crate::filter::SettingsError;
 use crate::filters::limits::{OwnEntry, OwnLimits};
@@ -26,6 +26,7 @@ pub(crate) struct About {
     pub(crate) models: Option<Vec<Arc<str>>>,
     pub(crate) priority: Option<Priority>,
     pub(crate) metadata: Metadata,
+    pub(crate) flags: Flags,
     pub(crate) expires: Option<When>,
     pub(crate) disabled: bool,
     pub(crate) limits: Vec<OwnEntry>,
@@ -41,7 +42,7 @@ impl About {
         path: &str,
         faults: &mut Vec<SettingsError>,
     ) -> Tenant {
-        let Self { models, priority, metadata, expires, disabled, limits } = self;
+        let Self { models, priority, metadata, flags, expires, disabled, limits } = self;
         let most = metadata.len() <= MOST_METADATA;
         let fits = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
         let good =
@@ -53,7 +54,7 @@ impl About {
             faults.push(SettingsError::at(super::tree::below(path, "metadata"), message));
         }
         let limits = own.open(level, &limits, &super::tree::below(path, "limits"), faults);
-        Tenant { level, name: name.into(), models, priority, metadata, expires, disabled, limits }
+        Tenant { level, name: name.into(), models, priority, metadata, flags, expires, disabled, limits }
     }
 }
 
@@ -77,6 +78,9 @@ macro_rules! laying_down {
             /// They are shown with its keys, and in the log as far as `log.metadata` names them.
             #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
             pub metadata: $crate::tenants::Metadata,
+            /// Features that are on (`true`) or off for it, by name: conditions ask for them with `flag("NAME")`.
+            #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+            pub flags: $crate::tenants::Flags,
             /// From when on nobody is let in by it: a day (its beginning, UTC) or a moment (RFC 3339).
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub expires: Option<$crate::when::When>,
@@ -95,6 +99,7 @@ macro_rules! laying_down {
                     models: self.models.as_ref().map(|models| models.iter().map(|model| model.as_str().into()).collect()),
                     priority: self.priority,
                     metadata: self.metadata.clone(),
+                    flags: self.flags.clone(),
                     expires: self.expires,
                     disabled: self.disabled,
                     limits: self.limits.clone(),

@@ -5,7 +5,7 @@ use super::{Level, Settings, Tenant, meets};
 use crate::filter::SettingsError;
 use crate::filters::limits::OwnLimits;
 use schemars::Schema;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// What stands for everybody who has no entry.
@@ -32,7 +32,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Who stands there.
-    fn tenant(&self) -> &Arc<Tenant> {
+    pub(super) fn tenant(&self) -> &Arc<Tenant> {
         self.member.as_ref().or(self.team.as_ref()).unwrap_or(&self.org)
     }
 
@@ -63,6 +63,12 @@ impl Tenants {
     pub fn orgs_of(&self, level: Level, name: &str) -> Vec<Arc<str>> {
         let places = self.places.get(&(level, Arc::from(name))).into_iter().flatten();
         places.map(|place| place.org.name.clone()).filter(|org| **org != *ANYBODY).collect()
+    }
+
+    /// The flags that anybody in the section has, on or off.
+    pub fn flags(&self) -> BTreeSet<&str> {
+        let places = self.places.values().flatten();
+        places.flat_map(|place| place.tenant().flags.keys().map(String::as_str)).collect()
     }
 
     /// The JSON Schema of the section.

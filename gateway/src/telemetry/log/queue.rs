@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::IntCounter;
+use crate::telemetry::metrics::IntCounter;
 
 /// Most bytes that wait; what comes after is dropped.
 const CAPACITY: usize = 4 << 20;
@@ -181,7 +181,7 @@ mod tests {
     fn gated() -> Gated {
         let (permit, permits) = mpsc::channel();
         let written = Arc::new(Mutex::new(Vec::new()));
-        let dropped = IntCounter::new("dropped", "Dropped.").unwrap();
+        let dropped = IntCounter::default();
         let queue = Queue::start(Box::new(Gate(permits, Arc::clone(&written))), dropped.clone());
         (permit, written, queue, dropped)
     }

@@ -24,7 +24,7 @@ impl Write for Memory {
 /// What comes out when `work` logs, line by line.
 fn lines(style: Style, work: impl FnOnce(&Log)) -> Vec<String> {
     let memory = Memory::default();
-    let (log, guard) = Log::over(Box::new(memory.clone()), style, IntCounter::new("dropped", "Dropped.").unwrap());
+    let (log, guard) = Log::over(Box::new(memory.clone()), style, IntCounter::default());
     let layer = log.clone().with_filter(Wanted(Arc::clone(&log.0)));
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || work(&log));
     drop(guard);

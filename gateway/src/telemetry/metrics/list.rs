@@ -26,6 +26,17 @@ pub(super) enum Kind {
 }
 use Kind::{Counter, Gauge, Histogram};
 
+impl Kind {
+    /// As the text format has it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Counter => "counter",
+            Gauge => "gauge",
+            Histogram(_) => "histogram",
+        }
+    }
+}
+
 // The GenAI conventions advise these bounds; ours go on where they end, because a request may take an hour.
 const REQUEST: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36,
@@ -40,17 +51,22 @@ const OVERHEAD: &[f64] =
 
 const QUEUED: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 
-const GEN_AI: &[&str] = &["gen_ai_operation_name", "gen_ai_request_model", "route", "pool", "status"];
+/// From what a lookup takes to what a filter that asks another server may take.
+const JUDGING: &[f64] =
+    &[1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 0.001, 0.0025, 0.01, 0.1, 0.5, 2.5, 10.0, 60.0];
+
+const GEN_AI: &[&str] = &["gen_ai_operation_name", "gen_ai_request_model", "route", "pool", "error_type"];
 
 macro_rules! metrics {
     ($($id:ident: $kind:expr, $name:expr, $labels:expr, $help:expr;)*) => {
-        $(pub(super) const $id: Spec = Spec { name: $name, kind: $kind, labels: $labels, help: $help };)*
+        $(pub(super) static $id: Spec = Spec { name: $name, kind: $kind, labels: $labels, help: $help };)*
         /// Every metric of ours; the process metrics come from the `prometheus` crate.
-        pub(super) const ALL: &[Spec] = &[$($id),*];
+        pub(super) static ALL: &[&Spec] = &[$(&$id),*];
     };
 }
 
 metrics! {
+    // Written first, and observed last: see `Series::observe`.
     DURATION: Histogram(REQUEST), "gen_ai_server_request_duration_seconds", GEN_AI,
         "Time from a request's head to the end of its answer.";
     TIME_TO_FIRST_TOKEN: Histogram(FIRST_TOKEN), "gen_ai_server_time_to_first_token_seconds", GEN_AI,
@@ -76,10 +92,16 @@ metrics! {
         "Body bytes that clients were given.";
     ROUTE_IN_FLIGHT: Gauge, "tidegate_route_in_flight", &["route", "pool"],
         "Requests that have a route and are not over.";
+    FILTER_SECONDS: Histogram(JUDGING), "tidegate_filter_seconds", &["filter"],
+        "How long a filter took to judge a request, what it waited for included.";
+    FILTER_VERDICTS: Counter, "tidegate_filter_verdicts_total", &["filter", "verdict"],
+        "What filters said to requests: continue, follow (continue, and see the answer), answer (that is all), fault (its own); left: the client, or its time, was gone before.";
     FALLBACKS: Counter, "tidegate_fallbacks_total", &["route", "pool", "cause"],
         "Requests that went on to a fallback, by the pool that did not answer and why.";
     HEDGES: Counter, "tidegate_hedges_total", &["route", "pool", "outcome"],
         "Second requests because the first was slow: won and lost, and refused by the budget.";
+    RESUMES: Counter, "tidegate_resumes_total", &["route", "pool", "outcome"],
+        "Streams that broke in the middle, where the pool resumes them: won, failed, or why another backend was not asked.";
     QUEUE_WAITING: Gauge, "tidegate_queue_waiting", &["pool"],
         "Requests that wait because all backends of the pool are at their max_in_flight.";
     QUEUE_WAIT: Histogram(QUEUED), "tidegate_queue_wait_seconds", &["pool"],
@@ -120,8 +142,12 @@ metrics! {
         "Client connections accepted.";
     CONNECTIONS_REFUSED: Counter, "tidegate_connections_refused_total", &[],
         "Client connections closed at once, because the limit was reached.";
-    BODIES_BYTES: Gauge, "tidegate_bodies_bytes", &[],
-        "Memory held by the request bodies in flight.";
+    MEMORY: Gauge, "tidegate_memory_bytes", &["purpose"],
+        "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share.";
+    TASKS: Gauge, "tidegate_tasks", &["of"],
+        "Tasks that are not over: of clients (connections and streams), of the house (probes, the admin listener, reloads).";
+    TASKS_WAITING: Gauge, "tidegate_tasks_waiting", &["of"],
+        "Tasks that could go on and wait for a thread, beside those in the threads' own queues: more than a few for long means that there is too little of the processor.";
     CONFIG_SUCCESSFUL: Gauge, "tidegate_config_last_reload_successful", &[],
         "Whether the last reading of the configuration succeeded (1) or the one before is still in use (0).";
     CONFIG_TIME: Gauge, "tidegate_config_last_reload_timestamp_seconds", &[],
@@ -182,15 +208,11 @@ metrics! {
 pub fn documentation() -> String {
     let mut page = String::from(HEAD);
     for spec in ALL {
-        let (kind, bounds) = match spec.kind {
-            Counter => ("counter", None),
-            Gauge => ("gauge", None),
-            Histogram(bounds) => ("histogram", Some(bounds)),
-        };
+        let kind = spec.kind.name();
         let labels = spec.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         let labels = if labels.is_empty() { "none".to_owned() } else { labels };
         let _ = write!(page, "\n### `{}`\n\n{}\n\n- Kind: {kind}\n- Labels: {labels}\n", spec.name, spec.help);
-        if let Some(bounds) = bounds {
+        if let Histogram(bounds) = spec.kind {
             let bounds = bounds.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
             let _ = writeln!(page, "- Bucket bounds: {bounds}");
         }

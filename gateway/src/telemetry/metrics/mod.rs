@@ -5,20 +5,31 @@
 //! what a reload removed.
 
 mod build;
+mod family;
+mod filters;
+mod house;
 mod list;
 mod sets;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Registry, TextEncoder};
 
+pub(super) use family::IntCounter;
+pub use filters::{FilterSeries, Judged, Laps};
+pub use house::{Purpose, Runtime, Runtimes};
 pub use list::documentation;
-pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series};
+pub use sets::{
+    BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
+};
 
 use super::record::Record;
 use build::Builder;
+use family::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Labels, Written};
 
 /// The route of a request that has none (yet): an unknown model or path.
 pub const OTHER_ROUTE: &str = "other";
@@ -35,8 +46,6 @@ pub struct Metrics {
     pub connections_refused_total: IntCounter,
     /// Requests that are not over, those without a route included.
     pub in_flight: IntGauge,
-    /// Bytes of request bodies held.
-    pub bodies_bytes: IntGauge,
     /// 1 once the process has begun to drain.
     pub draining: IntGauge,
     /// Log lines that were lost.
@@ -44,12 +53,21 @@ pub struct Metrics {
     /// Requests that ended in a panic.
     pub panics_total: IntCounter,
 
+    /// Memory by what it is for.
+    memory: [IntGauge; Purpose::ALL.len()],
+    /// Tasks, and those of them that wait for a thread.
+    tasks: [[IntGauge; 2]; Runtime::ALL.len()],
+
     bad_requests: [IntCounter; BadHead::ALL.len()],
     config_last_reload_successful: IntGauge,
     config_last_reload_timestamp_seconds: IntGauge,
     config_info: IntGaugeVec,
     families: Families,
-    registry: Registry,
+    ours: Vec<Box<dyn Written>>,
+    /// What others collect: the process, and what filters and the store count.
+    others: Registry,
+    /// Bytes of the last page.
+    size: AtomicUsize,
 }
 
 /// The metrics by route and pool or by backend, before they are resolved.
@@ -62,8 +80,11 @@ struct Families {
     failures: IntCounterVec,
     retries: IntCounterVec,
     retries_refused: IntCounterVec,
+    filter_seconds: HistogramVec,
+    filter_verdicts: IntCounterVec,
     fallbacks: IntCounterVec,
     hedges: IntCounterVec,
+    resumes: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
@@ -89,30 +110,40 @@ impl Metrics {
     /// All metrics at zero, in a registry of their own.
     #[expect(clippy::new_without_default, reason = "one is made, at start; it starts collecting about the process")]
     pub fn new() -> Self {
-        let build = Builder::new();
+        let build = Builder::default();
         let bad_requests = build.counters(&list::BAD_REQUESTS);
+        let memory = build.gauges(&list::MEMORY);
+        let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
         build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Self {
             connections: build.gauge(&list::CONNECTIONS),
             connections_total: build.counter(&list::CONNECTIONS_TOTAL),
             connections_refused_total: build.counter(&list::CONNECTIONS_REFUSED),
             in_flight: build.gauge(&list::IN_FLIGHT),
-            bodies_bytes: build.gauge(&list::BODIES_BYTES),
             draining: build.gauge(&list::DRAINING),
             log_lines_dropped_total: build.counter(&list::LOG_LINES_DROPPED),
             panics_total: build.counter(&list::PANICS),
+            memory: Purpose::ALL.map(|purpose| memory.with_label_values(&[purpose.label()])),
+            tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
             bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
             config_last_reload_successful: build.gauge(&list::CONFIG_SUCCESSFUL),
             config_last_reload_timestamp_seconds: build.gauge(&list::CONFIG_TIME),
             config_info: build.gauges(&list::CONFIG_INFO),
             families: Families::new(&build),
-            registry: build.finish(),
+            ours: build.finish(),
+            others: others(),
+            size: AtomicUsize::new(0),
         }
     }
 
     /// The metrics of one route and pool, for one configuration. The same names give the same counters.
     pub fn series(&self, route: &str, pool: &str) -> Arc<Series> {
         Arc::new(Series::new(&self.families, route, pool))
+    }
+
+    /// The metrics of one filter, by its name among all of one configuration. The same name gives the same counters.
+    pub fn filter(&self, name: &str) -> FilterSeries {
+        FilterSeries::new(&self.families, name)
     }
 
     /// The metrics of one backend, for one configuration. The same names give the same counters.
@@ -140,7 +171,7 @@ impl Metrics {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.config_last_reload_timestamp_seconds.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         self.config_last_reload_successful.set(1);
-        self.config_info.reset();
+        self.config_info.retain(|_| false);
         self.config_info.with_label_values(&[hash]).set(1);
     }
 
@@ -155,18 +186,37 @@ impl Metrics {
         self.families.retain(routes, backends);
     }
 
+    /// Forgets the filters that are not named.
+    pub fn retain_filters(&self, names: &[&str]) {
+        let keep = |labels: &Labels<'_>| names.contains(&labels["filter"]);
+        self.families.filter_seconds.retain(keep);
+        self.families.filter_verdicts.retain(keep);
+    }
+
     /// Also shows what somebody else collects; see the end of the list for the names.
     ///
     /// # Errors
     /// If its names are taken.
     pub fn also(&self, collector: Box<dyn prometheus::core::Collector>) -> prometheus::Result<()> {
-        self.registry.register(collector)
+        self.others.register(collector)
     }
 
     /// Everything, in Prometheus' text format 0.0.4.
     pub fn render(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+        let mut page = String::with_capacity(self.size.load(Relaxed));
+        self.ours.iter().for_each(|family| family.write(&mut page));
+        page.push_str(&TextEncoder::new().encode_to_string(&self.others.gather()).unwrap_or_default());
+        // And a little more, for the numbers that will be longer.
+        self.size.store(page.len() + page.len() / 16, Relaxed);
+        page
     }
+}
+
+/// Where others are collected, the process first.
+fn others() -> Registry {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self())).expect("nobody else has been here");
+    registry
 }
 
 impl Families {
@@ -180,8 +230,11 @@ impl Families {
             failures: build.counters(&list::FAILURES),
             retries: build.counters(&list::RETRIES),
             retries_refused: build.counters(&list::RETRIES_REFUSED),
+            filter_seconds: build.histograms(&list::FILTER_SECONDS),
+            filter_verdicts: build.counters(&list::FILTER_VERDICTS),
             fallbacks: build.counters(&list::FALLBACKS),
             hedges: build.counters(&list::HEDGES),
+            resumes: build.counters(&list::RESUMES),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -206,29 +259,29 @@ impl Families {
 
     fn retain(&self, routes: &[(&str, &str)], backends: &[(&str, &str)]) {
         let (routes, backends): (HashSet<_>, HashSet<_>) = (routes.iter().collect(), backends.iter().collect());
-        let route = |labels: &build::Labels<'_>| {
+        let route = |labels: &Labels<'_>| {
             let pair = (labels["route"], labels["pool"]);
             pair.0 == OTHER_ROUTE || pair.1 == NO_POOL || routes.contains(&pair)
         };
         for family in
             [&self.duration, &self.time_to_first_token, &self.time_per_token, &self.token_usage, &self.overhead]
         {
-            build::retain(family, route);
+            family.retain(route);
         }
         let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
         let bytes = [&self.request_bytes, &self.response_bytes];
-        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges]).chain(bytes) {
-            build::retain(family, route);
+        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges, &self.resumes]).chain(bytes) {
+            family.retain(route);
         }
-        build::retain(&self.route_in_flight, route);
+        self.route_in_flight.retain(route);
 
         let pools: HashSet<_> = backends.iter().map(|(pool, _)| *pool).collect();
-        let pool = |labels: &build::Labels<'_>| pools.contains(labels["pool"]);
-        build::retain(&self.queue_waiting, pool);
-        build::retain(&self.queue_wait, pool);
-        build::retain(&self.queue_outcomes, pool);
+        let pool = |labels: &Labels<'_>| pools.contains(labels["pool"]);
+        self.queue_waiting.retain(pool);
+        self.queue_wait.retain(pool);
+        self.queue_outcomes.retain(pool);
 
-        let backend = |labels: &build::Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
+        let backend = |labels: &Labels<'_>| backends.contains(&(labels["pool"], labels["backend"]));
         for family in [
             &self.backend_up,
             &self.backend_in_flight,
@@ -236,7 +289,7 @@ impl Families {
             &self.backend_breaker,
             &self.backend_capacity,
         ] {
-            build::retain(family, backend);
+            family.retain(backend);
         }
         for family in [
             &self.backend_attempts,
@@ -247,7 +300,7 @@ impl Families {
             &self.backend_picks,
             &self.backend_readings,
         ] {
-            build::retain(family, backend);
+            family.retain(backend);
         }
     }
 }

@@ -5,9 +5,8 @@
 
 use std::sync::OnceLock;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntGauge};
-
 use super::Families;
+use super::family::{Histogram, HistogramVec, IntCounter, IntGauge};
 use crate::telemetry::record::{Cause, Record};
 use crate::upstream::breaker::Opened;
 use tidegate_config::FallbackOn;
@@ -49,6 +48,7 @@ pub struct Series {
     retries: [IntCounter; RetryCause::ALL.len()],
     fallbacks: [IntCounter; FallbackOn::ALL.len()],
     hedges: [IntCounter; HedgeOutcome::ALL.len()],
+    resumes: [OnceLock<IntCounter>; ResumeOutcome::ALL.len()],
     request_bytes: IntCounter,
     response_bytes: IntCounter,
     operations: [OnceLock<Box<Operation>>; OPERATIONS.len()],
@@ -57,9 +57,9 @@ pub struct Series {
 /// The metrics of one operation of a route.
 #[derive(Default)]
 struct Operation {
-    duration: [OnceLock<Histogram>; CLASSES.len()],
-    time_to_first_token: [OnceLock<Histogram>; CLASSES.len()],
-    time_per_token: [OnceLock<Histogram>; CLASSES.len()],
+    duration: [OnceLock<Histogram>; CAUSES],
+    time_to_first_token: [OnceLock<Histogram>; CAUSES],
+    time_per_token: [OnceLock<Histogram>; CAUSES],
     tokens: [OnceLock<Histogram>; TOKEN_TYPES.len()],
 }
 
@@ -77,6 +77,7 @@ impl Series {
             retries: RetryCause::ALL.map(|cause| families.retries.with_label_values(&[route, pool, cause.label()])),
             fallbacks: FallbackOn::ALL.map(|why| families.fallbacks.with_label_values(&[route, pool, why.as_str()])),
             hedges: HedgeOutcome::ALL.map(|how| families.hedges.with_label_values(&[route, pool, how.label()])),
+            resumes: Default::default(),
             request_bytes: families.request_bytes.with_label_values(&labels),
             response_bytes: families.response_bytes.with_label_values(&labels),
             operations: Default::default(),
@@ -100,44 +101,52 @@ impl Series {
         &self.hedges[how as usize]
     }
 
+    /// Streams that broke and were, or were not, continued by another backend.
+    pub(super) fn resumed(&self, families: &Families, how: ResumeOutcome) {
+        let labels = [&*self.route, &*self.pool, how.label()];
+        self.resumes[how as usize].get_or_init(|| families.resumes.with_label_values(&labels)).inc();
+    }
+
     pub(super) fn observe(&self, families: &Families, record: &Record) {
         let class = class_of(record.status);
         self.requests(families, class, record.cause).inc();
         if record.cause != Cause::None {
             self.failures(families, record.cause).inc();
         }
+        record.resumes.iter().for_each(|how| self.resumed(families, *how));
         record.retried.iter().for_each(|cause| self.retries[*cause as usize].inc());
         self.request_bytes.inc_by(record.request_bytes);
         self.response_bytes.inc_by(record.response_bytes);
         let overhead = self.overhead[class]
             .get_or_init(|| families.overhead.with_label_values(&[&*self.route, &*self.pool, CLASSES[class]]));
         overhead.observe(record.overhead.as_secs_f64());
-        self.observe_operation(families, class, record);
+        self.observe_operation(families, record);
     }
 
-    fn observe_operation(&self, families: &Families, class: usize, record: &Record) {
+    fn observe_operation(&self, families: &Families, record: &Record) {
         let index = OPERATIONS.iter().position(|name| *name == record.operation).unwrap_or(OPERATIONS.len() - 1);
         let operation = self.operations[index].get_or_init(Box::default);
         let observe = |slots: &[OnceLock<Histogram>], slot: usize, family: &HistogramVec, last: &str, value: f64| {
             let labels = [OPERATIONS[index], &*self.route, &*self.route, &*self.pool, last];
             slots[slot].get_or_init(|| family.with_label_values(&labels)).observe(value);
         };
-        let status = CLASSES[class];
-        observe(&operation.duration, class, &families.duration, status, record.duration().as_secs_f64());
+        let (cause, error) = (record.cause as usize, error_type(record.cause));
         if let Some(time) = record.time_to_first_token() {
             let (slots, family) = (&operation.time_to_first_token, &families.time_to_first_token);
-            observe(slots, class, family, status, time.as_secs_f64());
+            observe(slots, cause, family, error, time.as_secs_f64());
         }
         if let Some(time) = record.time_per_output_token() {
-            observe(&operation.time_per_token, class, &families.time_per_token, status, time.as_secs_f64());
+            observe(&operation.time_per_token, cause, &families.time_per_token, error, time.as_secs_f64());
         }
-        let Some(usage) = record.usage else { return };
+        let usage = record.usage.unwrap_or_default();
         let counts = [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning];
         for (kind, count) in counts.into_iter().enumerate() {
             if let Some(count) = count {
                 observe(&operation.tokens, kind, &families.token_usage, TOKEN_TYPES[kind], count as f64);
             }
         }
+        // The last, and the first that a scrape writes: who is in it is in all the others of that page.
+        observe(&operation.duration, cause, &families.duration, error, record.duration().as_secs_f64());
     }
 
     fn requests(&self, families: &Families, class: usize, cause: Cause) -> &IntCounter {
@@ -149,6 +158,11 @@ impl Series {
         let labels = [&*self.route, &*self.pool, cause.label()];
         self.failures[cause as usize].get_or_init(|| families.failures.with_label_values(&labels))
     }
+}
+
+/// The GenAI conventions leave it out where nothing went wrong: an empty label is none.
+fn error_type(cause: Cause) -> &'static str {
+    if cause == Cause::None { "" } else { cause.label() }
 }
 
 /// The slot of a status; what is no status is our fault.
@@ -302,6 +316,8 @@ macro_rules! closed_set {
     };
 }
 
+pub(super) use closed_set;
+
 closed_set! {
     /// What can go wrong with a backend.
     BackendFault {
@@ -385,5 +401,25 @@ closed_set! {
         Lost = "lost",
         /// It was not made: the budget was spent.
         Refused = "refused",
+    }
+}
+
+closed_set! {
+    /// What became of a stream that broke after its client had seen a part of it.
+    ResumeOutcome {
+        /// Another backend went on with it.
+        Won = "won",
+        /// Another backend was asked, and did not.
+        Failed = "failed",
+        /// There was nobody else to be asked.
+        Nobody = "nobody",
+        /// There was more in it than text.
+        NotText = "not_text",
+        /// It had become longer than may be kept, or there was no memory left for it.
+        TooLong = "too_long",
+        /// It had been resumed as often as it may be.
+        Attempts = "attempts",
+        /// The pool's budget was spent.
+        Budget = "budget",
     }
 }

@@ -52,7 +52,7 @@ fn a_request_is_counted_by_route_pool_status_and_cause() {
     let overhead = format!("tidegate_overhead_seconds_bucket{{{both},status=\"2xx\",le=");
     assert_eq!(of(&format!("{overhead}\"0.00005\"}}")), Some(0.0));
     assert_eq!(of(&format!("{overhead}\"0.0001\"}}")), Some(1.0));
-    let chat = format!(r#"{{gen_ai_operation_name="chat",gen_ai_request_model="llama",{both},status="2xx"}}"#);
+    let chat = format!(r#"{{error_type="",gen_ai_operation_name="chat",gen_ai_request_model="llama",{both}}}"#);
     assert_eq!(of(&format!("gen_ai_server_request_duration_seconds_sum{chat}")), Some(0.13));
     assert_eq!(of(&format!("gen_ai_server_time_to_first_token_seconds_sum{chat}")), Some(0.03));
     assert_eq!(of(&format!("gen_ai_server_time_per_output_token_seconds_sum{chat}")), Some(0.01));
@@ -72,7 +72,7 @@ fn what_a_request_says_never_becomes_a_label() {
     let text = metrics.render();
     assert!(!text.contains("evil"));
     assert!(
-        text.contains(r#"gen_ai_operation_name="other",gen_ai_request_model="*",pool="gpu",route="*",status="5xx""#)
+        text.contains(r#"error_type="",gen_ai_operation_name="other",gen_ai_request_model="*",pool="gpu",route="*""#)
     );
 }
 
@@ -85,12 +85,36 @@ fn a_reload_forgets_what_it_removed_and_keeps_the_rest() {
     for backend in ["a", "b"] {
         metrics.backend("gpu", backend).failed(BackendFault::Connect);
     }
+    for filter in ["limits", "limits#2"] {
+        metrics.filter(filter).judged(Judged::Answer, Duration::from_micros(3));
+    }
     metrics.retain(&[("new", "gpu")], &[("gpu", "b")]);
+    metrics.retain_filters(&["limits"]);
     let text = metrics.render();
+    assert!(!text.contains("limits#2"));
+    assert_eq!(value(&text, r#"tidegate_filter_verdicts_total{filter="limits",verdict="answer"}"#), Some(1.0));
+    assert_eq!(value(&text, r#"tidegate_filter_seconds_bucket{filter="limits",le="0.000005"}"#), Some(1.0));
     assert!(!text.contains(r#""old""#) && !text.contains(r#"backend="a""#));
     assert_eq!(value(&text, r#"tidegate_retries_total{cause="connect",pool="gpu",route="new"}"#), Some(2.0));
     assert_eq!(value(&text, r#"tidegate_retries_total{cause="connect",pool="gpu",route="other"}"#), Some(2.0));
     assert_eq!(value(&text, r#"tidegate_backend_errors_total{backend="b",cause="connect",pool="gpu"}"#), Some(1.0));
+}
+
+#[test]
+fn an_error_is_told_by_type_and_a_success_has_none() {
+    let metrics = Metrics::new();
+    let series = metrics.series("llama", "gpu");
+    for cause in Cause::ALL {
+        metrics.observe(&series, &Record { cause, ..record() });
+    }
+    let text = metrics.render();
+    for cause in Cause::ALL {
+        let error = if cause == Cause::None { "" } else { cause.label() };
+        let of = format!(
+            r#"gen_ai_server_request_duration_seconds_count{{error_type="{error}",gen_ai_operation_name="chat",gen_ai_request_model="llama",pool="gpu",route="llama"}}"#
+        );
+        assert_eq!(value(&text, &of), Some(1.0), "{of}");
+    }
 }
 
 #[test]
@@ -123,6 +147,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.backend("gpu", "a");
     metrics.queue("gpu");
     metrics.bad_request(BadHead::Framing);
+    metrics.filter("limits");
     metrics.observe(&metrics.series("llama", "gpu"), &record());
     // What filters share counts once there is somebody who does something.
     let shared = crate::assemble::first_shared(&metrics);

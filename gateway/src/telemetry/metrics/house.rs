@@ -1,0 +1,71 @@
+//! What the process has at the moment of a scrape: memory by purpose, tasks by runtime.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+
+use super::Metrics;
+use super::family::IntGauge;
+use super::sets::closed_set;
+
+closed_set! {
+    /// What memory is for.
+    Purpose {
+        /// Requests and whole answers in flight.
+        Bodies = "bodies",
+        /// Connections of clients and what is going on on them.
+        Connections = "connections",
+        /// Answers kept to be given again.
+        Cache = "cache",
+        /// Answers kept for idempotency keys.
+        Idempotency = "idempotency",
+        /// Answers that several requests share while they come.
+        Recordings = "recordings",
+    }
+}
+
+closed_set! {
+    /// Whose tasks.
+    Runtime {
+        /// Connections of clients and their streams.
+        Clients = "clients",
+        /// What goes on beside the requests.
+        House = "house",
+    }
+}
+
+/// The runtimes that tasks run on; several may be of one kind.
+#[derive(Default)]
+pub struct Runtimes(Mutex<Vec<(Runtime, Handle)>>);
+
+impl Runtimes {
+    /// Whoever runs the current task counts as this from now on.
+    pub fn add(&self, of: Runtime, handle: Handle) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((of, handle));
+    }
+
+    /// Says in `metrics` how many tasks there are.
+    pub fn count(&self, metrics: &Metrics) {
+        let mut tasks = [[0; 2]; Runtime::ALL.len()];
+        for (of, handle) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let now = handle.metrics();
+            for (sum, number) in tasks[*of as usize].iter_mut().zip([now.num_alive_tasks(), now.global_queue_depth()]) {
+                *sum += number;
+            }
+        }
+        for (gauges, numbers) in metrics.tasks.iter().zip(tasks) {
+            gauges.iter().zip(numbers).for_each(|(gauge, number)| set(gauge, number));
+        }
+    }
+}
+
+impl Metrics {
+    /// So much memory is held for this.
+    pub fn holds(&self, purpose: Purpose, bytes: usize) {
+        set(&self.memory[purpose as usize], bytes);
+    }
+}
+
+fn set(gauge: &IntGauge, number: usize) {
+    gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+}
