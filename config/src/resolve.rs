@@ -18,7 +18,7 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Keys, Limits, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{Keys, Limits, OtherPaths, Prices, Reload, Storage, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -39,6 +39,7 @@ impl Resolver<'_> {
         let root = KeyPath::root();
         self.limits(&file.limits);
         self.keys(&file.keys);
+        self.reload(&file.reload);
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
@@ -51,6 +52,7 @@ impl Resolver<'_> {
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            reload: file.reload,
             storage: file.storage.map(|storage| self.storage(storage)),
             keys: file.keys,
             tenants: file.tenants,
@@ -102,6 +104,15 @@ impl Resolver<'_> {
         if keys.pepper.as_ref().is_some_and(|pepper| pepper.expose().is_empty()) {
             let help = "leave it out, or set the variable it comes from".to_owned();
             self.fault(&KeyPath::root().key("keys").key("pepper"), "the pepper is empty", Some(help));
+        }
+    }
+
+    fn reload(&mut self, reload: &Reload) {
+        for (name, every) in [("watch", reload.watch), ("certificates", Some(reload.certificates))] {
+            if every.is_some_and(|every| every < Reload::OFTENEST) {
+                let path = KeyPath::root().key("reload").key(name);
+                self.fault(&path, "files are not looked at more often than every 100ms", None);
+            }
         }
     }
 

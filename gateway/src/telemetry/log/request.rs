@@ -7,6 +7,7 @@ use std::time::Duration;
 use tidegate_plugins::Source;
 use tracing::Level;
 
+use super::sample::Sampled;
 use super::text::{Clean, Stamp, write_digits, write_json_string};
 use super::{Style, level_name};
 use crate::telemetry::metrics::HedgeOutcome;
@@ -22,9 +23,9 @@ pub(super) fn level(cause: Cause) -> Level {
 }
 
 /// Appends the line of a request to `out`.
-pub(super) fn write(out: &mut Vec<u8>, style: Style, record: &Record, route: &str, pool: &str) {
+pub(super) fn write(out: &mut Vec<u8>, style: Style, record: &Record, route: &str, pool: &str, sampled: Sampled) {
     match style {
-        Style::Json => json(out, record, route, pool),
+        Style::Json => json(out, record, route, pool, sampled),
         // Writing to memory does not fail.
         Style::Plain | Style::Coloured => drop(human(out, style, record, route, pool)),
     }
@@ -32,7 +33,7 @@ pub(super) fn write(out: &mut Vec<u8>, style: Style, record: &Record, route: &st
 }
 
 /// The keys are ours and need no escaping; that, and digits written by hand, make it a third of what serde takes for it.
-fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
+fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str, sampled: Sampled) {
     out.extend_from_slice(b"{\"time\":\"");
     out.extend_from_slice(Stamp::now().as_str().as_bytes());
     out.push(b'"');
@@ -77,6 +78,11 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str) {
     line.maybe_text("org", record.org.as_deref());
     line.maybe_text("key_id", record.key_id.as_deref());
     json_measures(&mut line, record);
+    if let Sampled::Share(share) = sampled {
+        line.key("sampled");
+        // Writing to memory does not fail.
+        drop(write!(line.0, "{share}"));
+    }
     line.notes(&record.notes);
     out.push(b'}');
 }
@@ -197,9 +203,9 @@ fn human(out: &mut Vec<u8>, style: Style, record: &Record, route: &str, pool: &s
     let (dim, undim) = style.paint("2");
     let now = Stamp::now();
     write!(out, "{dim}{}{undim} {on}{}{off} {} {}", now.clock(), record.status, record.method, Clean(&*record.path))?;
-    write!(out, "  {route} {dim}>{undim} {pool}")?;
+    write!(out, "  {} {dim}>{undim} {}", Clean(route), Clean(pool))?;
     if let Some(backend) = &record.backend {
-        write!(out, " {dim}>{undim} {backend}")?;
+        write!(out, " {dim}>{undim} {}", Clean(&**backend))?;
     }
     if let Some(served_by) = served_by(record) {
         write!(out, " {dim}>{undim} ({served_by})")?;
@@ -217,7 +223,7 @@ fn human(out: &mut Vec<u8>, style: Style, record: &Record, route: &str, pool: &s
         write!(out, ", {about}{}+{} tokens", usage.prompt.unwrap_or(0), usage.completion.unwrap_or(0))?;
     }
     if let Some(user) = record.user.as_ref().or(record.key_id.as_ref()) {
-        write!(out, "  {user}")?;
+        write!(out, "  {}", Clean(&**user))?;
     }
     if record.cause != Cause::None {
         write!(out, "  {on}{}{off}", record.cause.label())?;

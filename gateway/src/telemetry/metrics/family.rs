@@ -199,8 +199,10 @@ pub(super) struct Family<T>(Arc<Rows<T>>);
 struct Rows<T> {
     frame: Frame,
     /// By the values of the labels, in the order of the list.
-    rows: RwLock<BTreeMap<Box<[Box<str>]>, Row<T>>>,
+    rows: RwLock<BTreeMap<Values, Row<T>>>,
 }
+
+type Values = Box<[Box<str>]>;
 
 struct Row<T> {
     /// As they stand between the braces, in the order of the alphabet.
@@ -219,7 +221,7 @@ impl<T: Cell> Family<T> {
 
     /// The row with these values, in the order of the list; it is there from now on.
     pub(super) fn with_label_values(&self, values: &[&str]) -> T {
-        let values: Box<[Box<str>]> = values.iter().map(|value| Box::from(*value)).collect();
+        let values: Values = values.iter().map(|value| Box::from(*value)).collect();
         let labels = text_of(self.0.frame.spec.labels, &values);
         let mut rows = self.0.rows.write().unwrap_or_else(PoisonError::into_inner);
         rows.entry(values).or_insert_with(|| Row { labels, cell: T::new(self.0.frame.spec) }).cell.clone()

@@ -54,7 +54,7 @@ impl Laps {
     }
 
     /// How long the one took that ends here; the next begins.
-    pub fn next(&mut self) -> Duration {
+    pub fn lap(&mut self) -> Duration {
         let now = Instant::now();
         now.saturating_duration_since(std::mem::replace(&mut self.0, now))
     }

@@ -19,9 +19,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Registry, TextEncoder};
 
-pub(super) use family::IntCounter;
+pub use family::IntCounter;
 pub use filters::{FilterSeries, Judged, Laps};
-pub use house::{Purpose, Runtime, Runtimes};
+pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes};
 pub use list::documentation;
 pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series};
 
@@ -48,6 +48,8 @@ pub struct Metrics {
     pub draining: IntGauge,
     /// Log lines that were lost.
     pub log_lines_dropped_total: IntCounter,
+    /// Requests that leave no line, as `log.sample` wants it.
+    pub log_requests_left_out_total: IntCounter,
     /// Requests that ended in a panic.
     pub panics_total: IntCounter,
 
@@ -56,6 +58,7 @@ pub struct Metrics {
     /// Tasks, and those of them that wait for a thread.
     tasks: [[IntGauge; 2]; Runtime::ALL.len()],
 
+    reloads: [[IntCounter; ReloadOutcome::ALL.len()]; ReloadBy::ALL.len()],
     bad_requests: [IntCounter; BadHead::ALL.len()],
     config_last_reload_successful: IntGauge,
     config_last_reload_timestamp_seconds: IntGauge,
@@ -101,6 +104,7 @@ struct Families {
     backend_picks: IntCounterVec,
     backend_capacity: IntGaugeVec,
     backend_readings: IntCounterVec,
+    certificate_loads: IntCounterVec,
 }
 
 impl Metrics {
@@ -109,6 +113,7 @@ impl Metrics {
     pub fn new() -> Self {
         let build = Builder::default();
         let bad_requests = build.counters(&list::BAD_REQUESTS);
+        let reloads = build.counters(&list::CONFIG_RELOADS);
         let memory = build.gauges(&list::MEMORY);
         let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
         build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -118,10 +123,13 @@ impl Metrics {
             connections_refused_total: build.counter(&list::CONNECTIONS_REFUSED),
             in_flight: build.gauge(&list::IN_FLIGHT),
             draining: build.gauge(&list::DRAINING),
+            log_requests_left_out_total: build.counter(&list::LOG_LEFT_OUT),
             log_lines_dropped_total: build.counter(&list::LOG_LINES_DROPPED),
             panics_total: build.counter(&list::PANICS),
             memory: Purpose::ALL.map(|purpose| memory.with_label_values(&[purpose.label()])),
             tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
+            reloads: ReloadBy::ALL
+                .map(|by| ReloadOutcome::ALL.map(|outcome| reloads.with_label_values(&[by.label(), outcome.label()]))),
             bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
             config_last_reload_successful: build.gauge(&list::CONFIG_SUCCESSFUL),
             config_last_reload_timestamp_seconds: build.gauge(&list::CONFIG_TIME),
@@ -249,6 +257,7 @@ impl Families {
             backend_breaker_opened: build.counters(&list::BACKEND_BREAKER_OPENED),
             backend_picks: build.counters(&list::BACKEND_PICKS),
             backend_capacity: build.gauges(&list::BACKEND_CAPACITY),
+            certificate_loads: build.counters(&list::CERTIFICATE_LOADS),
             backend_readings: build.counters(&list::BACKEND_READINGS),
         }
     }
