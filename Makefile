@@ -62,6 +62,10 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 hammer: ## 64 clients on one bucket of each kind, for ten seconds each: what they got and what the file allows
 	HAMMER=10 cargo test -q -p tidegate --test it -- --nocapture --test-threads=1 hammer::
 
+.PHONY: chaos
+chaos: ## Three backends, two of them killed and restarted at random for a minute, under load: what the clients saw
+	CHAOS=60 cargo test -q -p tidegate --test it -- --nocapture --test-threads=1 chaos::
+
 .PHONY: instructions
 instructions: ## Count what a decision over limits costs, and compare (valgrind; a few minutes the first time)
 	@.ci/prepare instructions

@@ -18,9 +18,13 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Keys, Limits, OtherPaths, Prices, Reload, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{Keys, Limits, Log, OtherPaths, Prices, Reload, Storage, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
+
+/// Names of metadata in a log line, and how long one may be.
+const MOST_METADATA: usize = 16;
+const LONGEST_METADATA: usize = 64;
 
 /// More than any client sends, and less than any header map holds.
 const MOST_HEADERS: usize = 10_000;
@@ -40,6 +44,7 @@ impl Resolver<'_> {
         self.limits(&file.limits);
         self.keys(&file.keys);
         self.reload(&file.reload);
+        self.log(&file.log);
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
@@ -112,6 +117,19 @@ impl Resolver<'_> {
             if every.is_some_and(|every| every < Reload::OFTENEST) {
                 let path = KeyPath::root().key("reload").key(name);
                 self.fault(&path, "files are not looked at more often than every 100ms", None);
+            }
+        }
+    }
+
+    fn log(&mut self, log: &Log) {
+        let path = KeyPath::root().key("log").key("metadata");
+        if log.metadata.len() > MOST_METADATA {
+            self.fault(&path, format!("a line has at most {MOST_METADATA} of them"), None);
+        }
+        for (index, name) in log.metadata.iter().enumerate() {
+            if name.is_empty() || name.len() > LONGEST_METADATA || log.metadata[..index].contains(name) {
+                let message = format!("a name has from 1 to {LONGEST_METADATA} bytes, and stands here once");
+                self.fault(&path.item(index), message, None);
             }
         }
     }

@@ -49,6 +49,9 @@ pub struct Log {
     /// Which requests leave a line. Absent: all of them do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample: Option<Sample>,
+    /// What of the caller's `metadata` stands in the line of a request, by name: at most 16.
+    #[schemars(length(max = 16))]
+    pub metadata: Vec<String>,
 }
 
 /// Which requests leave a line in the log: those that failed, those that were slow, and a share of the others.

@@ -11,8 +11,9 @@ use backends::authority;
 use crate::networks::{Lists, Networks};
 use crate::outbound::Fetcher;
 use crate::snapshot::{MeasuredFilter, NamedFilter, OtherPaths, Snapshot};
+use crate::storage;
 use crate::telemetry::{Metrics, NO_POOL, OTHER_ROUTE};
-use crate::upstream::budget::Budget;
+use crate::upstream::budget::{Budget, KEPT};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::queue::Queue;
 use crate::upstream::{Membership, Pool};
@@ -27,7 +28,7 @@ use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::balancer::Balancer;
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
-use tidegate_plugins::filters::limits::OwnLimits;
+use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::filters::prompt_cache::CacheMetrics;
 use tidegate_plugins::flight::FlightMetrics;
 use tidegate_plugins::keys::KeyHasher;
@@ -35,6 +36,7 @@ use tidegate_plugins::prices::{Price, Prices};
 use tidegate_plugins::services::{Files, Shared};
 use tidegate_plugins::store::{LimitMetrics, Local};
 use tidegate_plugins::tenants::Tenants;
+use tidegate_plugins::when::When;
 use tidegate_plugins::{Filter, Registry, Services};
 
 /// The section that says who there is.
@@ -79,7 +81,25 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
             faults.push(Fault::error(listen.path.key("tls"), reason));
         }
     }
+    faults.extend(other_pepper(config));
     place(faults, positions)
+}
+
+/// Managed keys that let nobody in because they were hashed with another pepper, where the store can be asked.
+pub(crate) fn other_pepper(config: &Config) -> Option<Fault> {
+    let path = &config.storage.as_ref()?.path;
+    let hasher = KeyHasher::new(config.keys.pepper.as_ref().map(|pepper| pepper.expose()));
+    // What is not there, or away, is told elsewhere.
+    let store = path.exists().then(|| storage::look(path).ok())??;
+    let (others, all) = storage::keys::of_other_peppers(&store, hasher.pepper(), When::now()).ok()?;
+    let at = if config.keys.pepper.is_some() {
+        KeyPath::root().key("keys").key("pepper")
+    } else {
+        KeyPath::root().key("storage")
+    };
+    let message = format!("{others} of {all} managed keys were made with another pepper: they let nobody in");
+    let help = "set `keys.pepper` to what it was, or rotate them: `tidegate keys rotate ID`";
+    (others > 0).then(|| Fault::error(at, message).with_help(help).as_warning())
 }
 
 /// Gives faults the place in the file that they point at.
@@ -243,12 +263,13 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
 /// What filters may ask for.
 fn services(config: &Config, shared: &Shared, read: &Read, faults: &mut Vec<Fault>) -> Services {
     let own = own_limits(config, shared);
+    let tenants = tenants(config, &own, faults);
     Services {
         shared: shared.clone(),
-        views: Arc::default(),
+        views: Arc::new(Views::of(tenants.clone())),
         models: models_of(config),
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
-        tenants: tenants(config, &own, faults),
+        tenants,
         own_limits: Arc::new(own),
         decides_own: false,
         prices: Arc::new(prices(&config.prices)),
@@ -418,7 +439,7 @@ fn retry_budget(pool: &config::Pool, parts: &Parts<'_>) -> Arc<Budget> {
     let before = parts.previous.and_then(|previous| previous.pools.iter().find(|known| *known.name == pool.name));
     match before.filter(|before| before.retries == pool.retries) {
         Some(before) => before.budget.clone(),
-        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always)),
+        None => Arc::new(Budget::new(pool.retries.budget, pool.retries.always, KEPT)),
     }
 }
 

@@ -114,6 +114,7 @@ impl Gateway {
         let left_out = metrics.log_requests_left_out_total.clone();
         let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped, left_out);
         log.set_sample(self.config.log.sample.as_ref());
+        log.set_metadata(&self.config.log.metadata);
         metrics.config_loaded(&snapshot.hash);
         let keys = &snapshot.shared.managed_keys;
         let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics, keys)).transpose()?;

@@ -80,6 +80,15 @@ impl Life {
         }
     }
 
+    /// A file that may not grow is a full disk to whoever writes it, and no reason to end: once somebody listens, the signal
+    /// that says so ends nothing.
+    fn outlive_full_files() {
+        const SIGXFSZ: i32 = 25;
+        if let Err(error) = signal(SignalKind::from_raw(SIGXFSZ)) {
+            tracing::warn!(%error, "a limit on the size of files will end the gateway");
+        }
+    }
+
     /// On SIGHUP the file is read again.
     async fn reload(&self) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
@@ -160,6 +169,7 @@ pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
 #[async_trait]
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
+        Self::outlive_full_files();
         self.core.runtimes.add(Runtime::House, Handle::current());
         let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
         let upstream =

@@ -60,6 +60,8 @@ pub struct Step {
     pub on: Arc<[FallbackOn]>,
     /// The model it is, if it is one: not all callers may use it.
     pub model: Option<Arc<str>>,
+    /// The name by which its tokens have a price; none: the one that the client asked for.
+    pub priced_as: Option<Arc<str>>,
     /// How long it may take to begin its answer.
     pub within: Option<Duration>,
     /// Its pools.

@@ -36,6 +36,12 @@ impl Caller {
         self.models.as_ref().is_none_or(|allowed| allowed.iter().any(|pattern| matches(pattern, model)))
     }
 
+    /// Whether this feature is on for this caller: as the one furthest down says who says anything.
+    #[must_use]
+    pub fn has_flag(&self, name: &str) -> bool {
+        self.tenants.iter().rev().find_map(|tenant| tenant.flags.get(name).copied()).unwrap_or(false)
+    }
+
     /// What its tenants of this level lay down; the first is the only one.
     #[must_use]
     pub fn tenant(&self, level: Level) -> Option<&Arc<Tenant>> {

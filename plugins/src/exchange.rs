@@ -2,7 +2,7 @@
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
 //! [`Exchange::vouch`], [`Exchange::identify`],
-//! [`Exchange::send_to`], [`Exchange::settle_on`],
+//! [`Exchange::send_to`], [`Exchange::settle_on`], [`Exchange::price_as`],
 //! [`Exchange::replace_body`],
 //! [`Exchange::ration`], [`Exchange::limit_by`],
 //! [`Exchange::ask_usage`], [`Exchange::answer_from`],
@@ -58,6 +58,7 @@ pub struct Exchange {
     body: Bytes,
     call: Option<Call>,
     model: Option<Arc<str>>,
+    priced_as: Option<Arc<str>>,
     source: Source,
     charged: bool,
     spent: Option<Usage>,
@@ -141,6 +142,7 @@ impl Exchange {
             body: Bytes::new(),
             call: None,
             model: None,
+            priced_as: None,
             source: Source::Gateway,
             charged: true,
             spent: None,
@@ -214,6 +216,11 @@ impl Exchange {
         self.model.as_ref()
     }
 
+    /// The model by whose name its tokens have a price: the one that answers after a fallback, else the one asked for.
+    pub fn priced_as(&self) -> Option<&Arc<str>> {
+        self.priced_as.as_ref().or(self.model.as_ref())
+    }
+
     /// Who answers, as far as that is settled: for filters that say [`crate::Filter::needs_route`], and once a backend is
     /// asked. A fallback settles it anew.
     pub fn answerer(&self) -> Option<&Arc<Answerer>> {
@@ -280,6 +287,11 @@ impl Exchange {
     pub fn send_to(&mut self, model: Arc<str>) {
         self.model = Some(model);
         self.answerer = None;
+    }
+
+    /// Says that a fallback's tokens have the price of this model; without, of the one asked for. For the gateway.
+    pub fn price_as(&mut self, model: Option<Arc<str>>) {
+        self.priced_as = model;
     }
 
     /// Says who answers. For the gateway.

@@ -25,7 +25,7 @@ pub use windows::Window;
 pub enum By {
     /// The organisation.
     Org,
-    /// The user.
+    /// The user, of an organisation if one is known.
     User,
     /// The credential's name.
     Key,
@@ -58,6 +58,9 @@ pub type Sums = [u64; MEASURES];
 
 /// Names of one kind that one thread keeps apart between two gatherings. What more there are is only counted.
 const NAMES: usize = 4096;
+
+/// Between an organisation and a user of it, who are one name: no name has a control character in it.
+const BETWEEN: &str = "\0";
 
 /// Threads that add without meeting others.
 const THREADS: usize = 64;
@@ -92,6 +95,8 @@ pub struct Spenders {
 /// What one thread has added since the last gathering.
 #[derive(Debug, Default)]
 struct Sum {
+    /// Where the name of a user is put together.
+    name: String,
     kinds: [HashMap<Box<str>, Sums>; KINDS],
     /// What names beyond the bound have spent.
     others: [Sums; KINDS],
@@ -114,9 +119,23 @@ pub struct Top {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Spender {
     /// Its name.
-    pub name: Arc<str>,
+    name: Arc<str>,
     /// What it has spent at least.
     pub spent: Sums,
+}
+
+impl Spender {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.split_once(BETWEEN).map_or(&*self.name, |(_, name)| name)
+    }
+
+    /// The organisation that a user is of, if one is known.
+    #[must_use]
+    pub fn org(&self) -> Option<&str> {
+        self.name.split_once(BETWEEN).map(|(org, _)| org)
+    }
 }
 
 impl Default for Spenders {
@@ -131,11 +150,19 @@ impl Spenders {
     pub fn record(&self, spent: &Spent<'_>) {
         let sums = [1, spent.tokens, spent.cost, spent.limited.into()];
         let mut sum = lock(&self.threads[thread() % THREADS]);
-        for (kind, name) in [spent.org, spent.user, spent.key, spent.model].into_iter().enumerate() {
+        let mut user = std::mem::take(&mut sum.name);
+        if let Some(name) = spent.user {
+            user.clear();
+            user.extend(spent.org.into_iter().flat_map(|org| [org, BETWEEN]));
+            user.push_str(name);
+        }
+        let user_of = spent.user.map(|_| &*user);
+        for (kind, name) in [spent.org, user_of, spent.key, spent.model].into_iter().enumerate() {
             if let Some(name) = name {
                 sum.add(kind, name, &sums);
             }
         }
+        sum.name = user;
     }
 
     /// Empties the sums of all threads into the windows. To be called about once a second, by nobody who has to answer.

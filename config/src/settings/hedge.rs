@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 use super::Share;
 use crate::units;
 
-/// When a second backend is asked because the first has not sent the first token of a stream: the first that does is
-/// heard, the other is left at once. Both run the request.
+/// When a second backend is asked because the first has not sent the first token of a stream, or its whole answer: the
+/// first that does is heard, the other is left at once. Both run the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hedge {
     /// After how long: a percentile of what the model has taken so far, `p50` to `p99`, or a duration.
     pub after: After,
-    /// How many second requests there may be, as a share of the streams.
+    /// The same for whole answers, which take as long as they are. Absent: they are asked for once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole: Option<After>,
+    /// How many second requests there may be, as a share of those that could have one.
     pub budget: Share,
     /// Whether requests with tools, and those of the Responses API, which backends store, may be run twice.
     pub side_effects: bool,
@@ -26,7 +29,7 @@ pub struct Hedge {
 
 impl Default for Hedge {
     fn default() -> Self {
-        Self { after: After::Percentile(95), budget: Share::percent(5), side_effects: false }
+        Self { after: After::Percentile(95), whole: None, budget: Share::percent(5), side_effects: false }
     }
 }
 

@@ -20,11 +20,12 @@ pub struct Retries {
     /// (`x-stainless-retry-count`).
     pub most: u32,
     /// After what: `connect` (no connection, or the request could not be sent whole), a status, `lost` (the connection
-    /// broke before a byte of the answer), `timeout` (no head, or no first token, in time), `error_event` (a stream
-    /// that begins with an error, where `hold` is `content`). The default has only what proves that the request was not
+    /// broke before the client could get anything: before the first event, or the end of a whole answer), `timeout` (no
+    /// head, or no first token, in time), `error_event` (a stream that begins with an error). The default has only what proves that the request was not
     /// run; whoever adds others agrees to some requests being run twice.
     pub on: Vec<RetryOn>,
-    /// How many retries there may be, as a share of the pool's requests; beyond it a fault is told at once.
+    /// How many retries there may be, as a share of the pool's requests; beyond it a fault is told at once. A retry after
+    /// no connection at all is none.
     pub budget: Share,
     /// Retries a second that the budget always has, for pools with little to do.
     pub always: u32,
@@ -53,7 +54,7 @@ impl Default for Retries {
 pub enum RetryOn {
     /// No connection, or the request could not be sent whole.
     Connect,
-    /// The connection broke before a byte of the answer.
+    /// The connection broke before the client could get anything of the answer.
     Lost,
     /// No head of an answer in time, or no first token.
     Timeout,

@@ -1,12 +1,13 @@
 //! What the admin listener answers to which path, and to whom.
 
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -58,7 +59,8 @@ fn metrics(house: &dyn House) -> Response {
     answer(StatusCode::OK, METRICS, house.metrics())
 }
 
-/// Lets through what is open to all, and who has the token.
+/// Lets through what is open to all, and who has the token. Without a token that is whoever is on this machine, for the
+/// listener is on loopback then; but no web page that somebody there has open.
 async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
     let open = OPEN.contains(&request.uri().path());
     match token {
@@ -67,8 +69,30 @@ async fn authorize(State(token): State<Token>, request: Request, next: Next) -> 
             refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             refusal
         }
+        None if !open && is_of_a_page(request.headers()) => {
+            let detail = "web pages are let in with a token only: set `admin.token` in the file, and restart";
+            problem(StatusCode::FORBIDDEN, detail)
+        }
         _ => next.run(request).await,
     }
+}
+
+/// Whether a browser sends it for a page from elsewhere: what may change something says where the page is from, and what a
+/// page may read is asked for under a name of its own, which was made to lead here.
+fn is_of_a_page(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(HOST);
+    let elsewhere = |origin: &str| origin.split_once("://").map(|(_, from)| from) != host;
+    text(ORIGIN).is_some_and(elsewhere) || host.is_some_and(|host| !is_local(host))
+}
+
+/// Whether it is an address, or the name that every machine has for itself.
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.eq_ignore_ascii_case("localhost") || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 fn bears(headers: &HeaderMap, token: &str) -> bool {

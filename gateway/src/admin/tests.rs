@@ -42,8 +42,13 @@ async fn start(bounds: Bounds, token: Option<&str>) -> Running {
 impl Running {
     /// The whole answer to one request, as text.
     async fn ask(&self, request: &str) -> String {
+        self.ask_of("localhost:9090", request).await
+    }
+
+    /// The same under another name.
+    async fn ask_of(&self, host: &str, request: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(format!("{request}\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        stream.write_all(format!("{request}\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
@@ -104,6 +109,32 @@ async fn with_a_token_only_probes_go_without() {
         let answer = admin.ask(&format!("GET {path} HTTP/1.1\r\nauthorization: bearer secret")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn without_a_token_whoever_is_on_the_machine_may_but_no_web_page() {
+    let admin = start(BOUNDS, None).await;
+    for host in ["localhost:9090", "LOCALHOST", "127.0.0.1", "127.0.0.1:9090", "[::1]:9090", "[::1]"] {
+        let own = format!("GET /healthz HTTP/1.1\r\norigin: http://{host}");
+        assert!(admin.ask_of(host, &own).await.starts_with("HTTP/1.1 200"), "{host}");
+        assert!(admin.ask_of(host, "GET /metrics HTTP/1.1").await.starts_with("HTTP/1.1 200"), "{host}");
+    }
+    for (host, origin) in [
+        ("localhost:9090", "\r\norigin: https://evil.example"),
+        ("localhost:9090", "\r\norigin: null"),
+        ("localhost:9090", "\r\norigin: http://localhost:8080"),
+        ("evil.example:9090", ""),
+        ("evil.example", "\r\norigin: http://evil.example"),
+        ("127.0.0.1.evil.example", ""),
+    ] {
+        let answer = admin.ask_of(host, &format!("GET /healthz HTTP/1.1{origin}")).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("application/problem+json"), "{host}: {answer}");
+        assert!(admin.ask_of(host, &format!("GET /livez HTTP/1.1{origin}")).await.starts_with("HTTP/1.1 200"));
+    }
+    // A token is more than a page has.
+    let admin = start(BOUNDS, Some("secret")).await;
+    let answer = admin.ask_of("admin.example", "GET /healthz HTTP/1.1\r\nauthorization: Bearer secret").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub(super) fn build_model<'a>(
     let route = model.pattern.to_string();
     let builder = Builder { config, find, parts, route: &route };
     let mut steps = Vec::new();
-    builder.steps(model, &mut steps, 0);
+    builder.steps(model, None, &mut steps);
     let mut built = Model::new(model.pattern.clone(), builder.targets(model, None), model.keep_name);
     (built.fallback, built.overflow_after) = (steps.into(), model.overflow_after);
     built
@@ -66,8 +66,10 @@ impl<'p, F: Fn(&str) -> Option<&'p Arc<Pool>>> Builder<'_, F> {
         before.filter(|before| before.settings == *hedge).unwrap_or_else(|| Arc::new(Hedging::new(hedge.clone())))
     }
 
-    /// The steps of `model`, each followed by those of the model that it is.
-    fn steps(&self, model: &config::Model, steps: &mut Vec<Step>, depth: usize) {
+    /// The steps of `model`, which is `below` another that falls back to it by that name, if it is; each step is followed
+    /// by those of the model that it is.
+    fn steps(&self, model: &config::Model, below: Option<(&str, usize)>, steps: &mut Vec<Step>) {
+        let depth = below.map_or(0, |(_, depth)| depth);
         for step in &model.fallback {
             let (serves, name, next) = match &step.to {
                 FallbackTo::Pool { pool, as_model } => {
@@ -76,17 +78,24 @@ impl<'p, F: Fn(&str) -> Option<&'p Arc<Pool>>> Builder<'_, F> {
                 }
                 FallbackTo::Model { model: name } => {
                     let Some(next) = self.config.model(name) else { continue };
-                    (self.targets(next, Some(name)), Some(name.as_str().into()), Some(next))
+                    (self.targets(next, Some(name)), Some(name.as_str().into()), Some((name.as_str(), next)))
                 }
             };
+            let priced_as = name.clone().or_else(|| self.price_name(step)).or_else(|| Some(below?.0.into()));
             if serves.is_empty() {
                 continue;
             }
             let serves = Arc::new(Model::new(model.pattern.clone(), serves, model.keep_name));
-            steps.push(Step { on: step.on.as_slice().into(), model: name, within: step.timeout, serves });
-            if let Some(next) = next.filter(|_| depth < DEEPEST && steps.len() < DEEPEST) {
-                self.steps(next, steps, depth + 1);
+            steps.push(Step { on: step.on.as_slice().into(), model: name, priced_as, within: step.timeout, serves });
+            if let Some((name, next)) = next.filter(|_| depth < DEEPEST && steps.len() < DEEPEST) {
+                self.steps(next, Some((name, depth + 1)), steps);
             }
         }
+    }
+
+    /// The name that a pool knows the model by, if that has a price of its own.
+    fn price_name(&self, step: &config::Fallback) -> Option<Arc<str>> {
+        let FallbackTo::Pool { as_model: Some(name), .. } = &step.to else { return None };
+        self.config.prices.models.contains_key(name).then(|| name.as_str().into())
     }
 }

@@ -243,6 +243,15 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     };
     let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
     let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
+    trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
+    trip.under_way = Some(InFlight::new(&route.series.in_flight));
+    trip.route = Some(route);
+    Ok(())
+}
+
+/// Makes the request what the backends of its route are asked. What is answered without them needs none of it.
+pub(super) fn address(trip: &mut Trip<'_>) {
+    let Some(route) = trip.route.clone().filter(|route| route.model.is_some()) else { return };
     rename(trip, &route);
     ask_usage(trip, &route);
     if let Some(served) = &route.send_as {
@@ -251,10 +260,6 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     if trip.upgrade {
         trip.query = rename_in_query(trip, &route);
     }
-    trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
-    trip.under_way = Some(InFlight::new(&route.series.in_flight));
-    trip.route = Some(route);
-    Ok(())
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.

@@ -1,6 +1,7 @@
 //! One request to one backend: a connection, the request on it, the head of the answer.
 
 use super::body::{Body, Reader};
+use super::budget::Share;
 use super::fail::{Fault, Wait};
 use super::fetch::{Deadline, alongside, wait};
 use super::{Route, Session, Trip, request};
@@ -9,6 +10,7 @@ use crate::telemetry::BackendFault;
 use crate::upstream::{Backend, Error, RequestHead, Upstream};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +42,9 @@ pub(super) enum Failed {
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Miss {
-    /// No connection, or the request was not sent whole, or the backend proves that it has not run it.
+    /// No connection: the backend has seen nothing of the request.
+    Unreached,
+    /// The request was not sent whole, or the backend proves that it has not run it.
     Connect,
     /// The connection broke before a byte of the answer.
     Lost,
@@ -137,13 +141,23 @@ impl<'a> Ask<'a> {
         self.deadline.until(wait, sent, self.timeouts.first_token, true)
     }
 
+    /// How long a wait that begins now may take, if it may take `limit`, and which limit that is.
+    pub(super) fn within(&self, wait: Wait, limit: Duration) -> (Instant, Wait) {
+        self.deadline.until(wait, Instant::now(), limit, true)
+    }
+
+    /// No memory yet, for what is held of the answer.
+    pub(super) fn share(&self) -> Share {
+        self.core.bodies.share()
+    }
+
     /// The backend has sent something.
     pub(super) fn alive(&self) {
         self.backend.health.alive(Instant::now());
     }
 
     /// What went wrong, for the log.
-    pub(super) fn told(&self, error: &Error) -> String {
+    pub(super) fn told(&self, error: impl Display) -> String {
         format!("{}: {error}", self.backend.settings.name)
     }
 
@@ -220,7 +234,7 @@ fn unreachable(backend: &Backend, began: Instant, fault: BackendFault, why: &str
         backend.series.up.set(0);
         tracing::warn!(backend = &*backend.settings.name, reason = why, "backend is down");
     }
-    Failed::Missed(Miss::Connect, Fault::unreachable(format!("{}: {why}", backend.settings.name)))
+    Failed::Missed(Miss::Unreached, Fault::unreachable(format!("{}: {why}", backend.settings.name)))
 }
 
 /// Asks with a body that the client is still sending.

@@ -42,7 +42,7 @@ impl Stuck {
     /// An attempt was made, and no other may be at this pool.
     pub(super) fn after(miss: Miss, missed: Missed) -> Self {
         let why = match miss {
-            Miss::Connect => Some(FallbackOn::Unavailable),
+            Miss::Unreached | Miss::Connect => Some(FallbackOn::Unavailable),
             Miss::Timeout => Some(FallbackOn::Timeout),
             Miss::Lost | Miss::Malformed | Miss::ErrorEvent => Some(FallbackOn::Error),
             Miss::Status(429) => Some(FallbackOn::RateLimited),
@@ -130,6 +130,7 @@ pub(super) async fn turn(
     if let Some(model) = trip.exchange.model().cloned().filter(|_| trip.exchange.answerer().is_some()) {
         trip.exchange.settle_on(Arc::new(route.answerer(&model)));
     }
+    trip.exchange.price_as(step.priced_as.clone());
     let name = route.send_as.as_ref().or(trip.exchange.model());
     trip.record.model_served = name.map(|name| name.as_ref().into());
     trip.under_way = Some(InFlight::new(&route.series.in_flight));

@@ -7,7 +7,7 @@ use super::body::Body;
 use super::fail::{Fault, Result, Wait};
 use super::fallback::{self, Chain, Stuck};
 use super::hedge;
-use super::opening::Opened;
+use super::opening::{Opened, Opening};
 use super::place::{self, NoPlace};
 use super::retry::Retrying;
 use super::{Route, Session, Trip};
@@ -206,7 +206,9 @@ async fn at(
     };
     loop {
         let backend = place.backend().clone();
-        let (miss, missed) = match ask(session, trip, route, deadline, place).await? {
+        let may = |miss| retrying.allows(trip, route, miss);
+        let again = may(Miss::Lost) || may(Miss::ErrorEvent) || chain.has(trip, FallbackOn::Error);
+        let (miss, missed) = match ask(session, trip, route, deadline, place, again).await? {
             Asked::Answered(fetched) => return Ok(At::Answered(fetched)),
             Asked::Missed(miss, missed) => (miss, missed),
         };
@@ -258,30 +260,37 @@ enum Asked {
     Missed(Miss, Missed),
 }
 
-/// Asks the backend of `place`; an idle connection to it that turns out to be dead is replaced by a new one.
+/// Asks the backend of `place`; an idle connection to it that turns out to be dead is replaced by a new one. Where it may
+/// be asked `again` after an answer that breaks off, the answer's opening is read before it is one.
 async fn ask(
     session: &mut Session,
     trip: &mut Trip<'_>,
     route: &Route,
     deadline: Deadline,
     place: Place,
+    again: bool,
 ) -> Result<Asked> {
     asks(trip, &place);
     let began = Instant::now();
-    let opens = (route.pool.hold == Hold::Content || route.hedging.is_some()) && trip.exchange.wants_stream();
-    let (outcome, place) = match opens && matches!(trip.body, Body::Whole) {
-        true => hedge::ask(session, trip, route, deadline, place).await?,
-        false => {
+    let stream = trip.exchange.wants_stream();
+    let hedges = route.hedging.as_ref().is_some_and(|hedging| hedging.is_for(stream));
+    let holds = route.pool.hold == Hold::Content && stream;
+    let opens = matches!(trip.body, Body::Whole) && (again || holds || hedges);
+    let (outcome, place) = match Opening::new(trip, route).filter(|_| opens) {
+        Some(opening) => hedge::ask(session, trip, route, deadline, place, opening).await?,
+        None => {
             let backend = place.backend().clone();
             let mut outcome = attempt(session, trip, &backend, route, deadline, false).await;
             if matches!(outcome, Err(Failed::Stale)) {
                 outcome = attempt(session, trip, &backend, route, deadline, true).await;
             }
-            (outcome.map(|got| Opened { got, held: VecDeque::new(), is_error: false }), place)
+            let share = trip.core.bodies.share();
+            (outcome.map(|got| Opened { got, held: VecDeque::new(), is_error: false, share }), place)
         }
     };
     trip.record.upstream_time += began.elapsed();
-    let Opened { got, held, is_error } = match outcome {
+    // Held pieces are counted anew by whoever takes them out.
+    let Opened { got, held, is_error, share: _ } = match outcome {
         Ok(opened) => opened,
         Err(Failed::Missed(miss, fault)) => return Ok(Asked::Missed(miss, Missed::Fault(fault))),
         Err(Failed::Final(fault)) => return Err(fault),

@@ -26,6 +26,7 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.team.clone_from(&caller.team);
         record.org.clone_from(&caller.org);
         record.key_id.clone_from(&caller.key);
+        record.metadata = Some(caller.metadata.clone());
     }
     trip.exchange.record(Outcome {
         status: answered.status,
@@ -40,19 +41,22 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     while let Some(follower) = trip.followers.pop() {
         follower.end(&trip.exchange);
     }
-    add_to_spenders(&trip);
+    let cost = add_to_spenders(&trip);
     trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
+    if cost > 0 {
+        series.cost.add(cost);
+    }
     trip.core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     trip.core.log.request(&trip.record, route, pool);
     debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
 }
 
-/// An answer that was made for another request is that one's to pay.
-fn add_to_spenders(trip: &Trip<'_>) {
+/// An answer that was made for another request is that one's to pay. Gives what this one costs, in billionths.
+fn add_to_spenders(trip: &Trip<'_>) -> u64 {
     let (caller, usage) = (trip.exchange.caller(), trip.record.usage.filter(|_| trip.exchange.is_charged()));
-    let price = trip.exchange.model().and_then(|model| trip.snapshot.prices.of(model));
+    let price = trip.exchange.priced_as().and_then(|model| trip.snapshot.prices.of(model));
     let tokens = usage.map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
     let cost = usage.zip(price).map_or(0, |(usage, price)| price.of(&usage));
     trip.snapshot.shared.spenders.record(&Spent {
@@ -64,6 +68,7 @@ fn add_to_spenders(trip: &Trip<'_>) {
         cost,
         limited: trip.exchange.is_limited(),
     });
+    cost
 }
 
 /// The model as the file names it, also of a request that came no farther than a filter.

@@ -1,4 +1,4 @@
-//! A second backend for a stream whose first token is late: the first that is heard wins, and the other is let go of.
+//! A second backend for an answer that is late: the first that is heard wins, and the other is let go of.
 
 use super::attempt::{Ask, Outcome};
 use super::fail::Result;
@@ -11,8 +11,8 @@ use crate::upstream::queue::Place;
 use std::pin::pin;
 use std::time::Instant;
 
-/// Asks the backend of `place` for a stream, and reads it up to its first event with content; asks another as well when
-/// that takes too long. Whose answer it is has the place that comes back.
+/// Asks the backend of `place`, and reads the opening of its answer; asks another as well when that takes too long. Whose
+/// answer it is has the place that comes back.
 ///
 /// # Errors
 /// That the client has left, or the process ends.
@@ -22,12 +22,13 @@ pub(super) async fn ask(
     route: &Route,
     deadline: Deadline,
     place: Place,
+    opening: Opening,
 ) -> Result<(Outcome<Opened>, Place)> {
     let (core, began) = (trip.core, Instant::now());
-    let choices = trip.exchange.call().and_then(|call| call.n).unwrap_or(1);
-    let opening = Opening { endpoint: trip.exchange.endpoint(), choices, limit: trip.snapshot.limits.event };
     let mut first = pin!(open(Ask::new(trip, place.backend(), route, deadline), opening));
-    let late = route.hedging.as_ref().and_then(|hedging| {
+    let stream = trip.exchange.wants_stream();
+    let hedging = route.hedging.as_deref().filter(|hedging| hedging.is_for(stream));
+    let late = hedging.and_then(|hedging| {
         hedging.budget.earn();
         opening::patience(trip, hedging)
     });
@@ -35,7 +36,7 @@ pub(super) async fn ask(
         Some(late) => alongside(core, session, tokio::time::timeout(late, first.as_mut())).await?.ok(),
         None => Some(alongside(core, session, first.as_mut()).await?),
     };
-    let (outcome, place) = match (early, route.hedging.as_deref()) {
+    let (outcome, place) = match (early, hedging) {
         (Some(outcome), _) => (outcome, place),
         (None, Some(hedging)) if let Some(second) = second(trip, route, hedging, &place) => {
             let asked = open(Ask::new(trip, second.backend(), route, deadline), opening);
@@ -59,8 +60,8 @@ pub(super) async fn ask(
         (None, _) => (alongside(core, session, first).await?, place),
     };
     // One that was given up took at least as long.
-    if let Some(hedging) = route.hedging.as_ref().filter(|_| outcome.as_ref().is_ok_and(Opened::is_good)) {
-        hedging.took(began.elapsed());
+    if let Some(hedging) = hedging.filter(|_| outcome.as_ref().is_ok_and(Opened::is_good)) {
+        hedging.took(stream, began.elapsed());
     }
     Ok((outcome, place))
 }

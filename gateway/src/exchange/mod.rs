@@ -206,6 +206,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
+    admit::address(trip);
     // A filter may have waited long: nothing is begun for which there is no time.
     if trip.core.has_cut() {
         return Err(Fault::leaving());

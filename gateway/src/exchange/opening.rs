@@ -1,24 +1,50 @@
-//! The opening of a stream: everything up to the first event with content, read and held before it is decided whose
-//! stream the client gets. Where a pool holds streams for so long, and where a second backend may be asked.
+//! The opening of an answer: of a stream everything up to the first event, or the first with content, of any other all of
+//! it; read and held before it is decided whose answer the client gets. Where a pool holds streams for so long, where a
+//! second backend may be asked, and where another is asked if one breaks off.
 
 use super::attempt::{Ask, Failed, Got, Miss, Outcome};
+use super::budget::Share;
 use super::fail::{Fault, Wait};
+use super::{Route, Trip};
 use crate::upstream::hedge::Hedging;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use tidegate_config::Hold;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, StreamWatch};
 
-/// What is to be looked for in a stream.
+/// What is to be looked for in an answer.
 #[derive(Clone, Copy)]
 pub(super) struct Opening {
     /// In whose protocol it is.
-    pub endpoint: Endpoint,
+    endpoint: Endpoint,
     /// How many answers it has.
-    pub choices: u64,
-    /// The largest event.
-    pub limit: usize,
+    choices: u64,
+    /// How much of a stream is held; none: a whole answer is to come.
+    stream: Option<Hold>,
+    /// The largest event, or the largest whole answer that is held.
+    limit: usize,
+    /// Bytes of all answers and bodies that may be held.
+    in_flight: usize,
+    /// How long a whole answer may pause.
+    idle: Duration,
+}
+
+impl Opening {
+    /// For the answer to `trip`, if it is one that is read before it is passed on.
+    pub(super) fn new(trip: &Trip<'_>, route: &Route) -> Option<Self> {
+        let (call, endpoint) = (trip.exchange.call()?, trip.exchange.endpoint());
+        let limits = &trip.snapshot.limits;
+        let hold = if route.hedging.is_some() { Hold::Content } else { route.pool.hold };
+        let stream = call.stream.then_some(hold);
+        if stream.is_none() && matches!(endpoint, Endpoint::Audio | Endpoint::Images) {
+            return None;
+        }
+        let limit = if stream.is_some() { limits.event } else { limits.answer };
+        let (choices, idle) = (call.n.unwrap_or(1), route.timeouts.idle);
+        Some(Self { endpoint, choices, stream, limit, in_flight: limits.bodies_in_flight, idle })
+    }
 }
 
 /// A backend that has begun to answer, and what it has said.
@@ -29,6 +55,8 @@ pub(super) struct Opened {
     pub held: VecDeque<Bytes>,
     /// Whether that is an error where a stream should have been.
     pub is_error: bool,
+    /// The memory that a whole answer takes.
+    pub share: Share,
 }
 
 impl Opened {
@@ -38,7 +66,7 @@ impl Opened {
     }
 }
 
-/// Asks, and reads a stream up to its first event with content. An idle connection that turns out to be dead is replaced.
+/// Asks, and reads the opening of the answer. An idle connection that turns out to be dead is replaced.
 ///
 /// # Errors
 /// How it ended.
@@ -48,39 +76,62 @@ pub(super) async fn open(ask: Ask<'_>, opening: Opening) -> Outcome<Opened> {
         Err(Failed::Stale) => again.clone().run(true).await?,
         outcome => outcome?,
     };
-    let mut opened = Opened { got, held: VecDeque::new(), is_error: false };
-    let kind = super::headers::media_type(&opened.got.head.headers);
-    if opened.got.head.status.as_u16() == 200 && kind == "text/event-stream" {
-        read(&again, &mut opened, opening).await?;
+    let mut opened = Opened { got, held: VecDeque::new(), is_error: false, share: again.share() };
+    if opened.got.head.status.as_u16() == 200 {
+        let is_stream = super::headers::media_type(&opened.got.head.headers) == "text/event-stream";
+        match opening.stream {
+            Some(hold) if is_stream => read_stream(&again, &mut opened, opening, hold).await?,
+            None if !is_stream => read_whole(&again, &mut opened, opening).await?,
+            // Not what was asked for: the relay says so.
+            _ => {}
+        }
     }
     Ok(opened)
 }
 
-async fn read(ask: &Ask<'_>, opened: &mut Opened, opening: Opening) -> Outcome<()> {
+/// Reads one more piece, no later than `until`.
+async fn piece(ask: &Ask<'_>, opened: &mut Opened, (until, wait): (Instant, Wait)) -> Outcome<Option<Bytes>> {
+    let patience = until.saturating_duration_since(Instant::now());
+    match pingora::time::timeout(patience, opened.got.upstream.read_body()).await {
+        Ok(Ok(piece)) => {
+            if piece.is_some() {
+                ask.alive();
+            }
+            Ok(piece)
+        }
+        Ok(Err(error)) => Err(Failed::Missed(Miss::Lost, Fault::broken(ask.told(&error)))),
+        Err(_) if matches!(wait, Wait::FirstToken | Wait::Idle) => {
+            Err(Failed::Missed(Miss::Timeout, Fault::timed_out(wait)))
+        }
+        Err(_) => Err(Failed::Final(Fault::timed_out(wait))),
+    }
+}
+
+async fn read_stream(ask: &Ask<'_>, opened: &mut Opened, opening: Opening, hold: Hold) -> Outcome<()> {
     let mut cutter = EventCutter::new(opening.limit);
     let mut watch = StreamWatch::new(opening.endpoint).with_choices(opening.choices);
     let mut held = 0;
     loop {
-        let (until, wait) = ask.until(Wait::FirstToken, opened.got.sent);
-        let patience = until.saturating_duration_since(Instant::now());
-        let read = pingora::time::timeout(patience, opened.got.upstream.read_body()).await;
-        let chunk = match read {
-            Ok(Ok(Some(chunk))) => chunk,
-            // What becomes of a stream without content is for the relay to say.
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Err(error)) => return Err(Failed::Missed(Miss::Lost, Fault::broken(ask.told(&error)))),
-            Err(_) if wait == Wait::FirstToken => return Err(Failed::Missed(Miss::Timeout, Fault::timed_out(wait))),
-            Err(_) => return Err(Failed::Final(Fault::timed_out(wait))),
+        let until = ask.until(Wait::FirstToken, opened.got.sent);
+        let Some(chunk) = piece(ask, opened, until).await? else {
+            if let Some(rest) = cutter.finish() {
+                watch.see(&rest);
+            }
+            // Nothing, and no word that this is all: as good as broken off.
+            return match watch.complete() || watch.saw_error() {
+                true => Ok(()),
+                false => Err(Failed::Missed(Miss::Lost, Fault::broken(ask.told("the stream ended before it began")))),
+            };
         };
-        ask.alive();
         held += chunk.len();
         opened.held.push_back(chunk.clone());
         // Larger than may be held: the relay says so.
         let Ok(block) = cutter.push(chunk) else { return Ok(()) };
         if let Some(block) = block {
-            let done = watch.see(&block).done_at.is_some();
+            let seen = watch.see(&block);
+            let is_enough = watch.content_events() > 0 || hold == Hold::Event && seen.has_event;
             opened.is_error = watch.saw_error() && watch.content_events() == 0;
-            if done || opened.is_error || watch.content_events() > 0 {
+            if seen.done_at.is_some() || opened.is_error || is_enough {
                 return Ok(());
             }
         }
@@ -88,6 +139,22 @@ async fn read(ask: &Ask<'_>, opened: &mut Opened, opening: Opening) -> Outcome<(
             return Ok(());
         }
     }
+}
+
+/// Reads a whole answer to its end, or as far as there is room for it.
+async fn read_whole(ask: &Ask<'_>, opened: &mut Opened, opening: Opening) -> Outcome<()> {
+    let mut held = 0;
+    while !opened.got.upstream.is_done() {
+        let until = ask.within(Wait::Idle, opening.idle);
+        let Some(piece) = piece(ask, opened, until).await? else { return Ok(()) };
+        held += piece.len();
+        let fits = opened.share.grow(piece.len(), opening.in_flight);
+        opened.held.push_back(piece);
+        if !fits || held > opening.limit {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Two that were asked, and who was heard.
@@ -132,5 +199,5 @@ pub(super) fn patience(trip: &super::Trip<'_>, hedging: &Hedging) -> Option<Dura
     if refused || (side_effects && !hedging.settings.side_effects) {
         return None;
     }
-    hedging.patience()
+    hedging.patience(call.stream)
 }

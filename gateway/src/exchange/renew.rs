@@ -84,6 +84,7 @@ async fn renew(core: &Core, renewal: Renewal) {
     trip.followers.push(follower);
     let road = async {
         admit::route(&mut trip)?;
+        admit::address(&mut trip);
         let fetched = fetch::fetch(&mut session, &mut trip).await?;
         relay::relay(&mut session, &mut trip, fetched).await
     };

@@ -30,7 +30,7 @@ impl Retrying {
     pub(super) fn allows(&self, trip: &Trip<'_>, route: &Route, miss: Miss) -> bool {
         let rules = &route.pool.retries;
         let listed = match miss {
-            Miss::Connect => rules.on.contains(&RetryOn::Connect),
+            Miss::Unreached | Miss::Connect => rules.on.contains(&RetryOn::Connect),
             Miss::Lost => rules.on.contains(&RetryOn::Lost),
             Miss::Timeout => rules.on.contains(&RetryOn::Timeout),
             Miss::Status(status) => rules.on.contains(&RetryOn::Status(status)),
@@ -40,9 +40,10 @@ impl Retrying {
         listed && self.left > 0 && trip.replayable
     }
 
-    /// Takes one more attempt out of what this request and the pool have left. False if that is nothing.
+    /// Takes one more attempt out of what this request and the pool have left. False if that is nothing. What no backend
+    /// has seen is no load on any, and costs the pool nothing.
     pub(super) fn spend(&mut self, trip: &mut Trip<'_>, route: &Route, miss: Miss) -> bool {
-        if !route.pool.budget.spend() {
+        if miss != Miss::Unreached && !route.pool.budget.spend() {
             route.series.retries_refused.inc();
             return false;
         }
@@ -78,7 +79,7 @@ fn made_by_client(trip: &Trip<'_>) -> u32 {
 /// What a miss counts as.
 fn cause(miss: Miss) -> RetryCause {
     match miss {
-        Miss::Connect => RetryCause::Connect,
+        Miss::Unreached | Miss::Connect => RetryCause::Connect,
         Miss::Lost => RetryCause::Lost,
         Miss::Timeout => RetryCause::Timeout,
         Miss::ErrorEvent => RetryCause::ErrorEvent,

@@ -96,7 +96,8 @@ impl Reloads {
         self.saw(before, noting.files());
         self.asked.notify_waiters();
         let applied = loaded.and_then(|loaded| {
-            let warnings = loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
+            let other_pepper = assemble::other_pepper(&loaded.config);
+            let warnings = loaded.warnings.iter().chain(&other_pepper).map(|warning| warning.message.clone()).collect();
             self.put(loaded.config, Some(&loaded.positions), by, warnings)
         });
         applied.map_err(|faults| self.refuse(by, faults))
@@ -137,6 +138,7 @@ impl Reloads {
             tracing::warn!(error, "the log level stays as it was");
         }
         core.log.set_sample(config.log.sample.as_ref());
+        core.log.set_metadata(&config.log.metadata);
         let changes = config::changes(before, &config);
         let restart = restart_for(&self.started, &config);
         let hash = snapshot.hash.clone();

@@ -73,9 +73,7 @@ impl File {
 
     /// A connection that reads.
     pub(super) fn reader(&self) -> Result<Connection, StorageError> {
-        let connection = open(&self.options.path, BUSY)?;
-        connection.pragma_update(None, "query_only", true)?;
-        Ok(connection)
+        look(&self.options.path)
     }
 
     fn away(&self, error: &io::Error) -> StorageError {
@@ -91,6 +89,16 @@ pub fn direct(path: &Path, tables: &[Table]) -> Result<Connection, StorageError>
     make(path).map_err(|error| StorageError::Away(format!("{}: {error}", path.display())))?;
     let mut connection = open(path, PATIENT)?;
     migrate(&mut connection, tables)?;
+    Ok(connection)
+}
+
+/// A connection for a look at a store that is there already.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn look(path: &Path) -> Result<Connection, StorageError> {
+    let connection = open(path, BUSY)?;
+    connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 

@@ -3,13 +3,14 @@
 use super::Table;
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, OptionalExtension, Row};
-use tidegate_plugins::keys::{Key, KeyHash, Record, Secret};
+use tidegate_plugins::keys::{Key, KeyHash, Record, Sealed, Secret};
 use tidegate_plugins::when::When;
 
 /// What is kept of keys. The settings of a key are JSON, as the admin listener takes and shows them.
 pub(super) const TABLE: Table = Table {
     name: "keys",
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE keys (
             id TEXT PRIMARY KEY,
             settings TEXT NOT NULL,
@@ -23,7 +24,11 @@ pub(super) const TABLE: Table = Table {
             until INTEGER
         ) STRICT;
         CREATE INDEX key_hashes_by_key ON key_hashes (key);
-    "],
+    ",
+        "
+        ALTER TABLE key_hashes ADD COLUMN pepper BLOB;
+    ",
+    ],
 };
 
 /// What became of a change to one key.
@@ -41,13 +46,13 @@ pub enum Changed {
 ///
 /// # Errors
 /// If the store cannot be written.
-pub fn insert(connection: &Connection, key: &Key, hash: &KeyHash, now: When) -> rusqlite::Result<Changed> {
+pub fn insert(connection: &Connection, key: &Key, sealed: &Sealed, now: When) -> rusqlite::Result<Changed> {
     let settings = serde_json::to_string(key).map_err(|error| Error::ToSqlConversionFailure(Box::new(error)))?;
     let insert = "INSERT INTO keys (id, settings, created) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
     if connection.execute(insert, (&key.id, settings, now.unix()))? == 0 {
         return Ok(Changed::Refused);
     }
-    insert_hash(connection, &key.id, hash, now)?;
+    insert_hash(connection, &key.id, sealed, now)?;
     get(connection, &key.id)
 }
 
@@ -65,7 +70,7 @@ pub fn revoke(connection: &Connection, id: &str, now: When) -> rusqlite::Result<
 ///
 /// # Errors
 /// If the store cannot be written.
-pub fn rotate(connection: &Connection, id: &str, hash: &KeyHash, now: When, until: When) -> rusqlite::Result<Changed> {
+pub fn rotate(connection: &Connection, id: &str, sealed: &Sealed, now: When, until: When) -> rusqlite::Result<Changed> {
     match get(connection, id)? {
         Changed::Done(record) if record.revoked.is_some() => return Ok(Changed::Refused),
         Changed::Done(_) => {}
@@ -74,13 +79,26 @@ pub fn rotate(connection: &Connection, id: &str, hash: &KeyHash, now: When, unti
     connection.execute("DELETE FROM key_hashes WHERE key = ?1 AND until <= ?2", (id, now.unix()))?;
     let end = "UPDATE key_hashes SET until = ?2 WHERE key = ?1 AND (until IS NULL OR until > ?2)";
     connection.execute(end, (id, until.unix()))?;
-    insert_hash(connection, id, hash, now)?;
+    insert_hash(connection, id, sealed, now)?;
     get(connection, id)
 }
 
-fn insert_hash(connection: &Connection, id: &str, hash: &KeyHash, now: When) -> rusqlite::Result<()> {
-    let insert = "INSERT INTO key_hashes (hash, key, created) VALUES (?1, ?2, ?3)";
-    connection.execute(insert, (hash.as_bytes(), id, now.unix())).map(drop)
+fn insert_hash(connection: &Connection, id: &str, sealed: &Sealed, now: When) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO key_hashes (hash, key, created, pepper) VALUES (?1, ?2, ?3, ?4)";
+    connection.execute(insert, (sealed.hash.as_bytes(), id, now.unix(), sealed.pepper)).map(drop)
+}
+
+/// Keys that would let in, but for the pepper that is not the one they were hashed with; and how many would let in at all.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn of_other_peppers(connection: &Connection, pepper: [u8; 8], now: When) -> rusqlite::Result<(i64, i64)> {
+    let count = "WITH secrets AS (
+            SELECT key_hashes.key, coalesce(pepper = ?1, 1) AS ours FROM key_hashes JOIN keys ON keys.id = key_hashes.key
+            WHERE revoked IS NULL AND (until IS NULL OR until > ?2)
+        ), each AS (SELECT max(ours) AS ours FROM secrets GROUP BY key)
+        SELECT coalesce(sum(ours = 0), 0), count(*) FROM each";
+    connection.query_row(count, (pepper, now.unix()), |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// One key.
@@ -161,7 +179,7 @@ mod tests {
 
     fn store() -> Connection {
         let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(TABLE.migrations[0]).unwrap();
+        TABLE.migrations.iter().for_each(|migration| connection.execute_batch(migration).unwrap());
         connection
     }
 
@@ -170,8 +188,8 @@ mod tests {
             .unwrap()
     }
 
-    fn hash(secret: &str) -> KeyHash {
-        KeyHasher::new(None).hash(secret)
+    fn hash(secret: &str) -> Sealed {
+        KeyHasher::new(None).seal(secret)
     }
 
     fn done(changed: Changed) -> Record {
@@ -184,7 +202,7 @@ mod tests {
         let (store, now) = (store(), When::from_unix(1000));
         let record = done(insert(&store, &key("a"), &hash("one"), now).unwrap());
         assert_eq!((record.key.user.as_deref(), record.key.priority.map(|p| p.get())), (Some("ann"), Some(3)));
-        assert_eq!((record.created, record.secrets[0].hash, record.secrets[0].until), (now, hash("one"), None));
+        assert_eq!((record.created, record.secrets[0].hash, record.secrets[0].until), (now, hash("one").hash, None));
         assert!(matches!(insert(&store, &key("a"), &hash("two"), now).unwrap(), Changed::Refused));
         assert!(matches!(get(&store, "b").unwrap(), Changed::Unknown));
     }
@@ -205,6 +223,23 @@ mod tests {
         assert_eq!(done(revoke(&store, "a", at(220)).unwrap()).revoked, Some(at(210)));
         assert!(matches!(rotate(&store, "a", &hash("five"), at(230), at(240)).unwrap(), Changed::Refused));
         assert!(matches!(rotate(&store, "b", &hash("five"), at(230), at(240)).unwrap(), Changed::Unknown));
+    }
+
+    #[test]
+    fn keys_of_another_pepper_are_told_from_those_that_let_in() {
+        let (store, at) = (store(), When::from_unix);
+        let (old, new) = (KeyHasher::new(Some("old")), KeyHasher::new(Some("new")));
+        for id in ["a", "b", "c", "revoked"] {
+            insert(&store, &key(id), &old.seal(id), at(0)).unwrap();
+        }
+        revoke(&store, "revoked", at(1)).unwrap();
+        let others = |hasher: &KeyHasher| of_other_peppers(&store, hasher.pepper(), at(10)).unwrap();
+        assert_eq!((others(&old), others(&new)), ((0, 3), (3, 3)));
+        // One of its secrets is enough, and whoever was kept before anybody wrote down the pepper may be anything.
+        rotate(&store, "a", &new.seal("a2"), at(5), at(20)).unwrap();
+        store.execute("UPDATE key_hashes SET pepper = NULL WHERE key = 'b'", ()).unwrap();
+        assert_eq!((others(&old), others(&new)), ((0, 3), (1, 3)));
+        assert_eq!(of_other_peppers(&store, old.pepper(), at(20)).unwrap(), (1, 3));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_plugins::Source;
+use tidegate_plugins::tenants::Metadata;
 use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
@@ -44,6 +45,8 @@ pub struct Record {
     pub org: Option<Arc<str>>,
     /// The id of the key (never the key).
     pub key_id: Option<Arc<str>>,
+    /// What the caller is known by elsewhere; of this the log writes what its settings name.
+    pub metadata: Option<Arc<Metadata>>,
     /// The model the client named, bounded by [`bounded`].
     pub model_asked: Option<Box<str>>,
     /// The model the backend was asked for.
@@ -121,6 +124,7 @@ impl Record {
             team: None,
             org: None,
             key_id: None,
+            metadata: None,
             model_asked: None,
             model_served: None,
             backend: None,

@@ -8,10 +8,13 @@ use tidegate_config::Share;
 /// A token, in the bucket's unit.
 const TOKEN: i64 = 1_000_000;
 
-/// The most tokens that are saved up.
-const MOST: i64 = 20 * TOKEN;
+/// Tokens that are saved up however long ago they came.
+const ALWAYS: i64 = 20 * TOKEN;
 
-/// A bucket that live traffic fills. Two atomics; no request waits for another.
+/// How long retries that were not made are kept.
+pub const KEPT: Duration = Duration::from_secs(5);
+
+/// A bucket that live traffic fills. A few atomics; no request waits for another.
 #[derive(Debug)]
 pub struct Budget {
     each: i64,
@@ -20,22 +23,45 @@ pub struct Budget {
     since: Instant,
     /// Up to when the share of time is in, in milliseconds since `since`.
     filled: AtomicU64,
+    /// How long more is saved up than a few; in milliseconds, not 0.
+    span: u64,
+    /// What came within this span and the one before, and which that is: as much is saved up.
+    earned: [AtomicI64; 2],
+    now: AtomicU64,
 }
 
 impl Budget {
-    /// A bucket that gets `share` of a token from each request and `always` tokens a second. It begins half full.
-    pub fn new(share: Share, always: u32) -> Self {
+    /// A bucket that gets `share` of a token from each request and `always` tokens a second. It begins with ten. It never
+    /// has more than 20, or than requests put in within `keep` or twice that.
+    pub fn new(share: Share, always: u32, keep: Duration) -> Self {
         let (each, every_second) = ((share.of_one() * TOKEN as f64) as i64, i64::from(always) * TOKEN);
         // A share of nothing is nothing from the beginning.
-        let begin = if each == 0 && every_second == 0 { 0 } else { MOST / 2 };
-        Self { each, every_second, tokens: AtomicI64::new(begin), since: Instant::now(), filled: AtomicU64::new(0) }
+        let begin = if each == 0 && every_second == 0 { 0 } else { ALWAYS / 2 };
+        Self {
+            each,
+            every_second,
+            tokens: AtomicI64::new(begin),
+            since: Instant::now(),
+            filled: AtomicU64::new(0),
+            span: u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).max(1),
+            earned: Default::default(),
+            now: AtomicU64::new(0),
+        }
     }
 
     /// A request has come.
     pub fn earn(&self) {
-        let now = self.tokens.load(Relaxed);
-        if now < MOST && self.each > 0 {
-            self.tokens.fetch_add(self.each.min(MOST - now), Relaxed);
+        if self.each > 0 {
+            self.earn_at(self.since.elapsed());
+        }
+    }
+
+    fn earn_at(&self, now: Duration) {
+        let span = self.turn(now);
+        self.earned[span].fetch_add(self.each, Relaxed);
+        let (tokens, most) = (self.tokens.load(Relaxed), self.most());
+        if tokens < most {
+            self.tokens.fetch_add(self.each.min(most - tokens), Relaxed);
         }
     }
 
@@ -45,8 +71,29 @@ impl Budget {
     }
 
     fn spend_at(&self, now: Duration) -> bool {
+        self.turn(now);
         self.fill(now);
-        self.tokens.fetch_update(Relaxed, Relaxed, |tokens| (tokens >= TOKEN).then_some(tokens - TOKEN)).is_ok()
+        let most = self.most();
+        let spent = |tokens: i64| (tokens >= TOKEN).then(|| tokens.min(most) - TOKEN);
+        self.tokens.fetch_update(Relaxed, Relaxed, spent).is_ok()
+    }
+
+    /// The most that may be saved up now.
+    fn most(&self) -> i64 {
+        ALWAYS.max(self.earned.iter().map(|earned| earned.load(Relaxed)).sum())
+    }
+
+    /// Which of the two spans it is now; what the other had is forgotten when its turn comes again.
+    fn turn(&self, now: Duration) -> usize {
+        let span = u64::try_from(now.as_millis()).unwrap_or(u64::MAX) / self.span;
+        let before = self.now.fetch_max(span, Relaxed);
+        if before < span {
+            self.earned[(span % 2) as usize].store(0, Relaxed);
+            if span - before > 1 {
+                self.earned[((span + 1) % 2) as usize].store(0, Relaxed);
+            }
+        }
+        (span % 2) as usize
     }
 
     /// What time has put in since it was last asked.
@@ -56,7 +103,7 @@ impl Budget {
         let passed = i64::try_from(now.saturating_sub(before)).unwrap_or(i64::MAX);
         let more = passed.saturating_mul(self.every_second) / 1000;
         if more > 0 {
-            let filled = |tokens: i64| Some(tokens.saturating_add(more).min(MOST.max(tokens)));
+            let filled = |tokens: i64| Some(tokens.saturating_add(more).min(ALWAYS.max(tokens)));
             let _ = self.tokens.fetch_update(Relaxed, Relaxed, filled);
         }
     }
@@ -68,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_spent_is_never_more_than_the_share_and_the_beginning() {
-        let budget = Budget::new(Share::percent(20), 0);
+        let budget = Budget::new(Share::percent(20), 0, Duration::ZERO);
         let spent = (0..1000).filter(|_| {
             budget.earn();
             budget.spend()
@@ -78,14 +125,24 @@ mod tests {
 
     #[test]
     fn time_alone_gives_a_little() {
-        let budget = Budget::new(Share::percent(0), 3);
+        let budget = Budget::new(Share::percent(0), 3, Duration::ZERO);
         let spend = |second: u64| (0..100).filter(|_| budget.spend_at(Duration::from_secs(second))).count();
         assert_eq!((spend(0), spend(1), spend(1), spend(3)), (10, 3, 0, 6));
         assert_eq!(spend(1000), 20, "no more is saved up than a little");
     }
 
     #[test]
+    fn as_much_is_saved_up_as_came_in_not_long_ago() {
+        let budget = Budget::new(Share::percent(20), 0, Duration::from_secs(5));
+        let all = |second: u64| (0..10_000).filter(|_| budget.spend_at(Duration::from_secs(second))).count();
+        (0..2000).for_each(|n| budget.earn_at(Duration::from_millis(5 * n)));
+        assert_eq!(all(9), 400, "ten seconds at 200 a second");
+        (0..2000).for_each(|n| budget.earn_at(Duration::from_millis(10_000 + 5 * n)));
+        assert_eq!(all(60), 20, "a minute later a few are left");
+    }
+
+    #[test]
     fn a_share_of_nothing_is_nothing() {
-        assert!(!Budget::new(Share::percent(0), 0).spend());
+        assert!(!Budget::new(Share::percent(0), 0, Duration::ZERO).spend());
     }
 }

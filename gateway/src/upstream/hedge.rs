@@ -1,5 +1,5 @@
-//! When the first token of a stream is late enough to ask a second backend: what a model has taken so far, in buckets,
-//! and how many second requests there may still be.
+//! When the first token of a stream, or a whole answer, is late enough to ask a second backend: what a model has taken so
+//! far, in buckets, and how many second requests there may still be.
 
 use super::budget::Budget;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -25,30 +25,43 @@ pub struct Hedging {
     pub settings: Hedge,
     /// How many second requests there may still be.
     pub budget: Budget,
-    times: Times,
+    /// What first tokens took, and what whole answers did.
+    tokens: Times,
+    wholes: Times,
 }
 
 impl Hedging {
     /// Of which nothing is known yet.
     pub fn new(settings: Hedge) -> Self {
-        Self { budget: Budget::new(settings.budget, 0), settings, times: Times::default() }
+        let budget = Budget::new(settings.budget, 0, Duration::ZERO);
+        Self { budget, settings, tokens: Times::default(), wholes: Times::default() }
     }
 
-    /// After how long a first token is late; none if that is not known yet.
-    pub fn patience(&self) -> Option<Duration> {
-        match self.settings.after {
+    /// Whether streams, or whole answers, are ever late.
+    pub fn is_for(&self, stream: bool) -> bool {
+        stream || self.settings.whole.is_some()
+    }
+
+    /// After how long the first token of a `stream`, or a whole answer, is late; none if that is not known yet, or if it is
+    /// never late.
+    pub fn patience(&self, stream: bool) -> Option<Duration> {
+        let (after, times) = match stream {
+            true => (self.settings.after, &self.tokens),
+            false => (self.settings.whole?, &self.wholes),
+        };
+        match after {
             After::Time(time) => Some(time),
-            After::Percentile(percentile) => self.times.percentile(percentile),
+            After::Percentile(percentile) => times.percentile(percentile),
         }
     }
 
-    /// A first token took this long, or was given up after it.
-    pub fn took(&self, time: Duration) {
-        self.times.add(time);
+    /// A first token, or a whole answer, took this long, or was given up after it.
+    pub fn took(&self, stream: bool, time: Duration) {
+        if stream { &self.tokens } else { &self.wholes }.add(time);
     }
 }
 
-/// How long first tokens took. Adding is one atomic; nobody waits.
+/// How long answers took. Adding is one atomic; nobody waits.
 #[derive(Debug)]
 struct Times {
     counts: Box<[AtomicU32]>,

@@ -45,8 +45,8 @@ prices: {{ models: {{ "*": {{ prompt: 2, completion: 8 }} }} }}
 filters:
   - limits: [ {{ per: global, requests: 1/h, burst: 1, models: [limited] }}, {{ per: ip, tokens: 10M/s }} ]
   - idempotency: {{ scope: global }}
-  - shared_flight: {{ scope: global, models: [shared] }}
-  - prompt_cache: {{ for: 2s, scope: global, models: [cached] }}
+  - shared_flight: {{ scope: global }}
+  - prompt_cache: {{ for: 2s, scope: global }}
 models:
   plain: {{ pool: chat, as: tiny-random }}
   limited: {{ pool: chat, as: tiny-random }}

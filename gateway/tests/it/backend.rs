@@ -50,6 +50,7 @@ pub(crate) struct State {
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
     closes_idle: AtomicBool,
+    resets: AtomicBool,
 }
 
 /// A running backend; it stops when dropped.
@@ -143,6 +144,11 @@ impl Backend {
         self.state.closes_idle.store(true, SeqCst);
     }
 
+    /// From now on the end of a connection is a TCP RST, that of the backend itself included.
+    pub(crate) fn resets(&self) {
+        self.state.resets.store(true, SeqCst);
+    }
+
     /// The `n`th request (from 0), waiting for it if need be.
     pub(crate) async fn seen(&self, n: usize) -> Arc<Seen> {
         self.state.nth(&self.state.seen, n).await
@@ -196,6 +202,7 @@ impl State {
             in_flight: AtomicUsize::new(0),
             most_in_flight: AtomicUsize::new(0),
             closes_idle: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
         })
     }
 

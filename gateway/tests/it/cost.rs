@@ -202,6 +202,41 @@ storage: { path: x.db }
 }
 
 #[tokio::test]
+async fn after_a_fallback_the_model_that_answered_is_paid_for() {
+    let (backend, dead) = (Backend::start().await, crate::gateway::refused());
+    let prices = "prices:
+  currency: EUR
+  models: { m: { request: 1 }, big: { request: 7 }, mini: { request: 3 }, \"*\": { request: 20 } }
+";
+    for (fallback, costs) in [
+        ("fallback: [{ model: big }]", 7.0),
+        ("fallback: [{ pool: cloud, as: mini }]", 3.0),
+        ("fallback: [{ pool: cloud, as: unpriced }]", 1.0),
+        ("fallback: [{ pool: cloud }]", 1.0),
+        // A step of the model that was fallen back to: that model's, unless it has another name there.
+        ("fallback: [{ model: far }]", 20.0),
+    ] {
+        let text = format!(
+            "pools:\n  local: {{ health: off, backends: [\"{dead}\"] }}\n  cloud: {{ health: off, backends: [\"{}\"] }}\nmodels:\n  m: {{ pool: local, {fallback} }}\n  big: {{ pool: cloud }}\n  far: {{ pool: local, fallback: [{{ pool: cloud, as: there }}] }}\n{prices}filters:\n  - limits: [{{ per: global, cost: 100/day }}]\n",
+            backend.url()
+        );
+        let gateway = Gateway::start(&text).await;
+        backend.handle(|_| whole(&usage(10, 0, 5)));
+        let request = Request::post("/v1/chat/completions", r#"{"model":"m","max_tokens":5,"messages":[]}"#);
+        assert_eq!(gateway.send(&request).await.status, 200, "{fallback}");
+        gateway.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
+        let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
+        assert_eq!(
+            (bucket["left"].as_f64(), bucket["reserved"].as_f64()),
+            (Some(100.0 - costs), Some(0.0)),
+            "{fallback}"
+        );
+        let spent = gateway.admin("/admin/spenders?by=model&of=cost").await.json();
+        assert_eq!(spent["total"]["cost"].as_f64(), Some(costs), "{fallback}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_retried_is_paid_once() {
     let backend = Backend::start().await;
     let dead = crate::gateway::refused();

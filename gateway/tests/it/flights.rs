@@ -48,7 +48,8 @@ async fn ask(gateway: &Gateway, request: &Request) -> tokio::task::JoinHandle<An
     tokio::spawn(async move { connection.answer().await })
 }
 
-fn resident(pid: u32) -> usize {
+/// Bytes of memory that a process holds.
+pub(crate) fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10

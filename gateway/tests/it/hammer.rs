@@ -4,6 +4,8 @@
 //! It does not depend on how busy the machine is: what is allowed is reckoned from the clock that the clients see, and a
 //! bucket is never full again in between, since its burst is worth two seconds.
 
+mod addresses;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Script, finish};
+use crate::backend::{Backend, Script, chat, finish};
 use crate::client::{End, Request};
 use crate::gateway::{Gateway, pool_of};
 
@@ -75,6 +75,37 @@ async fn what_must_not_be_run_twice_is_not() {
         gateway.send(request).await;
         assert_eq!(a.count() + b.count(), n + 1);
     }
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_is_late_is_asked_of_another_where_the_file_says_so() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let late = |wait: Duration, text: &str| {
+        let body = chat(text);
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+        Script::new().send(head).pause(wait).send(body)
+    };
+    // Its head comes at once: what counts is all of it.
+    a.always(late(SLOW, "slow"));
+    b.always(late(Duration::ZERO, "quick"));
+    let hedge = "    balance: round_robin\n    hedge: { whole: 100ms, budget: 100% }\n";
+    let gateway = Gateway::start(&(pool_of(&[&a, &b]) + hedge)).await;
+    for n in 0..2 {
+        let began = Instant::now();
+        let answer = gateway.send(&Request::chat("m").header("x-request-id", &format!("r{n}"))).await;
+        assert!(answer.status == 200 && answer.text().contains("quick"), "{}", answer.text());
+        assert!(began.elapsed() < SLOW / 2, "{:?}", began.elapsed());
+        let line = gateway.log.request(&format!("r{n}")).await;
+        assert_eq!(line["completion_tokens"], 5, "counted once: {line}");
+    }
+    a.seen(0).await.gone().await;
+    assert_eq!((a.count(), b.count()), (2, 2));
+    gateway.metric_is("tidegate_hedges_total", &[("outcome", "won")], 2.0).await;
+    gateway.metric_is("tidegate_backend_in_flight", &[], 0.0).await;
+    let once = Request::chat("m").header("x-tidegate-hedge", "off").header("x-stainless-timeout", "0.5");
+    assert_eq!(gateway.send(&once).await.status, 504);
+    assert_eq!((a.count(), b.count()), (3, 2));
 }
 
 #[tokio::test]

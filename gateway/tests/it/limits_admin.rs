@@ -150,7 +150,7 @@ async fn who_was_limited_is_an_event_and_a_metric() {
     gateway.metric_is(name, &labels("pace/requests", "org", "unknown", "would_refuse"), 2.0).await;
     gateway.metric_is(name, &[], 4.0).await;
     let event = gateway.log.event("limited", "to-m-429").await;
-    assert_eq!((&event["subject"], &event["limit"]), (&json!("user:ann+model:m"), &json!(pair)));
+    assert_eq!((&event["subject"], &event["limit"]), (&json!("org:acme/user:ann+model:m"), &json!(pair)));
     assert_eq!(
         (&event["model"], &event["outcome"], &event["per"]),
         (&json!("m"), &json!("refused"), &json!("user+model"))
@@ -183,7 +183,7 @@ async fn spenders_are_ranked_by_requests_tokens_money_and_refusals() {
     assert_eq!(names(&by_tokens), ["ann", "eve", "bob"]);
     assert_eq!(
         by_tokens["spenders"][0],
-        json!({ "name": "ann", "requests": 1, "tokens": 1_500_000, "cost": 2.0, "limited": 0 })
+        json!({ "name": "ann", "org": "acme", "requests": 1, "tokens": 1_500_000, "cost": 2.0, "limited": 0 })
     );
     assert_eq!((&by_tokens["error_at_most"]["tokens"], &by_tokens["currency"]), (&json!(0), &json!("USD")));
     assert_eq!(names(&look(&gateway, "/admin/spenders?by=user&of=requests").await), ["eve", "bob", "ann"]);

@@ -63,6 +63,61 @@ async fn a_pool_may_allow_that_it_is_run_again() {
     }
 }
 
+/// What breaks off while nothing of it has gone to the client.
+fn broken_unseen() -> [(&'static str, Request, Script); 4] {
+    let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"id\": \"x\", ";
+    [
+        ("half an answer", Request::chat("m"), Script::new().send(half).reset()),
+        ("a stream's head", Request::stream("m"), Script::stream().fin()),
+        ("half an event", Request::stream("m"), Script::stream().chunk("data: {\"choices\"").reset()),
+        ("an empty stream", Request::stream("m"), Script::stream().end()),
+    ]
+}
+
+#[tokio::test]
+async fn what_broke_off_before_the_client_got_anything_is_asked_of_another_where_the_pool_allows_it() {
+    for (what, request, script) in broken_unseen() {
+        let (a, b) = (Backend::start().await, Backend::start().await);
+        a.always(script);
+        b.handle(|seen| match seen.json()["stream"] == true {
+            true => Script::words(&["fine"], Duration::ZERO),
+            false => Script::chat("fine"),
+        });
+        let rules = "    balance: round_robin\n    retries: { on: [connect, lost] }\n";
+        let gateway = Gateway::start(&(pool_of(&[&a, &b]) + rules)).await;
+        for _ in 0..2 {
+            let answer = gateway.send(&request).await;
+            assert!(answer.status == 200 && answer.text().contains("fine"), "{what}: {}", answer.text());
+            assert!(!answer.text().contains("error"), "{what}: {}", answer.text());
+        }
+        assert_eq!((a.count(), b.count()), (2, 2), "{what}");
+        gateway.metric_is("tidegate_retries_total", &[("cause", "lost")], 2.0).await;
+        gateway.metric_is("tidegate_backend_in_flight", &[], 0.0).await;
+    }
+    for (what, request, script) in broken_unseen() {
+        let backend = Backend::start().await;
+        backend.always(script);
+        let gateway = Gateway::before(&backend).await;
+        assert_eq!(gateway.send(&request).await.status, 502, "{what}");
+        assert_eq!(backend.count(), 1, "{what}: it may have been run");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_cannot_be_reached_takes_nothing_out_of_the_budget() {
+    let good = Backend::start().await;
+    let rules = "    balance: round_robin\n    breaker: off\n    retries: { budget: 1%, always: 0 }\n";
+    let gateway = Gateway::start(&(pool_at(&[&refused(), good.url()]) + rules)).await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..60 {
+        assert_eq!(connection.exchange(&Request::chat("m")).await.status, 200);
+    }
+    assert_eq!(good.count(), 60);
+    let metrics = gateway.metrics().await;
+    assert!(metrics.sum("tidegate_retries_total", &[("cause", "connect")]) > 11.0, "more than the budget has");
+    assert_eq!(metrics.sum("tidegate_retries_refused_total", &[]), 0.0);
+}
+
 #[tokio::test]
 async fn the_last_refusal_is_told_as_it_came_when_there_is_nobody_else() {
     let (a, b) = (Backend::start().await, Backend::start().await);

@@ -58,17 +58,45 @@ async fn a_key_may_ask_for_a_name_and_be_sent_where_the_file_says() {
     assert_eq!(error["code"], "model_not_allowed");
 }
 
+#[tokio::test]
+async fn a_feature_is_on_for_an_organisation_and_off_for_one_of_its_users() {
+    let (small, large) = (Backend::start().await, Backend::start().await);
+    let keys =
+        ["user: ann", "user: bob", "user: eve", "user: eve, flags: { beta: true }"].map(|is| (is, Key::new("k")));
+    let mut more = "  - api_key:\n      keys:\n".to_owned();
+    for (index, (is, key)) in keys.iter().enumerate() {
+        more += &format!("        - {{ id: k{index}, hash: {}, {is} }}\n", key.hash);
+    }
+    let rules = "        - { when: flag(\"beta\"), model: large }\n        - { model: small }\n";
+    let tenants = "tenants:\n  acme: { flags: { beta: true }, users: { ann: {}, bob: { flags: { beta: false } } } }\n  \
+                   globex: { users: [eve] }\n";
+    let gateway = Gateway::start(&(tenants.to_owned() + &config(&small, &large, rules, &more))).await;
+    for ((is, key), at_large) in keys.iter().zip([1, 0, 0, 1]) {
+        let before = large.count();
+        assert_eq!(gateway.send(&Request::chat("auto").bearer(&key.key)).await.status, 200);
+        assert_eq!(large.count() - before, at_large, "{is}");
+    }
+}
+
 #[test]
 fn check_points_at_what_is_wrong_in_a_condition() {
     let folder = crate::gateway::Folder::new();
-    let rules = "filters:\n  - model_route:\n      rules:\n        - { when: has_toys, model: m }\n        - { when: stream, model: none }\n";
+    let rules = "filters:\n  - model_route:\n      rules:\n        - { when: has_toys, model: m }\n        - { when: flag(\"betta\"), model: m }\n        - { when: stream, model: none }\n";
     let models = "models: { m: { pool: main } }\n";
-    let file = folder.write("gateway.yaml", &format!("{}{models}{rules}", pool_at(&["http://127.0.0.1:1"])));
+    let file = folder.write(
+        "gateway.yaml",
+        &format!(
+            "{}{models}tenants: {{ acme: {{ flags: {{ beta: true }} }} }}\n{rules}",
+            pool_at(&["http://127.0.0.1:1"])
+        ),
+    );
     let output = command(&["check", &file.display().to_string()]);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success());
     assert!(
-        said.contains("there is no `has_toys` to look at") && said.contains("the file has no model 'none'"),
+        said.contains("there is no `has_toys` to look at")
+            && said.contains("nobody in `tenants` has a flag `betta`: there is beta")
+            && said.contains("the file has no model 'none'"),
         "{said}"
     );
 }

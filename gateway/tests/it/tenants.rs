@@ -90,6 +90,52 @@ async fn the_log_names_all_of_them_and_what_follows_from_their_names() {
 }
 
 #[tokio::test]
+async fn the_log_has_as_much_of_the_metadata_as_its_settings_name() {
+    let backend = Backend::start().await;
+    let long = "x".repeat(256);
+    let key = Key::new("k");
+    let config = format!(
+        "log: {{ format: json, metadata: [contract, cost, none] }}\n{}{TENANTS}filters:\n  - api_key: {{ keys: [ {{ id: k, hash: \"{}\", user: ann, metadata: {{ cost: \"42\", secret: s, contract: {long} }} }} ] }}\n",
+        pool_of(&[&backend]),
+        key.hash
+    );
+    let gateway = Gateway::start(&config).await;
+    let ask = |id: &str| Request::chat("llama-3").bearer(&key.key).header("x-request-id", id);
+    assert_eq!(gateway.send(&ask("named")).await.status, 200);
+    // What is said further down counts.
+    let expected = serde_json::json!({ "contract": long, "cost": "42" });
+    assert_eq!(gateway.log.request("named").await["metadata"], expected);
+    gateway.rewrite(&config.replace(", metadata: [contract, cost, none]", ""));
+    gateway.signal("HUP");
+    gateway.log.line(|line| line["message"] == "configuration reloaded").await;
+    assert_eq!(gateway.send(&ask("unnamed")).await.status, 200);
+    assert!(gateway.log.request("unnamed").await.get("metadata").is_none());
+}
+
+#[test]
+fn check_bounds_metadata_and_what_the_log_has_of_it() {
+    let folder = Folder::new();
+    let many: Vec<_> = (0..17).map(|n| format!("m{n}: x")).collect();
+    let names: Vec<_> = (0..17).map(|n| format!("m{n}")).collect();
+    let file = folder.write(
+        "gateway.yaml",
+        &format!(
+            "pools: {{ p: {{ backends: [http://127.0.0.1:1] }} }}\nlog: {{ metadata: [{}, m0] }}\ntenants:\n  a: {{ metadata: {{ {} }} }}\n  b: {{ metadata: {{ long: {} }} }}\n  c: {{ metadata: {{ fine: {} }} }}\n",
+            names.join(", "),
+            many.join(", "),
+            "x".repeat(257),
+            "x".repeat(256)
+        ),
+    );
+    let output = command(&["check", &file.display().to_string()]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["a line has at most 16", "at: log.metadata[17]", "at: tenants.a.metadata", "at: tenants.b.metadata"] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+    assert!(!said.contains("tenants.c"), "{said}");
+}
+
+#[tokio::test]
 async fn a_tenant_that_is_disabled_by_a_reload_is_out_on_open_connections() {
     let backend = Backend::start().await;
     let (gateway, keys) = with_keys(&backend, &["user: ann"]).await;
@@ -186,13 +232,13 @@ async fn limits_of_all_above_are_decided_together_and_a_refusal_spends_nothing_o
     }
     // One of the user's three is left, whichever key asks.
     assert_eq!(ask(0).await.status, 200);
-    assert!(ask(0).await.openai_error(429)["message"].as_str().unwrap().contains("user 'ann' 3/h"));
+    assert!(ask(0).await.openai_error(429)["message"].as_str().unwrap().contains("user 'ann' of 'acme' 3/h"));
     // And three of the team's six: what was refused has taken nothing.
     for _ in 0..3 {
         assert_eq!(ask(2).await.status, 200);
     }
     let refused = ask(2).await;
-    assert!(refused.openai_error(429)["message"].as_str().unwrap().contains("team 'research' 6/h"));
+    assert!(refused.openai_error(429)["message"].as_str().unwrap().contains("team 'research' of 'acme' 6/h"));
     assert!(refused.header("retry-after").is_some());
     // A team of the same name elsewhere is another one.
     let other = ask(3).await;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Script};
-use crate::client::Connection;
-use crate::gateway::{Gateway, pool_of};
+use crate::client::{Connection, Request};
+use crate::gateway::{Gateway, Key, pool_of};
 use crate::websocket::{accept, frame, handshake, open};
 
 struct Talk {
@@ -25,11 +25,16 @@ impl Talk {
     }
 
     async fn with(limits: &str, more: &str) -> Self {
+        let filters = format!("{more}filters:\n  - limits: [ {limits} ]\n");
+        Self::through(&filters, &handshake("/v1/realtime?model=m")).await
+    }
+
+    /// Through a gateway with these lines, opened by this handshake.
+    async fn through(lines: &str, handshake: &Request) -> Self {
         let backend = Backend::start().await;
-        let config = format!("{}{more}filters:\n  - limits: [ {limits} ]\n", pool_of(&[&backend]));
-        let gateway = Gateway::start(&config).await;
+        let gateway = Gateway::start(&format!("{}{lines}", pool_of(&[&backend]))).await;
         backend.handle(|_| Script::websocket_echo(&accept(), None));
-        let connection = open(&gateway, &handshake("/v1/realtime?model=m")).await;
+        let connection = open(&gateway, handshake).await;
         Self { gateway, backend, connection, buffer: Vec::new() }
     }
 
@@ -72,7 +77,11 @@ impl Talk {
     }
 
     async fn bucket(&self, kind: &str) -> Value {
-        let buckets = self.gateway.admin("/admin/limits/global").await.json();
+        self.bucket_of("global", kind).await
+    }
+
+    async fn bucket_of(&self, subject: &str, kind: &str) -> Value {
+        let buckets = self.gateway.admin(&format!("/admin/limits/{subject}")).await.json();
         let found = buckets["buckets"].as_array().unwrap().iter().find(|bucket| bucket["kind"] == kind);
         found.unwrap_or_else(|| panic!("{kind}: {buckets}")).clone()
     }
@@ -213,6 +222,38 @@ async fn what_could_be_read_in_two_ways_does_not_pass_and_what_is_no_frame_ends_
     compressed[0] |= 0x40;
     connection.send(compressed).await;
     assert_eq!(&connection.raw().await[..4], [&[0x88, 33][..], &1002_u16.to_be_bytes()].concat());
+}
+
+#[tokio::test]
+async fn limits_that_a_tenant_or_a_key_has_for_itself_count_turns_too() {
+    let key = Key::new("k");
+    let tenants =
+        "tenants: { acme: { limits: [{ tokens: 10k/h }], users: { ann: { limits: [{ in_flight: 2 }] } } } }\n";
+    let keys = format!("{{ id: k, hash: \"{}\", user: ann, limits: [{{ requests: 3/h }}] }}", key.hash);
+    let lines = format!("{tenants}filters:\n  - api_key: {{ keys: [ {keys} ] }}\n  - limits: []\n");
+    let mut talk = Talk::through(&lines, &handshake("/v1/realtime?model=m").bearer(&key.key)).await;
+    assert_eq!(talk.bucket_of("user:ann", "in_flight").await["left"], 1);
+    let tokens = async |talk: &Talk| {
+        let bucket = talk.bucket_of("org:acme", "tokens").await;
+        (bucket["left"].as_u64().unwrap(), bucket["reserved"].as_u64().unwrap())
+    };
+    talk.ask(json!({ "max_output_tokens": 400 })).await.unwrap();
+    let (left, reserved) = tokens(&talk).await;
+    assert!(left <= 9_600 && reserved >= 400, "{left} left, {reserved} reserved");
+    talk.done(100, 50).await;
+    let (left, reserved) = tokens(&talk).await;
+    assert!((9_850..=9_860).contains(&left) && reserved == 0, "{left} left, {reserved} reserved");
+    // The handshake and two turns are all there is.
+    talk.ask(json!({})).await.unwrap();
+    talk.done(1, 1).await;
+    let refused = talk.ask(json!({})).await.unwrap_err();
+    assert_eq!(refused["error"]["code"], "rate_limit_exceeded");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("tenants.key/requests"), "{refused}");
+    // A turn larger than the organisation's whole bucket has nothing to wait for.
+    let refused = talk.ask(json!({ "max_output_tokens": 20_000 })).await.unwrap_err();
+    assert_eq!(refused["error"]["code"], "larger_than_limit");
+    drop(talk.connection);
+    talk.gateway.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
 }
 
 #[tokio::test]

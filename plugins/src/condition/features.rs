@@ -58,12 +58,17 @@ pub enum Text {
 
 pub(super) enum Feature {
     Flag(Flag),
+    /// What is on or off for the caller; its name follows.
+    Switch,
     Number(Number),
     Text(Text),
 }
 
 /// What is followed by the header's name.
 pub(super) const HEADER: &str = "header";
+
+/// What is followed by the name of a flag that callers have.
+pub(super) const SWITCH: &str = "flag";
 
 const FLAGS: [(&str, Flag); 4] = [
     ("has_tools", Flag::HasTools),
@@ -94,6 +99,9 @@ pub(super) fn named(name: &str) -> Option<Feature> {
     if name == HEADER {
         return Some(Feature::Text(Text::Header(http::header::HOST)));
     }
+    if name == SWITCH {
+        return Some(Feature::Switch);
+    }
     let flag = FLAGS.iter().find(|(known, _)| *known == name).map(|(_, flag)| Feature::Flag(*flag));
     let number = || NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| Feature::Number(*number));
     let text = || TEXTS.iter().find(|(known, _)| *known == name).map(|(_, text)| Feature::Text(text.clone()));
@@ -103,7 +111,7 @@ pub(super) fn named(name: &str) -> Option<Feature> {
 pub(super) fn names() -> String {
     let names = FLAGS.iter().map(|(name, _)| *name);
     let names = names.chain(NUMBERS.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
-    names.chain(["header(\"...\")"]).collect::<Vec<_>>().join(", ")
+    names.chain(["header(\"...\")", "flag(\"...\")"]).collect::<Vec<_>>().join(", ")
 }
 
 /// A request, looked at.
@@ -121,6 +129,10 @@ impl<'a> Features<'a> {
             Flag::JsonMode => self.wants_json(),
             Flag::Stream => self.0.wants_stream(),
         }
+    }
+
+    pub(super) fn switch(&self, name: &str) -> bool {
+        self.0.caller().is_some_and(|caller| caller.has_flag(name))
     }
 
     pub(super) fn number(&self, number: Number) -> u64 {

@@ -8,7 +8,7 @@
 //! condition  = and { "or" and }
 //! and        = not { "and" not }
 //! not        = [ "not" ] ( "(" condition ")" | comparison )
-//! comparison = flag | text ( "==" | "!=" ) string | text [ "not" ] "in" list | text [ "not" ] "like" string
+//! comparison = flag | "flag" "(" string ")" | text ( "==" | "!=" ) string | text [ "not" ] "in" list | text [ "not" ] "like" string
 //!            | number ( "==" | "!=" | "<" | "<=" | ">" | ">=" ) digits
 //! list       = "[" string { "," string } "]" | the name of a list in the file
 //! ```
@@ -20,6 +20,7 @@ mod read;
 mod tests;
 
 use crate::exchange::Exchange;
+use crate::tenants::Tenants;
 use features::Features;
 pub use features::{Flag, Number, Text};
 use std::collections::HashMap;
@@ -31,6 +32,15 @@ pub struct Condition(Node);
 
 /// Named lists of names, that conditions can refer to.
 pub type Lists = HashMap<String, Vec<String>>;
+
+/// What conditions can refer to besides what they say themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// Named lists.
+    pub lists: &'a Lists,
+    /// Who there is, and so which flags anybody has.
+    pub tenants: Option<&'a Tenants>,
+}
 
 /// Why a condition cannot be meant: where in it, and what was expected there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +63,8 @@ enum Node {
     All(Vec<Node>),
     Not(Box<Node>),
     Flag(Flag),
+    /// A feature that is on or off for the caller.
+    Switch(String),
     Compare(Number, Order, u64),
     Is(Text, Vec<String>),
     Like(Text, String),
@@ -81,12 +93,12 @@ impl Order {
 }
 
 impl Condition {
-    /// Reads a condition; `lists` are those that it may name.
+    /// Reads a condition; `terms` are what it may name.
     ///
     /// # Errors
     /// The first thing that cannot be meant, with its place.
-    pub fn read(text: &str, lists: &Lists) -> Result<Self, ConditionError> {
-        read::read(text, lists).map(Self)
+    pub fn read(text: &str, terms: Terms<'_>) -> Result<Self, ConditionError> {
+        read::read(text, terms).map(Self)
     }
 
     /// Whether `exchange` is meant. Looks at the body only as far as the condition asks about it.
@@ -102,6 +114,7 @@ impl Node {
             Self::All(nodes) => nodes.iter().all(|node| node.holds(of)),
             Self::Not(node) => !node.holds(of),
             Self::Flag(flag) => of.flag(*flag),
+            Self::Switch(name) => of.switch(name),
             Self::Compare(number, order, limit) => order.holds(of.number(*number), *limit),
             Self::Is(text, any) => of.text(text).is_some_and(|text| any.iter().any(|one| *one == text)),
             Self::Like(text, pattern) => of.text(text).is_some_and(|text| like(&text, pattern)),

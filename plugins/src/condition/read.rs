@@ -2,13 +2,13 @@
 
 use super::features::{self, Feature};
 use super::lex::{Kind, Token, tokens};
-use super::{ConditionError, Lists, Node, Number, Order, Text};
+use super::{ConditionError, Node, Number, Order, Terms, Text};
 
 /// Deepest nesting of brackets: as deep as reading may call itself.
 const DEEPEST: usize = 32;
 
-pub(super) fn read(text: &str, lists: &Lists) -> Result<Node> {
-    let mut reader = Reader { tokens: tokens(text)?, next: 0, lists, depth: 0 };
+pub(super) fn read(text: &str, terms: Terms<'_>) -> Result<Node> {
+    let mut reader = Reader { tokens: tokens(text)?, next: 0, terms, depth: 0 };
     let node = reader.condition()?;
     match reader.peek().kind {
         Kind::End => Ok(node),
@@ -19,7 +19,7 @@ pub(super) fn read(text: &str, lists: &Lists) -> Result<Node> {
 struct Reader<'a> {
     tokens: Vec<Token>,
     next: usize,
-    lists: &'a Lists,
+    terms: Terms<'a>,
     depth: usize,
 }
 
@@ -90,6 +90,7 @@ impl Reader<'_> {
         };
         match self.feature(&name)? {
             Feature::Flag(flag) => Ok(Node::Flag(flag)),
+            Feature::Switch => self.switch(),
             Feature::Number(number) => self.number(&name, number),
             Feature::Text(text) => self.text(&name, text),
         }
@@ -103,21 +104,45 @@ impl Reader<'_> {
         if name != features::HEADER {
             return Ok(feature);
         }
-        let header = match (self.sign("("), self.peek().kind.clone()) {
-            (true, Kind::Text(header)) => header,
-            _ => return Err(self.fault("expected the header's name: header(\"x-tier\")")),
-        };
+        let at = self.next + 1;
+        let header = self.argument("the header's name: header(\"x-tier\")")?;
+        let fault = |message: String| Err(ConditionError { at: self.tokens[at].at, message });
         let Ok(name) = http::HeaderName::from_bytes(header.as_bytes()) else {
-            return Err(self.fault(format!("{header:?} is no name of a header")));
+            return fault(format!("{header:?} is no name of a header"));
         };
         if name == http::header::AUTHORIZATION || name == "x-api-key" {
-            return Err(self.fault("keys are not looked at; ask for `key`, `user` or `org`"));
-        }
-        self.next += 1;
-        if !self.sign(")") {
-            return Err(self.fault("expected )"));
+            return fault("keys are not looked at; ask for `key`, `user` or `org`".to_owned());
         }
         Ok(Feature::Text(Text::Header(name)))
+    }
+
+    /// What stands in brackets behind a word.
+    fn argument(&mut self, expected: &str) -> Result<String> {
+        let argument = match (self.sign("("), self.peek().kind.clone()) {
+            (true, Kind::Text(argument)) => argument,
+            _ => return Err(self.fault(format!("expected {expected}"))),
+        };
+        self.next += 1;
+        if self.sign(")") { Ok(argument) } else { Err(self.fault("expected )")) }
+    }
+
+    /// A flag that somebody among the tenants has: any other is a slip.
+    fn switch(&mut self) -> Result<Node> {
+        let at = self.peek().at;
+        let name = self.argument("the flag's name: flag(\"beta\")")?;
+        let fault = |message: String| Err(ConditionError { at: at + 1, message });
+        let Some(tenants) = self.terms.tenants else {
+            return fault("flags are laid down in `tenants`, and the file has no such section".to_owned());
+        };
+        let known = tenants.flags();
+        match known.contains(&*name) {
+            true => Ok(Node::Switch(name)),
+            false if known.is_empty() => fault(format!("nobody in `tenants` has a flag `{name}`, or any other")),
+            false => {
+                let known: Vec<_> = known.into_iter().collect();
+                fault(format!("nobody in `tenants` has a flag `{name}`: there is {}", known.join(", ")))
+            }
+        }
     }
 
     fn number(&mut self, name: &str, number: Number) -> Result<Node> {
@@ -169,7 +194,7 @@ impl Reader<'_> {
 
     fn list(&mut self) -> Result<Vec<String>> {
         if let Kind::Word(name) = &self.peek().kind {
-            let Some(list) = self.lists.get(name) else {
+            let Some(list) = self.terms.lists.get(name) else {
                 return Err(self.fault(format!("there is no list `{name}` under `lists`")));
             };
             self.next += 1;

@@ -19,6 +19,10 @@ fn lists() -> Lists {
     HashMap::from([("beta".to_owned(), vec!["acme".to_owned(), "globex".to_owned()])])
 }
 
+fn read(text: &str) -> Result<Condition, ConditionError> {
+    Condition::read(text, Terms { lists: &lists(), tenants: None })
+}
+
 #[test]
 fn a_condition_says_which_requests_are_meant() {
     let exchange = exchange();
@@ -42,7 +46,7 @@ fn a_condition_says_which_requests_are_meant() {
         ("(stream or has_tools) and stream", false),
         ("not (stream or stream) and endpoint == \"chat\"", true),
     ] {
-        let condition = Condition::read(text, &lists()).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let condition = read(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(condition.holds(&exchange), expected, "{text}");
     }
 }
@@ -68,11 +72,36 @@ fn what_cannot_be_meant_is_told_with_its_place() {
         ("header(x) == \"x\"", 7, "the header's name"),
         ("stream §", 7, "means nothing"),
     ] {
-        let error = Condition::read(text, &lists()).expect_err(text);
+        let error = read(text).expect_err(text);
         assert!(error.at == at && error.message.contains(said), "{text}: {error}");
     }
     let deep = format!("{}stream{}", "(".repeat(40), ")".repeat(40));
-    assert!(Condition::read(&deep, &lists()).is_err());
+    assert!(read(&deep).is_err());
+}
+
+#[test]
+fn a_flag_is_on_as_the_one_furthest_down_says_and_one_that_nobody_has_is_a_slip() {
+    let section = serde_json::json!({
+        "acme": { "flags": { "beta": true }, "users": { "ann": {}, "bob": { "flags": { "beta": false, "new": true } } } },
+        "globex": { "users": ["eve"] },
+    });
+    let (tenants, faults) = Tenants::read(section, &Default::default());
+    assert_eq!(faults, []);
+    let read = |text: &str| Condition::read(text, Terms { lists: &lists(), tenants: Some(&tenants) });
+    let holds = |text: &str, user: &str| {
+        let names = crate::tenants::Names { user: Some(user.into()), ..Default::default() };
+        let mut exchange = testing::exchange(BODY);
+        exchange.identify(Arc::new(crate::tenants::caller(Some(&tenants), &names, None).unwrap()));
+        read(text).unwrap().holds(&exchange)
+    };
+    assert_eq!(["ann", "bob", "eve"].map(|user| holds("flag(\"beta\")", user)), [true, false, false]);
+    assert_eq!(["ann", "bob", "eve"].map(|user| holds("not flag('beta') and flag('new')", user)), [false, true, false]);
+    assert!(!read("flag('beta')").unwrap().holds(&testing::exchange(BODY)), "whoever is not known has none");
+    let error = read("stream or flag(\"betta\")").unwrap_err();
+    assert!(error.at == 15 && error.message.contains("there is beta, new"), "{error}");
+    assert!(read("flag").unwrap_err().message.contains("the flag's name"));
+    let none = Condition::read("flag('beta')", Terms { lists: &lists(), tenants: None });
+    assert!(none.unwrap_err().message.contains("no such section"));
 }
 
 #[test]
@@ -97,10 +126,10 @@ fn a_star_stands_for_anything() {
 proptest! {
     #[test]
     fn no_text_is_too_odd_to_be_read(pieces in prop::collection::vec(prop::sample::select(vec![
-        "not ", "and ", "or ", "(", ")", "org ", "== ", "in ", "[", "]", "\"a\"", "'", ",", "stream ", "n ", "> ", "9", "1M ", "header", "é", "\u{a0}", "-",
+        "not ", "and ", "or ", "(", ")", "org ", "== ", "in ", "[", "]", "\"a\"", "'", ",", "stream ", "n ", "> ", "9", "1M ", "header", "flag", "é", "\u{a0}", "-",
     ]), 0..30)) {
         let text = pieces.concat();
-        match Condition::read(&text, &lists()) {
+        match read(&text) {
             Ok(condition) => { condition.holds(&exchange()); }
             Err(error) => prop_assert!(error.at <= text.len() && text.is_char_boundary(error.at)),
         }

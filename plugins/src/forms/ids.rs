@@ -8,6 +8,7 @@ use crate::events::Events;
 use crate::json;
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
+use std::ops::Range;
 
 /// What an answer is known by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,7 +52,8 @@ impl Ids {
 
     fn of_object(object: &[u8]) -> Self {
         let member = |name| json::member(object, name).map(|at| &object[at]);
-        let id = member("id").filter(|id| id.len() > SHORTEST && id[0] == b'"' && !id.contains(&b'\\'));
+        let looks_like_one = |id: &&[u8]| (SHORTEST + 1..=LONGEST).contains(&id.len()) && id[0] == b'"';
+        let id = member("id").filter(looks_like_one).filter(|id| !id.contains(&b'\\'));
         let made = member("created").or_else(|| member("created_at"));
         let made = made.and_then(|made| made.get(..10)).filter(|made| made.iter().all(u8::is_ascii_digit));
         Self { id: id.map(Into::into), made: made.map(Into::into) }
@@ -82,6 +84,12 @@ impl Ids {
 /// Shorter ids than this are no ids to tell an answer by.
 const SHORTEST: usize = 8;
 
+/// Nor are longer ones.
+const LONGEST: usize = 256;
+
+/// Up to so many bytes it is cheaper to copy than to write apart.
+const SHORT: usize = 2 << 10;
+
 /// New ones for one telling of an answer.
 pub struct Fresh {
     id: Option<(Finder<'static>, Vec<u8>)>,
@@ -103,28 +111,42 @@ impl Fresh {
         if places.is_empty() {
             return block.clone();
         }
-        let mut out = BytesMut::with_capacity(block.len());
-        let mut copied = 0;
-        for (at, new) in places {
-            out.extend_from_slice(&block[copied..at]);
-            out.extend_from_slice(new);
-            copied = at + new.len();
-        }
-        out.extend_from_slice(&block[copied..]);
+        let mut out = BytesMut::from(&block[..]);
+        put(&mut out, &places);
         out.freeze()
     }
 
-    /// The block with the new ones, as slices of it with the new ones between: for large blocks with few of them.
+    /// Puts the new ones in the place of the old.
+    pub fn renew(&self, block: &mut [u8]) {
+        let places = self.places(block);
+        put(block, &places);
+    }
+
+    /// The block with the new ones, as slices of it with the new ones between: for large blocks with few of them. What
+    /// is short is copied, so that it goes out with what changes beside it.
     pub fn segments(&self, block: &Bytes) -> Vec<Bytes> {
         let mut segments = Vec::new();
-        let mut copied = 0;
+        let (mut copied, mut short) = (0, BytesMut::new());
+        let mut share = |slice: Bytes, short: &mut BytesMut| {
+            if slice.len() <= SHORT {
+                short.extend_from_slice(&slice);
+                return;
+            }
+            segments.extend([short.split().freeze(), slice]);
+        };
         for (at, new) in self.places(block) {
-            segments.push(block.slice(copied..at));
-            segments.push(Bytes::copy_from_slice(new));
+            share(block.slice(copied..at), &mut short);
+            short.extend_from_slice(new);
             copied = at + new.len();
         }
-        segments.push(block.slice(copied..));
+        share(block.slice(copied..), &mut short);
+        segments.push(short.freeze());
         segments
+    }
+
+    /// Where in the block something is put, in order.
+    pub fn spans(&self, block: &[u8]) -> Vec<Range<usize>> {
+        self.places(block).into_iter().map(|(at, new)| at..at + new.len()).collect()
     }
 
     /// Where what stands, in order.
@@ -147,6 +169,12 @@ impl Fresh {
         }
         places.sort_unstable_by_key(|(at, _)| *at);
         places
+    }
+}
+
+fn put(block: &mut [u8], places: &[(usize, &[u8])]) {
+    for (at, new) in places {
+        block[*at..at + new.len()].copy_from_slice(new);
     }
 }
 

@@ -23,17 +23,28 @@ const CHECKSUM_DIGITS: usize = 7;
 const KEY_LENGTH: usize = PREFIX.len() + RANDOM_DIGITS + CHECKSUM_DIGITS;
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const CONTEXT: &str = "tidegate 2025-11 api key hash v1";
+const PEPPER_CONTEXT: &str = "tidegate 2026-11 which pepper v1";
 
 /// A key just made. Its secret is shown once, to whoever is to use it; there is no `Debug` that could show it again.
 pub struct NewKey {
     secret: String,
-    hash: KeyHash,
+    sealed: Sealed,
+}
+
+/// What is kept of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed {
+    /// Its hash.
+    pub hash: KeyHash,
+    /// With which pepper: tells whether it is the same, and nothing else.
+    pub pepper: [u8; 8],
 }
 
 /// Hashes keys, ours and those brought from elsewhere (`sk-...`) alike.
 #[derive(Clone)]
 pub struct KeyHasher {
     key: [u8; 32],
+    pepper: [u8; 8],
 }
 
 /// The hash of a key: 64 hexadecimal digits in a file. Compared in constant time.
@@ -44,7 +55,21 @@ impl KeyHasher {
     /// A hasher with the operator's pepper. Another pepper, another hash: whoever changes it has to hash anew.
     #[must_use]
     pub fn new(pepper: Option<&str>) -> Self {
-        Self { key: blake3::derive_key(CONTEXT, pepper.unwrap_or_default().as_bytes()) }
+        let pepper = pepper.unwrap_or_default().as_bytes();
+        let [a, b, c, d, e, f, g, h, ..] = blake3::derive_key(PEPPER_CONTEXT, pepper);
+        Self { key: blake3::derive_key(CONTEXT, pepper), pepper: [a, b, c, d, e, f, g, h] }
+    }
+
+    /// What tells this pepper from another.
+    #[must_use]
+    pub fn pepper(&self) -> [u8; 8] {
+        self.pepper
+    }
+
+    /// What is kept of `secret`.
+    #[must_use]
+    pub fn seal(&self, secret: &str) -> Sealed {
+        Sealed { hash: self.hash(secret), pepper: self.pepper }
     }
 
     /// The hash of `secret`, as it is.
@@ -58,7 +83,7 @@ impl KeyHasher {
         let mut random = [0; RANDOM_BYTES];
         getrandom::fill(&mut random)?;
         let secret = key_of(&random);
-        Ok(NewKey { hash: self.hash(&secret), secret })
+        Ok(NewKey { sealed: self.seal(&secret), secret })
     }
 }
 
@@ -78,7 +103,13 @@ impl NewKey {
     /// Its hash, for the file.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
-        self.hash
+        self.sealed.hash
+    }
+
+    /// What the store keeps of it.
+    #[must_use]
+    pub fn sealed(&self) -> Sealed {
+        self.sealed
     }
 }
 

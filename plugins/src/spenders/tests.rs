@@ -16,7 +16,7 @@ fn top(spenders: &Spenders, by: By, window: Window, of: Of, now: Duration) -> To
 }
 
 fn names(top: &Top) -> Vec<&str> {
-    top.spenders.iter().map(|spender| &*spender.name).collect()
+    top.spenders.iter().map(|spender| spender.name()).collect()
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn memory_is_bounded_and_the_large_stand_out_of_a_crowd() {
     }
     let found = top(&spenders, By::User, Window::FiveMinutes, Of::Tokens, SECOND * 20);
     let (large, error) = (&found.spenders[0], found.error[Of::Tokens as usize]);
-    assert_eq!((&*large.name, found.total[1]), ("large", 90_000));
+    assert_eq!((large.name(), found.total[1]), ("large", 90_000));
     assert!(large.spent[1] <= 30_000 && large.spent[1] + error >= 30_000, "{large:?} {error}");
     assert!(error <= 90_000 / KEPT as u64, "{error}");
     let windows = lock(&spenders.windows);

@@ -28,6 +28,9 @@ pub(crate) use tree::beyond;
 /// What somebody is known by elsewhere.
 pub type Metadata = BTreeMap<String, String>;
 
+/// Features that are on or off for somebody.
+pub type Flags = BTreeMap<String, bool>;
+
 /// On which level a tenant stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
@@ -83,6 +86,8 @@ pub struct Tenant {
     pub priority: Option<Priority>,
     /// What it is known by elsewhere.
     pub metadata: Metadata,
+    /// Features that are on or off for it.
+    pub flags: Flags,
     /// From when on it is let in no more.
     pub expires: Option<When>,
     /// Whether it is let in at all.

@@ -1,13 +1,10 @@
 //! From names to who that is.
 
-use super::tree::Place;
+use super::tree::{ANYBODY, Place};
 use super::{Level, Names, Tenant, Tenants};
 use crate::reply::Refusal;
 use http::StatusCode;
 use std::sync::Arc;
-
-/// What stands for everybody who has no entry.
-const ANYBODY: &str = "*";
 
 /// How many names a fault lists at most.
 const LISTED: usize = 8;

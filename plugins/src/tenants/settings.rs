@@ -1,6 +1,6 @@
 //! `tenants` as it is written.
 
-use super::{Level, Metadata, Tenant};
+use super::{Flags, Level, Metadata, Tenant};
 use crate::caller::Priority;
 use crate::filter::SettingsError;
 use crate::filters::limits::{OwnEntry, OwnLimits};
@@ -15,12 +15,18 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+/// How much metadata one of them may have, and how long its names and texts may be, in bytes.
+const MOST_METADATA: usize = 16;
+const LONGEST_NAME: usize = 64;
+const LONGEST_TEXT: usize = 256;
+
 /// What a tenant or a key lays down, wherever it is written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct About {
     pub(crate) models: Option<Vec<Arc<str>>>,
     pub(crate) priority: Option<Priority>,
     pub(crate) metadata: Metadata,
+    pub(crate) flags: Flags,
     pub(crate) expires: Option<When>,
     pub(crate) disabled: bool,
     pub(crate) limits: Vec<OwnEntry>,
@@ -36,9 +42,19 @@ impl About {
         path: &str,
         faults: &mut Vec<SettingsError>,
     ) -> Tenant {
-        let Self { models, priority, metadata, expires, disabled, limits } = self;
+        let Self { models, priority, metadata, flags, expires, disabled, limits } = self;
+        let most = metadata.len() <= MOST_METADATA;
+        let fits = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
+        let good =
+            |(name, text): (&String, &String)| !name.is_empty() && fits(name, LONGEST_NAME) && fits(text, LONGEST_TEXT);
+        if !most || !metadata.iter().all(good) {
+            let message = format!(
+                "at most {MOST_METADATA} texts of {LONGEST_TEXT} bytes, by names of {LONGEST_NAME}, no control characters among them"
+            );
+            faults.push(SettingsError::at(super::tree::below(path, "metadata"), message));
+        }
         let limits = own.open(level, &limits, &super::tree::below(path, "limits"), faults);
-        Tenant { level, name: name.into(), models, priority, metadata, expires, disabled, limits }
+        Tenant { level, name: name.into(), models, priority, metadata, flags, expires, disabled, limits }
     }
 }
 
@@ -58,9 +74,13 @@ macro_rules! laying_down {
             /// if nobody says.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub priority: Option<$crate::caller::Priority>,
-            /// What it is known by elsewhere (a cost centre, a contract): texts by name, shown with its keys.
+            /// What it is known by elsewhere (a cost centre, a contract): at most 16 texts of 256 bytes, by names of 64.
+            /// They are shown with its keys, and in the log as far as `log.metadata` names them.
             #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
             pub metadata: $crate::tenants::Metadata,
+            /// Features that are on (`true`) or off for it, by name: conditions ask for them with `flag("NAME")`.
+            #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+            pub flags: $crate::tenants::Flags,
             /// From when on nobody is let in by it: a day (its beginning, UTC) or a moment (RFC 3339).
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub expires: Option<$crate::when::When>,
@@ -79,6 +99,7 @@ macro_rules! laying_down {
                     models: self.models.as_ref().map(|models| models.iter().map(|model| model.as_str().into()).collect()),
                     priority: self.priority,
                     metadata: self.metadata.clone(),
+                    flags: self.flags.clone(),
                     expires: self.expires,
                     disabled: self.disabled,
                     limits: self.limits.clone(),

@@ -5,8 +5,11 @@ use super::{Level, Settings, Tenant, meets};
 use crate::filter::SettingsError;
 use crate::filters::limits::OwnLimits;
 use schemars::Schema;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+
+/// What stands for everybody who has no entry.
+pub(super) const ANYBODY: &str = "*";
 
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 128;
@@ -28,6 +31,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Who stands there.
+    pub(super) fn tenant(&self) -> &Arc<Tenant> {
+        self.member.as_ref().or(self.team.as_ref()).unwrap_or(&self.org)
+    }
+
     /// From the top down.
     pub(super) fn rules(&self) -> Vec<Arc<Tenant>> {
         [Some(&self.org), self.team.as_ref(), self.member.as_ref()].into_iter().flatten().cloned().collect()
@@ -43,6 +51,24 @@ impl Tenants {
         let mut build = Build { tenants: Self::default(), own, faults, members: HashSet::new() };
         build.orgs(&orgs);
         (build.tenants, build.faults)
+    }
+
+    /// All of them, wildcards too, in no order.
+    pub fn everyone(&self) -> impl Iterator<Item = &Tenant> {
+        self.places.values().flatten().map(|place| place.tenant().as_ref())
+    }
+
+    /// The organisations that have somebody of this name, as the file has them.
+    #[must_use]
+    pub fn orgs_of(&self, level: Level, name: &str) -> Vec<Arc<str>> {
+        let places = self.places.get(&(level, Arc::from(name))).into_iter().flatten();
+        places.map(|place| place.org.name.clone()).filter(|org| **org != *ANYBODY).collect()
+    }
+
+    /// The flags that anybody in the section has, on or off.
+    pub fn flags(&self) -> BTreeSet<&str> {
+        let places = self.places.values().flatten();
+        places.flat_map(|place| place.tenant().flags.keys().map(String::as_str)).collect()
     }
 
     /// The JSON Schema of the section.
@@ -98,7 +124,7 @@ impl Build<'_> {
     ) {
         for (name, settings) in &members.0 {
             let path = below(&format!("{path}.{level}s"), name);
-            if &**name != "*" && !self.members.insert((org.name.clone(), level, name.clone())) {
+            if **name != *ANYBODY && !self.members.insert((org.name.clone(), level, name.clone())) {
                 let message =
                     format!("there is another {level} `{name}` in this organisation: they would share limits");
                 self.faults.push(SettingsError::at(&path, message).help("give one of them another name"));
@@ -129,7 +155,7 @@ impl Build<'_> {
     }
 
     fn add(&mut self, place: Place) {
-        let tenant = place.member.as_ref().or(place.team.as_ref()).unwrap_or(&place.org);
+        let tenant = place.tenant();
         let key = (tenant.level, tenant.name.clone());
         self.tenants.places.entry(key).or_default().push(place);
     }

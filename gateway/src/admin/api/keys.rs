@@ -103,8 +103,8 @@ async fn show(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Answer {
 async fn create(State(core): State<Arc<Core>>, body: Bytes) -> Answer {
     let key = wanted(&core, &body)?;
     let new = secret(&core)?;
-    let hash = new.hash();
-    let made = write(&core, move |transaction| stored::insert(transaction, &key, &hash, When::now())).await?;
+    let sealed = new.sealed();
+    let made = write(&core, move |transaction| stored::insert(transaction, &key, &sealed, When::now())).await?;
     let record = done(made, "there is a key of this id already")?;
     let mut answer = json(StatusCode::CREATED, &with_secret(&record, &new));
     let path = percent_encoding::utf8_percent_encode(&record.key.id, percent_encoding::NON_ALPHANUMERIC);
@@ -133,10 +133,10 @@ async fn rotate(State(core): State<Arc<Core>>, Path(id): Path<String>, body: Byt
         None => core.snapshot.load().overlap,
     };
     let new = secret(&core)?;
-    let hash = new.hash();
+    let sealed = new.sealed();
     let rotated = write(&core, move |transaction| {
         let now = When::now();
-        stored::rotate(transaction, &id, &hash, now, now.after(overlap))
+        stored::rotate(transaction, &id, &sealed, now, now.after(overlap))
     });
     let record = done(rotated.await?, "this key was revoked: make another")?;
     Ok(json(StatusCode::OK, &with_secret(&record, &new)))

@@ -61,7 +61,10 @@ async fn top(State(core): State<Arc<Core>>, asked: Result<Query<Asked>, QueryRej
         .iter()
         .map(|spender| {
             let mut told = told(&spender.spent);
-            told["name"] = spender.name.as_ref().into();
+            told["name"] = spender.name().into();
+            if let Some(org) = spender.org() {
+                told["org"] = org.into();
+            }
             told
         })
         .collect();

@@ -101,9 +101,9 @@ impl Rotate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let rules = self.place.rules()?;
         let (new, now) = (rules.generate()?, When::now());
-        let (hash, until) = (new.hash(), now.after(self.overlap.unwrap_or(rules.overlap)));
+        let (sealed, until) = (new.sealed(), now.after(self.overlap.unwrap_or(rules.overlap)));
         let refused = "this key was revoked; tidegate keys new makes another";
-        rules.change(&self.id, refused, |transaction| stored::rotate(transaction, &self.id, &hash, now, until))?;
+        rules.change(&self.id, refused, |transaction| stored::rotate(transaction, &self.id, &sealed, now, until))?;
         say(new.secret());
         let what = format!("This is the only time it is shown. The one before works until {until}.");
         complain(&format!("\n{}", Paint::on_stderr().dim(what)));

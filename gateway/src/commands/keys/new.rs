@@ -77,8 +77,8 @@ impl New {
             return Ok(());
         }
         let refused = "there is a key of this id already; --id takes another";
-        let hash = new.hash();
-        rules.change(&key.id, refused, |transaction| stored::insert(transaction, &key, &hash, When::now()))?;
+        let sealed = new.sealed();
+        rules.change(&key.id, refused, |transaction| stored::insert(transaction, &key, &sealed, When::now()))?;
         say(new.secret());
         complain(&format!("\n{}", paint.dim("This is the only time it is shown. It is kept as:")));
         complain(&key.id);

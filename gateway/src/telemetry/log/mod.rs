@@ -66,6 +66,8 @@ struct Shared {
     said: Mutex<String>,
     sample: Sampling,
     left_out: IntCounter,
+    /// What of callers' metadata is in the lines of requests.
+    metadata: ArcSwap<Vec<String>>,
     style: Style,
 }
 
@@ -111,7 +113,8 @@ impl Log {
         let queue = Queue::start(output, dropped);
         let levels = ArcSwap::from_pointee(with_quiet(Targets::new().with_default(LevelFilter::INFO)));
         let (said, sample) = (Mutex::new("info".to_owned()), Sampling::default());
-        let shared = Shared { queue: Arc::clone(&queue), levels, said, sample, left_out, style };
+        let metadata = ArcSwap::default();
+        let shared = Shared { queue: Arc::clone(&queue), levels, said, sample, left_out, metadata, style };
         (Log(Arc::new(shared)), LogGuard(queue))
     }
 
@@ -122,7 +125,10 @@ impl Log {
         }
         match self.0.sample.of(record) {
             Sampled::Out => self.0.left_out.inc(),
-            sampled => self.0.line(|out| request::write(out, self.0.style, record, route, pool, sampled)),
+            sampled => {
+                let names = self.0.metadata.load();
+                self.0.line(|out| request::write(out, self.0.style, record, route, pool, &names, sampled));
+            }
         }
     }
 
@@ -134,6 +140,11 @@ impl Log {
     /// What is logged, as it was said.
     pub fn level(&self) -> String {
         self.0.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what of callers' metadata is in the lines of requests.
+    pub fn set_metadata(&self, names: &[String]) {
+        self.0.metadata.store(Arc::new(names.to_vec()));
     }
 
     /// Changes what is logged from now on, or tells what is wrong with `level`.

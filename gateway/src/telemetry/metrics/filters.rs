@@ -39,7 +39,7 @@ impl FilterSeries {
 
     /// Counts one request that it was asked about.
     pub fn judged(&self, judged: Judged, took: Duration) {
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe_time(took);
         self.verdicts[judged as usize].inc();
     }
 }

@@ -86,6 +86,8 @@ metrics! {
         "Retries that were not made because the pool's budget for them was spent.";
     OVERHEAD_SECONDS: Histogram(OVERHEAD), "tidegate_overhead_seconds", &["route", "pool", "status"],
         "Time the gateway itself added to a request.";
+    COST: Counter, "tidegate_cost_total", &["route", "pool"],
+        "What requests cost by the file's prices, in its currency; an answer that was paid for before costs nothing.";
     REQUEST_BYTES: Counter, "tidegate_request_bytes_total", &["route", "pool"],
         "Body bytes that clients sent.";
     RESPONSE_BYTES: Counter, "tidegate_response_bytes_total", &["route", "pool"],

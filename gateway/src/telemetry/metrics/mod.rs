@@ -27,7 +27,7 @@ pub use sets::{BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, Que
 
 use super::record::Record;
 use build::Builder;
-use family::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Labels, Written};
+use family::{AmountVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Labels, Written};
 
 /// The route of a request that has none (yet): an unknown model or path.
 pub const OTHER_ROUTE: &str = "other";
@@ -86,6 +86,7 @@ struct Families {
     fallbacks: IntCounterVec,
     hedges: IntCounterVec,
     overhead: HistogramVec,
+    cost: AmountVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     route_in_flight: IntGaugeVec,
@@ -239,6 +240,7 @@ impl Families {
             filter_verdicts: build.counters(&list::FILTER_VERDICTS),
             fallbacks: build.counters(&list::FALLBACKS),
             hedges: build.counters(&list::HEDGES),
+            cost: build.amounts(&list::COST),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -279,6 +281,7 @@ impl Families {
             family.retain(route);
         }
         self.route_in_flight.retain(route);
+        self.cost.retain(route);
 
         let pools: HashSet<_> = backends.iter().map(|(pool, _)| *pool).collect();
         let pool = |labels: &Labels<'_>| pools.contains(labels["pool"]);

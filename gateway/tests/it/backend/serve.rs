@@ -19,6 +19,9 @@ pub(super) async fn accept_tcp(listener: TcpListener, state: Arc<State>, tls: Op
     let mut tasks = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
+        if state.resets.load(SeqCst) {
+            stream.reset();
+        }
         let (state, tls) = (state.clone(), tls.clone());
         tasks.spawn(async move {
             match tls {

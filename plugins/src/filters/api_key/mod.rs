@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use table::{Entry, Managed, Missing};
+use table::{Entry, Managed, Missing, Table};
 
 /// When to come back if nobody has read yet which keys there are.
 const SOON: Duration = Duration::from_secs(1);
@@ -45,8 +45,7 @@ pub struct Settings {
 /// See the module.
 pub struct ApiKey {
     hasher: KeyHasher,
-    entries: HashMap<KeyHash, Entry>,
-    managed: Option<Arc<Managed>>,
+    table: Arc<Table>,
     otherwise: Otherwise,
 }
 
@@ -102,12 +101,7 @@ impl ApiKey {
         if key.len() > LONGEST_KEY || keys::looks_ours(key) && !keys::checksum_ok(key) {
             return Err(Missing::Unknown);
         }
-        let hash = self.hasher.hash(key);
-        match (self.entries.get(&hash), &self.managed) {
-            (Some(entry), _) => Ok(entry.clone()),
-            (None, Some(managed)) => managed.find(&hash),
-            (None, None) => Err(Missing::Unknown),
-        }
+        self.table.find(&self.hasher.hash(key))
     }
 }
 
@@ -176,7 +170,9 @@ impl Plugin for ApiKey {
             known.follow(&(managed.clone() as Arc<dyn Follow>));
             managed
         });
-        Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), entries, managed, otherwise: settings.otherwise })
+        let table = Arc::new(Table::new(entries, managed));
+        services.views.add_keys(table.clone());
+        Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), table, otherwise: settings.otherwise })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the filter looks up: for the hash of a secret, whom it lets in, or why nobody.
 
 use crate::caller::Caller;
-use crate::filters::limits::OwnLimits;
+use crate::filters::limits::{Holders, OwnLimits};
 use crate::keys::{Follow, KeyHash, Record};
 use crate::reply::Refusal;
 use crate::tenants::{Tenants, standing};
@@ -42,6 +42,34 @@ impl Entry {
 
 fn invalid(code: &'static str, message: &str) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, code, format!("{message} Ask whoever runs this gateway for a new one."))
+}
+
+/// All keys: those of the file, and the managed ones, if they let in too.
+pub(super) struct Table {
+    entries: HashMap<KeyHash, Entry>,
+    managed: Option<Arc<Managed>>,
+}
+
+impl Table {
+    pub(super) fn new(entries: HashMap<KeyHash, Entry>, managed: Option<Arc<Managed>>) -> Self {
+        Self { entries, managed }
+    }
+
+    pub(super) fn find(&self, hash: &KeyHash) -> Result<Entry, Missing> {
+        match (self.entries.get(hash), &self.managed) {
+            (Some(entry), _) => Ok(entry.clone()),
+            (None, Some(managed)) => managed.find(hash),
+            (None, None) => Err(Missing::Unknown),
+        }
+    }
+}
+
+impl Holders for Table {
+    fn holders(&self) -> Vec<Arc<Caller>> {
+        let managed = self.managed.as_ref().and_then(|managed| managed.entries.load_full());
+        let managed = managed.iter().flat_map(|entries| entries.values());
+        self.entries.values().chain(managed).map(|entry| entry.caller.clone()).collect()
+    }
 }
 
 /// The managed keys, as the tenants of one version of the file have them. None before they have been read.

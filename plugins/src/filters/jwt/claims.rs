@@ -4,7 +4,7 @@ use super::reason::Reason;
 use super::settings::Paths;
 use crate::caller::Priority;
 use crate::filters::limits::Own;
-use crate::tenants::{Level, Metadata, Names, Tenant};
+use crate::tenants::{Flags, Level, Metadata, Names, Tenant};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -100,6 +100,7 @@ pub(super) fn names(claims: &Value, paths: &Paths) -> Result<(Names, Option<Tena
         models,
         priority,
         metadata: Metadata::new(),
+        flags: Flags::new(),
         expires: None,
         disabled: false,
         limits: Own::default(),

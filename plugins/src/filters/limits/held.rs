@@ -89,8 +89,8 @@ impl Held {
         Usage { prompt: usage.prompt.or(Some(self.cost.prompt)), ..usage }
     }
 
-    fn settle_by(&mut self, used: &Used) {
-        let price = self.cost.price;
+    fn settle_by(&mut self, exchange: &Exchange, used: &Used) {
+        let price = self.limits.priced(exchange, self.cost).price;
         self.settle(|limit, demand| limit.spent(demand, &price, used));
     }
 }
@@ -179,7 +179,8 @@ impl ResponseFilter for Held {
             let again = Again::of(exchange.source(), exchange.is_charged());
             match Usage::from_answer(data) {
                 Some(usage) if !self.limits.counts_bytes => {
-                    self.settle_by(&Used { usage: Some(self.complete(usage)), bytes: None, again });
+                    let usage = Some(self.complete(usage));
+                    self.settle_by(exchange, &Used { usage, bytes: None, again });
                 }
                 None if exchange.source() == Source::Backend => exchange.note("usage", "estimated"),
                 _ => {}
@@ -196,9 +197,12 @@ impl ResponseFilter for Held {
             return self.settle(|_, _| 0);
         }
         let Some(outcome) = exchange.outcome() else { return };
-        self.settle_by(&self.used(outcome));
+        let used = self.used(outcome);
+        self.settle_by(exchange, &used);
         if let Some(usage) = outcome.usage.filter(|_| outcome.complete && outcome.charged && self.limits.counts_usage) {
-            self.estimate.learn(&self.cost, &usage, outcome.events);
+            // What another model's answers are like says nothing about this one's.
+            let answered = exchange.priced_as().map_or(&self.estimate, |model| self.limits.estimate_of(model));
+            answered.learn(&self.cost, &usage, outcome.events);
         }
     }
 }

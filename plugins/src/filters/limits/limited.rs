@@ -3,7 +3,8 @@
 //! A request that is not limited costs nothing here. In a flood of refusals each is counted, and so many a second are
 //! written down as say what there is to say: the line of each request names its limit anyway.
 
-use super::{Inner, Limit};
+use super::Inner;
+use super::limit::Limit;
 use crate::exchange::Exchange;
 use prometheus::{IntCounterVec, Opts};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -6,7 +6,10 @@
 
 mod estimate;
 mod held;
+mod limit;
 mod limited;
+mod model_names;
+mod named;
 mod own;
 mod rate;
 mod refusal;
@@ -21,15 +24,16 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::prices::Prices;
 use crate::services::Services;
-use crate::store::{Demand, Ledger, Spec, Store, Subject};
+use crate::store::{Demand, Store, Subject};
 use crate::tenants::Tenant;
 use async_trait::async_trait;
 use estimate::{Cost, Estimate, Spends};
 use held::Held;
-use http::header;
+use limit::{Limit, declared, unpriced};
 use limited::Refused;
-use scope::{Found, ModelNames, Scope, Scopes, any_matches};
-use settings::{Anonymous, CacheHits, Kind, Meant, Reader};
+use model_names::ModelNames;
+use scope::{Found, Scope, Scopes};
+use settings::{Anonymous, Kind, Reader};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -38,7 +42,7 @@ pub use limited::{LIMITED, LIMITED_HELP, LIMITED_LABELS, Limited};
 pub use own::{Own, OwnEntry, OwnLimits};
 pub use rate::{Amount, Rate};
 pub use settings::{Entry, Settings};
-pub use views::{BucketView, LimitView, Views};
+pub use views::{BucketView, Holders, LimitView, Views};
 
 /// See the module.
 pub struct Limits(Arc<Inner>);
@@ -59,22 +63,6 @@ struct Inner {
     counts_bytes: bool,
     /// Whether it decides over what callers bring along.
     decides_own: bool,
-}
-
-/// One limit.
-#[derive(Clone)]
-struct Limit {
-    kind: Kind,
-    per: Scopes,
-    models: Vec<String>,
-    shadow: bool,
-    anonymous: Anonymous,
-    cache_hits: CacheHits,
-    /// What one unit of its ledger stands for.
-    scale: u64,
-    /// As the file writes it.
-    text: String,
-    ledger: Arc<Ledger>,
 }
 
 /// What a request asks of the limits.
@@ -162,6 +150,11 @@ impl Inner {
         }
     }
 
+    /// What is known of how much requests to this model cost.
+    fn estimate_of(&self, model: &str) -> &Arc<Estimate> {
+        &self.estimates[self.names.index(model).unwrap_or(self.names.names().len())]
+    }
+
     /// What the request will cost, as far as any limit counts that.
     fn cost(&self, exchange: &Exchange, index: usize, spends: Spends) -> Cost {
         if !self.counts_usage {
@@ -171,10 +164,11 @@ impl Inner {
         if spends == Spends::Nothing { cost } else { self.priced(exchange, cost) }
     }
 
-    /// With what the tokens of the request's model cost, if money is limited.
+    /// With what the tokens of the request's model cost, if money is limited: of the one that answers, once a fallback has
+    /// turned to another.
     fn priced(&self, exchange: &Exchange, mut cost: Cost) -> Cost {
         if self.counts_money {
-            let price = exchange.model().and_then(|model| self.prices.of(model));
+            let price = exchange.priced_as().and_then(|model| self.prices.of(model));
             cost.price = price.copied().unwrap_or_default();
         }
         cost
@@ -217,9 +211,10 @@ impl Inner {
             }
             asked.add(tag, limit, subject, exchange);
         }
+        let caller = exchange.caller().map(Arc::as_ref);
         for (index, (tenant, limit)) in own::of(&tenants).enumerate() {
             if limit.is_for(exchange) && those(limit) {
-                let subject = own::subject(tenant, exchange, &mut name);
+                let subject = own::subject(tenant.level, caller, &mut name);
                 asked.add(self.limits.len() + index, limit, subject, exchange);
             }
         }
@@ -242,43 +237,6 @@ impl Asked {
             }
         }
     }
-}
-
-impl Limit {
-    fn is_for(&self, exchange: &Exchange) -> bool {
-        self.models.is_empty() || exchange.model().is_some_and(|model| any_matches(&self.models, model))
-    }
-
-    /// How much of it a request takes, in units of its ledger.
-    fn amount(&self, cost: &Cost, exchange: &Exchange) -> u64 {
-        match self.kind {
-            Kind::Requests | Kind::InFlight => 1,
-            Kind::Tokens => cost.total(),
-            Kind::PromptTokens => cost.prompt,
-            Kind::CompletionTokens => cost.completion,
-            Kind::Cost => cost.money().div_ceil(self.scale),
-            Kind::Bytes => declared(exchange).max(exchange.body().len() as u64),
-        }
-    }
-
-    /// What a request asks of it; none if it could never be granted, since it surely needs more than a full bucket has.
-    fn demand(&self, tag: usize, subject: Subject, cost: &Cost, exchange: &Exchange) -> Option<Demand> {
-        let burst = self.ledger.quota().burst();
-        if self.amount(&cost.certain(), exchange) > burst {
-            return None;
-        }
-        // A guess that is too large is no reason to refuse for good: it takes all there is.
-        let amount = self.amount(cost, exchange).min(burst);
-        let mut demand = Demand::new(self.ledger.clone(), subject, amount);
-        (demand.tag, demand.binding) = (tag, !self.shadow);
-        Some(demand)
-    }
-}
-
-/// Bytes that the request says it brings.
-fn declared(exchange: &Exchange) -> u64 {
-    let length = exchange.headers().get(header::CONTENT_LENGTH);
-    length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 impl Plugin for Limits {
@@ -331,39 +289,14 @@ fn limits(settings: &Settings, services: &Services, faults: &mut Vec<SettingsErr
         if entry.cost.is_some() {
             faults.extend(unpriced(entry, &path, &services.models, &services.prices));
         }
-        for Meant { kind, quota, calendar, scale, text, label, id } in all {
+        for meant in all {
+            let label = &meant.label;
             if !labels.insert(label.clone()) {
                 let fault = SettingsError::at(&*path, format!("there is another limit called {label}"));
                 faults.push(fault.help("give one of them a `name` of its own"));
             }
-            let shared = entry.per.is_global();
-            limits.push(Limit {
-                kind,
-                per: entry.per.clone(),
-                models: entry.models.clone(),
-                shadow: entry.shadow,
-                anonymous: entry.anonymous,
-                cache_hits: entry.cache_hits,
-                scale,
-                text,
-                ledger: services.shared.store.open(Spec { id, label, quota, calendar, shared }),
-            });
+            limits.push(Limit::open(entry, meant, &*services.shared.store));
         }
     }
     limits
-}
-
-/// Models that a limit of money is for, and that have no price: they would cost nothing.
-fn unpriced(entry: &Entry, path: &str, models: &[Arc<str>], prices: &Prices) -> Option<SettingsError> {
-    let all: Vec<&str> = match entry.models.is_empty() {
-        true => models.iter().map(|name| &**name).collect(),
-        false => entry.models.iter().map(String::as_str).collect(),
-    };
-    let unpriced: Vec<_> = all.into_iter().filter(|name| !prices.covers(name)).collect();
-    if unpriced.is_empty() {
-        return None;
-    }
-    let message = format!("no price is known for {}: what they are asked would cost nothing", unpriced.join(", "));
-    let help = "add them to `prices.models`, `\"*\"` for all others; `{}` if they are free";
-    Some(SettingsError::at(format!("{path}.cost"), message).help(help))
 }

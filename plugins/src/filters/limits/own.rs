@@ -4,13 +4,14 @@
 //! decides over them together with its own. Tenants with the same limit share a ledger, each with a bucket of its own,
 //! so that their number is no number of metrics.
 
-use super::scope::{Scope, Scopes};
-use super::settings::{Entry, Meant, Reader};
-use super::{Limit, any_matches, unpriced};
-use crate::exchange::Exchange;
+use super::limit::{Limit, unpriced};
+use super::model_names::any_matches;
+use super::scope::Scopes;
+use super::settings::{Entry, Reader};
+use crate::caller::Caller;
 use crate::filter::SettingsError;
 use crate::prices::Prices;
-use crate::store::{Local, Quota, Spec, Store, Subject};
+use crate::store::{Local, Quota, Store, Subject};
 use crate::tenants::{Level, Tenant};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -120,34 +121,19 @@ impl OwnLimits {
         let mut own = Vec::new();
         for (index, entry) in entries.iter().enumerate() {
             let path = format!("{path}[{index}]");
-            let per = Scopes::from(scope(level));
+            let per = Scopes::from(level);
             let entry = Entry { per, name: Some(format!("tenants.{}", level.setting())), ..entry.entry.clone() };
             if entry.cost.is_some() {
                 faults.extend(unpriced(&entry, &path, &self.models, &self.prices));
             }
             for meant in (Reader { entry: &entry, path: &path, prices: &self.prices, faults }).meant() {
-                own.push((index, self.limit(&entry, meant)));
+                own.push((index, Limit::open(&entry, meant, &*self.store)));
             }
         }
         if !own.is_empty() {
             self.opened.store(true, Relaxed);
         }
         Own(own)
-    }
-
-    fn limit(&self, entry: &Entry, meant: Meant) -> Limit {
-        let Meant { kind, quota, calendar, scale, text, label, id } = meant;
-        Limit {
-            kind,
-            per: entry.per.clone(),
-            models: entry.models.clone(),
-            shadow: entry.shadow,
-            anonymous: entry.anonymous,
-            cache_hits: entry.cache_hits,
-            scale,
-            text,
-            ledger: self.store.open(Spec { id, label, quota, calendar, shared: false }),
-        }
     }
 }
 
@@ -197,28 +183,22 @@ impl Limit {
     }
 }
 
-fn scope(level: Level) -> Scope {
-    match level {
-        Level::Org => Scope::Org,
-        Level::Team => Scope::Team,
-        Level::User => Scope::User,
-        Level::Service => Scope::Service,
-        Level::Key => Scope::Key,
-    }
-}
-
 /// The own limits that a caller comes with, numbered from the top down.
 pub(super) fn of(tenants: &[Arc<Tenant>]) -> impl Iterator<Item = (&Tenant, &Limit)> {
-    tenants.iter().flat_map(|tenant| tenant.limits.0.iter().map(move |(_, limit)| (&**tenant, limit)))
+    tenants.iter().flat_map(|tenant| of_one(tenant))
+}
+
+/// Those of one.
+pub(super) fn of_one(tenant: &Tenant) -> impl Iterator<Item = (&Tenant, &Limit)> {
+    tenant.limits.0.iter().map(move |(_, limit)| (tenant, limit))
 }
 
 /// Whose bucket an own limit takes from: that of this tenant alone, whoever else has its name elsewhere.
-pub(super) fn subject(tenant: &Tenant, exchange: &Exchange, name: &mut Vec<u8>) -> Subject {
+pub(super) fn subject(level: Level, caller: Option<&Caller>, name: &mut Vec<u8>) -> Subject {
     name.clear();
     name.push(0xff);
-    let caller = exchange.caller();
     let org = caller.and_then(|caller| caller.org.as_deref()).unwrap_or_default();
-    let of = caller.and_then(|caller| match tenant.level {
+    let of = caller.and_then(|caller| match level {
         Level::Org => caller.org.as_deref(),
         Level::Team => caller.team.as_deref(),
         Level::User => caller.user.as_deref(),
@@ -226,11 +206,11 @@ pub(super) fn subject(tenant: &Tenant, exchange: &Exchange, name: &mut Vec<u8>) 
         Level::Key => caller.key.as_deref(),
     });
     // Keys have names that are theirs alone, in all organisations.
-    let org = if tenant.level == Level::Key { "" } else { org };
+    let org = if level == Level::Key { "" } else { org };
     for text in [org, of.unwrap_or_default()] {
         name.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
         name.extend(text.as_bytes());
     }
-    name.push(tenant.level as u8);
+    name.push(level as u8);
     Subject::of(name)
 }

@@ -1,14 +1,12 @@
 //! Whose bucket a request takes from.
 
 use crate::exchange::Exchange;
-use crate::store::Subject;
+use crate::tenants::Level;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
-use std::sync::Arc;
 
 /// What requests are told apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -16,11 +14,11 @@ use std::sync::Arc;
 pub(super) enum Scope {
     /// The credential.
     Key,
-    /// The user.
+    /// The user, of an organisation if one is known.
     User,
     /// The service, where a key belongs to one.
     Service,
-    /// The user's team.
+    /// The user's or the service's team.
     Team,
     /// The organisation.
     Org,
@@ -35,7 +33,7 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
             Self::User => "user",
@@ -49,10 +47,32 @@ impl Scope {
         }
     }
 
-    /// Writes who that is for this request; false if there is nobody.
-    fn write(self, exchange: &Exchange, model: Option<&str>, name: &mut Vec<u8>) -> bool {
+    /// The level of tenants that it tells apart, if it is one.
+    pub(super) fn level(self) -> Option<Level> {
+        match self {
+            Self::Key => Some(Level::Key),
+            Self::User => Some(Level::User),
+            Self::Service => Some(Level::Service),
+            Self::Team => Some(Level::Team),
+            Self::Org => Some(Level::Org),
+            Self::Ip | Self::Model | Self::Route | Self::Global => None,
+        }
+    }
+
+    /// Whether its names are an organisation's own: another may have somebody of the same name.
+    pub(super) fn is_of_org(self) -> bool {
+        matches!(self, Self::User | Self::Service | Self::Team)
+    }
+
+    /// The organisation that the name is one of, if it is of any.
+    fn org(self, exchange: &Exchange) -> Option<&str> {
+        exchange.caller().filter(|_| self.is_of_org())?.org.as_deref()
+    }
+
+    /// What it is called for this request, if there is somebody; of an address nothing is said here.
+    fn text<'a>(self, exchange: &'a Exchange, model: Option<&'a str>) -> Option<&'a str> {
         let caller = exchange.caller();
-        let text: Option<&str> = match self {
+        match self {
             Self::Key => caller.and_then(|caller| caller.key.as_deref()),
             Self::User => caller.and_then(|caller| caller.user.as_deref()),
             Self::Service => caller.and_then(|caller| caller.service.as_deref()),
@@ -61,34 +81,58 @@ impl Scope {
             Self::Model => model,
             Self::Route => Some(model.unwrap_or(OTHER)),
             Self::Global => Some(""),
-            Self::Ip => {
-                let Some(address) = exchange.client() else { return false };
-                write_address(address, name);
-                return true;
-            }
-        };
-        name.extend(text.unwrap_or_default().as_bytes());
-        text.is_some()
+            Self::Ip => None,
+        }
+    }
+
+    /// Writes who that is for this request; false if there is nobody.
+    fn write(self, exchange: &Exchange, model: Option<&str>, name: &mut Vec<u8>) -> bool {
+        if let (Self::Ip, Some(address)) = (self, exchange.client()) {
+            write_address(address, name);
+            return true;
+        }
+        let text = self.text(exchange, model);
+        text.inspect(|text| write_name(self.org(exchange), text, name)).is_some()
     }
 
     /// Who that is, for people.
     fn told(self, exchange: &Exchange, model: Option<&str>) -> Option<String> {
-        if self == Self::Global {
-            return Some("all requests together".to_owned());
+        match self {
+            Self::Global => Some("all requests together".to_owned()),
+            Self::Ip => exchange.client().map(|address| format!("address {}", address_text(address))),
+            _ => {
+                let of = self.org(exchange).map(|org| format!(" of '{org}'")).unwrap_or_default();
+                self.text(exchange, model).map(|text| format!("{} '{text}'{of}", self.name()))
+            }
         }
-        let mut name = Vec::new();
-        if !self.write(exchange, model, &mut name) {
-            return None;
+    }
+
+    /// Who that is, as [`Named`](super::named::Named) reads it.
+    fn named(self, exchange: &Exchange, model: Option<&str>) -> String {
+        let text = match self {
+            Self::Global => None,
+            Self::Ip => exchange.client().map(address_text).map(Cow::Owned),
+            _ => self.text(exchange, model).map(Cow::Borrowed),
+        };
+        match (text, self.org(exchange)) {
+            (None, _) => self.name().to_owned(),
+            (Some(text), None) => format!("{}:{text}", self.name()),
+            (Some(text), Some(org)) => format!("org:{org}/{}:{text}", self.name()),
         }
-        Some(match (self, exchange.client()) {
-            (Self::Ip, Some(address)) => format!("address {}", address_text(address)),
-            _ => format!("{} '{}'", self.name(), String::from_utf8_lossy(&name)),
-        })
     }
 }
 
+/// The bytes that tell names apart: no text has the one that stands behind an organisation's.
+pub(super) fn write_name(org: Option<&str>, text: &str, name: &mut Vec<u8>) {
+    if let Some(org) = org {
+        name.extend(org.as_bytes());
+        name.push(0xff);
+    }
+    name.extend(text.as_bytes());
+}
+
 /// The bytes that tell addresses apart: all of an IPv4 address, the /64 of an IPv6 address.
-fn write_address(address: IpAddr, name: &mut Vec<u8>) {
+pub(super) fn write_address(address: IpAddr, name: &mut Vec<u8>) {
     match address.to_canonical() {
         IpAddr::V4(address) => name.extend(address.octets()),
         IpAddr::V6(address) => name.extend(&address.octets()[..8]),
@@ -118,11 +162,11 @@ enum Written {
 }
 
 /// What answers requests that name no model.
-const OTHER: &str = "other_paths";
+pub(super) const OTHER: &str = "other_paths";
 
-const NAMES: &str = "key, user, service, team, org, ip, model, route or global";
+pub(super) const NAMES: &str = "key, user, service, team, org, ip, model, route or global";
 
-const ALL: [Scope; 9] = [
+pub(super) const ALL: [Scope; 9] = [
     Scope::Key,
     Scope::User,
     Scope::Service,
@@ -150,9 +194,10 @@ impl TryFrom<Written> for Scopes {
     }
 }
 
-impl From<Scope> for Scopes {
-    fn from(scope: Scope) -> Self {
-        Self(vec![scope])
+/// Those of one level each have a bucket.
+impl From<Level> for Scopes {
+    fn from(level: Level) -> Self {
+        Self(ALL.into_iter().filter(|scope| scope.level() == Some(level)).collect())
     }
 }
 
@@ -197,7 +242,7 @@ impl Scopes {
     }
 
     /// Spells out a subject whose parts `part` writes, or says are not known.
-    fn spell(&self, name: &mut Vec<u8>, part: impl Fn(Scope, &mut Vec<u8>) -> bool) -> Found {
+    pub(super) fn spell(&self, name: &mut Vec<u8>, part: impl Fn(Scope, &mut Vec<u8>) -> bool) -> Found {
         let mut found = Found::Named;
         name.clear();
         for scope in &self.0 {
@@ -219,48 +264,10 @@ impl Scopes {
         found
     }
 
-    /// The subject that an operator names; none if it is not of these scopes.
-    pub(super) fn subject(&self, named: &Named, models: &ModelNames) -> Option<Subject> {
-        if self.0.len() != named.0.len() || !self.0.iter().all(|scope| named.part(*scope).is_some()) {
-            return None;
-        }
-        let mut name = Vec::new();
-        self.spell(&mut name, |scope, name| match named.part(scope) {
-            Some(Part::Address(address)) => {
-                write_address(*address, name);
-                true
-            }
-            Some(Part::Name(text)) => {
-                let model = || models.index(text).map_or("", |index| &models.names()[index]);
-                let text = match scope {
-                    Scope::Model => model(),
-                    Scope::Route if text != OTHER => model(),
-                    _ => text,
-                };
-                name.extend(text.as_bytes());
-                true
-            }
-            Some(Part::Nobody) => scope == Scope::Global,
-            None => false,
-        });
-        Some(Subject::of(&name))
-    }
-
-    /// Who that is, as [`Named`] reads it.
+    /// Who that is, as [`Named`](super::named::Named) reads it.
     pub(super) fn named(&self, exchange: &Exchange, model: Option<&str>) -> String {
-        let mut text = String::new();
-        for scope in &self.0 {
-            let mut name = Vec::new();
-            let known = *scope != Scope::Global && scope.write(exchange, model, &mut name);
-            let name = match (scope, exchange.client()) {
-                (Scope::Ip, Some(address)) => address_text(address),
-                _ => String::from_utf8_lossy(&name).into_owned(),
-            };
-            let between = if text.is_empty() { "" } else { "+" };
-            text +=
-                &if known { format!("{between}{}:{name}", scope.name()) } else { format!("{between}{}", scope.name()) };
-        }
-        text
+        let named = self.0.iter().map(|scope| scope.named(exchange, model));
+        named.collect::<Vec<_>>().join("+")
     }
 
     /// Who that is, for people.
@@ -270,53 +277,6 @@ impl Scopes {
             None => format!("callers without a known {}", scope.name()),
         });
         told.collect::<Vec<_>>().join(" with ")
-    }
-}
-
-/// A subject as operators spell it: `user:ann`, `ip:10.0.0.1`, `org:acme+model:gpt-4o`, `global`. A part without a name
-/// (`user`) is those of whom it is not known.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Named(Vec<(Scope, Part)>);
-
-#[derive(Debug, PartialEq, Eq)]
-enum Part {
-    Name(String),
-    Address(IpAddr),
-    Nobody,
-}
-
-impl Named {
-    fn part(&self, wanted: Scope) -> Option<&Part> {
-        self.0.iter().find(|(scope, _)| *scope == wanted).map(|(_, part)| part)
-    }
-}
-
-impl FromStr for Named {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_scope = |text: &str| ALL.iter().find(|scope| scope.name() == text.split(':').next().unwrap_or_default());
-        // Names may have a plus in them: a part begins where a plus is followed by what a part can be of.
-        let split = text.match_indices('+').find(|(at, _)| is_scope(&text[at + 1..]).is_some());
-        let parts = match split {
-            Some((at, _)) => vec![&text[..at], &text[at + 1..]],
-            None => vec![text],
-        };
-        let part = |text: &str| {
-            let scope = is_scope(text).ok_or_else(|| {
-                format!("`{text}` names nobody: expected {NAMES} with a name behind a colon, such as user:ann")
-            })?;
-            let part = match (scope, text.split_once(':')) {
-                (_, None) => Part::Nobody,
-                (Scope::Ip, Some((_, address))) => {
-                    let address = address.strip_suffix("/64").unwrap_or(address);
-                    Part::Address(address.parse().map_err(|_| format!("`{address}` is no IP address"))?)
-                }
-                (_, Some((_, name))) => Part::Name(name.to_owned()),
-            };
-            Ok((*scope, part))
-        };
-        parts.into_iter().map(part).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -332,68 +292,5 @@ impl JsonSchema for Scopes {
             { "type": "string", "enum": one },
             { "type": "array", "minItems": 2, "maxItems": 2, "uniqueItems": true, "items": { "type": "string", "enum": two } },
         ] })
-    }
-}
-
-/// The names of models in the file, to find the one that a request asks for.
-#[derive(Debug, Clone)]
-pub(super) struct ModelNames {
-    exact: std::collections::HashMap<Arc<str>, usize>,
-    /// Longest first, without the `*`.
-    prefixes: Vec<(Box<str>, usize)>,
-    names: Vec<Arc<str>>,
-}
-
-impl ModelNames {
-    pub(super) fn new(names: &[Arc<str>]) -> Self {
-        let exact = names.iter().enumerate().filter(|(_, name)| !name.ends_with('*'));
-        let exact = exact.map(|(index, name)| (name.clone(), index)).collect();
-        let mut prefixes: Vec<(Box<str>, usize)> = names
-            .iter()
-            .enumerate()
-            .filter_map(|(index, name)| Some((name.strip_suffix('*')?.into(), index)))
-            .collect();
-        prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Self { exact, prefixes, names: names.to_vec() }
-    }
-
-    /// The entry that answers to `name`, as the gateway itself will choose it. Clients make up names; the file does
-    /// not, so that nobody gets a fresh bucket by making up another.
-    pub(super) fn index(&self, name: &str) -> Option<usize> {
-        let by_prefix =
-            || self.prefixes.iter().find(|(prefix, _)| name.starts_with(&**prefix)).map(|(_, index)| *index);
-        self.exact.get(name).copied().or_else(by_prefix)
-    }
-
-    pub(super) fn names(&self) -> &[Arc<str>] {
-        &self.names
-    }
-}
-
-/// Whether one of `patterns` is for `model`.
-pub(super) fn any_matches(patterns: &[String], model: &str) -> bool {
-    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(prefix) => model.starts_with(prefix),
-        None => model == pattern,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn operators_spell_subjects_as_limits_are_written() {
-        let read = |text: &str| text.parse::<Named>().map(|named| named.0);
-        let name = |name: &str| Part::Name(name.into());
-        assert_eq!(read("user:ann"), Ok(vec![(Scope::User, name("ann"))]));
-        assert_eq!(read("user:ann+x@example.com"), Ok(vec![(Scope::User, name("ann+x@example.com"))]));
-        let pair = vec![(Scope::User, name("a+b")), (Scope::Model, name("org/model:latest"))];
-        assert_eq!(read("user:a+b+model:org/model:latest"), Ok(pair));
-        assert_eq!(read("ip:10.0.0.1"), Ok(vec![(Scope::Ip, Part::Address("10.0.0.1".parse().unwrap()))]));
-        assert_eq!(read("ip:2001:db8::/64"), Ok(vec![(Scope::Ip, Part::Address("2001:db8::".parse().unwrap()))]));
-        assert_eq!(read("global"), Ok(vec![(Scope::Global, Part::Nobody)]));
-        assert!(read("ann").unwrap_err().contains("names nobody"));
-        assert!(read("ip:here").unwrap_err().contains("no IP address"));
     }
 }

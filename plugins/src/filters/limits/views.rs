@@ -1,18 +1,33 @@
 //! Limits as those see them who look after them: what there is, and how somebody's buckets stand.
 
-use super::scope::{Named, Scopes};
+use super::limit::Limit;
+use super::named::Named;
+use super::scope::Scopes;
 use super::settings::Kind;
-use super::{Inner, Limit};
+use super::{Inner, own};
+use crate::caller::Caller;
 use crate::prices::NANOS;
 use crate::store::Standing;
+use crate::tenants::Tenants;
 use serde::Serialize;
 use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The limits of one version of the configuration, in the order of the file. Each filter adds its own when it is built.
 #[derive(Default)]
-pub struct Views(Mutex<Vec<Arc<Inner>>>);
+pub struct Views {
+    filters: Mutex<Vec<Arc<Inner>>>,
+    keys: Mutex<Vec<Arc<dyn Holders>>>,
+    tenants: Option<Arc<Tenants>>,
+}
+
+/// Knows who has keys.
+pub trait Holders: Send + Sync {
+    /// All of them, each with the name of its key, as of now.
+    fn holders(&self) -> Vec<Arc<Caller>>;
+}
 
 /// One limit.
 #[derive(Debug, Serialize)]
@@ -73,32 +88,70 @@ pub struct BucketView {
 }
 
 impl Views {
+    /// Of a file with these tenants, which may have limits of their own.
+    pub fn of(tenants: Option<Arc<Tenants>>) -> Self {
+        Self { tenants, ..Self::default() }
+    }
+
     pub(super) fn add(&self, limits: &Arc<Inner>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(limits.clone());
+        lock(&self.filters).push(limits.clone());
+    }
+
+    /// Keys may have limits of their own, too.
+    pub fn add_keys(&self, keys: Arc<dyn Holders>) {
+        lock(&self.keys).push(keys);
     }
 
     fn filters(&self) -> Vec<Arc<Inner>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.filters).clone()
     }
 
-    /// All limits.
+    fn holders(&self) -> Vec<Arc<Caller>> {
+        let keys = lock(&self.keys).clone();
+        keys.iter().flat_map(|keys| keys.holders()).collect()
+    }
+
+    /// All limits: those of the filters, and those that tenants and keys have for themselves, each of these once however
+    /// many have the same.
     pub fn limits(&self) -> Vec<LimitView> {
-        self.filters().iter().flat_map(|filter| filter.limits.iter().map(Limit::view)).collect()
+        let mut views: Vec<_> =
+            self.filters().iter().flat_map(|filter| filter.limits.iter().map(Limit::view)).collect();
+        if !self.filters().iter().any(|filter| filter.decides_own) {
+            return views;
+        }
+        let holders = self.holders();
+        let of_keys = holders.iter().flat_map(|caller| own::of(&caller.tenants));
+        let of_tenants = self.tenants.iter().flat_map(|tenants| tenants.everyone()).flat_map(own::of_one);
+        let mut seen = HashSet::new();
+        let own = of_tenants.chain(of_keys).map(|(_, limit)| limit);
+        let once = own.filter(|limit| seen.insert((limit.ledger.label(), &limit.text, &limit.models, limit.shadow)));
+        views.extend(once.map(Limit::view));
+        views
     }
 
-    /// How the buckets of `subject` stand: one for each limit that is per what it names.
+    /// How the buckets of `subject` stand: one for each limit that is per what it names, or that it has for itself.
     ///
     /// # Errors
     /// What is wrong with how it is spelled.
     pub async fn buckets(&self, subject: &str) -> Result<Vec<BucketView>, String> {
-        let named: Named = subject.parse()?;
+        let tenants = self.tenants.as_deref();
+        let named = subject.parse::<Named>()?.completed(tenants)?;
         let mut views = Vec::new();
         for filter in self.filters() {
             for limit in &filter.limits {
-                let Some(subject) = limit.per.subject(&named, &filter.names) else { continue };
+                let Some(subject) = named.subject(&limit.per, &filter.names) else { continue };
                 let standing = filter.store.peek(&limit.ledger, subject).await;
                 views.push(limit.bucket(&standing));
             }
+        }
+        let decides = self.filters().into_iter().find(|filter| filter.decides_own);
+        let Some((filter, (level, caller))) = decides.zip(named.tenant(tenants, &self.holders())) else {
+            return Ok(views);
+        };
+        let subject = own::subject(level, Some(&caller), &mut Vec::new());
+        for (_, limit) in caller.tenant(level).into_iter().flat_map(|tenant| own::of_one(tenant)) {
+            let standing = filter.store.peek(&limit.ledger, subject).await;
+            views.push(limit.bucket(&standing));
         }
         Ok(views)
     }
@@ -154,6 +207,10 @@ impl Limit {
             decisions: Decisions { granted, refused, would_refuse, crowded },
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(time: Duration) -> u64 {

@@ -53,7 +53,7 @@ impl Plugin for ModelRoute {
 
     fn new(settings: Settings, services: &Services) -> std::result::Result<Self, Vec<SettingsError>> {
         let mut faults = Vec::new();
-        let rules = settings.meant(&services.models, &mut faults);
+        let rules = settings.meant(services, &mut faults);
         if faults.is_empty() { Ok(Self { rules }) } else { Err(faults) }
     }
 }

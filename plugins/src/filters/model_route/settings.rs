@@ -2,8 +2,9 @@
 
 use super::Meant;
 use super::choice::Choice;
-use crate::condition::{Condition, Lists};
+use crate::condition::{Condition, Lists, Terms};
 use crate::filter::SettingsError;
+use crate::services::Services;
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -66,7 +67,8 @@ fn header<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HeaderNam
 }
 
 impl Settings {
-    pub(super) fn meant(self, models: &[Arc<str>], faults: &mut Vec<SettingsError>) -> Vec<Meant> {
+    pub(super) fn meant(self, services: &Services, faults: &mut Vec<SettingsError>) -> Vec<Meant> {
+        let terms = Terms { lists: &self.lists, tenants: services.tenants.as_deref() };
         if self.rules.is_empty() {
             faults.push(SettingsError::at("rules", "there is no rule").help("leave the filter out if you want none"));
         }
@@ -83,7 +85,7 @@ impl Settings {
                 let message = format!("it is never reached: rule {first} is for all requests");
                 faults.push(SettingsError::at(&*path, message).help("move it up, or give that one a condition"));
             }
-            let when = rule.when.as_deref().map(|when| Condition::read(when, &self.lists)).transpose();
+            let when = rule.when.as_deref().map(|when| Condition::read(when, terms)).transpose();
             let when = when.unwrap_or_else(|error| {
                 faults.push(SettingsError::at(format!("{path}.when"), error.to_string()));
                 None
@@ -91,7 +93,7 @@ impl Settings {
             if rule.when.is_none() && catch_all.is_none() {
                 catch_all = Some(index + 1);
             }
-            if let Some(choice) = rule.choice(&path, models, faults) {
+            if let Some(choice) = rule.choice(&path, &services.models, faults) {
                 rules.push(Meant { name, when, choice });
             }
         }

@@ -4,7 +4,8 @@
 //! which are kept beside it: whoever asked for the usage gets them all. What is told again in the form it came in is the
 //! same bytes, shared; only ids and times are other ones, unless the original ones are wanted.
 
-use super::replay::{self, Replay};
+use super::packed;
+use super::replay::{self, Part, Replay};
 use super::settings::IdsAre;
 use crate::call::Endpoint;
 use crate::events::{Events, StreamWatch};
@@ -63,7 +64,7 @@ pub(super) struct Entry {
 #[derive(Debug, Clone)]
 pub(super) enum Data {
     Plain(Bytes),
-    /// Compressed, and how long it is otherwise.
+    /// In compressed frames, and how long it is otherwise.
     Packed(Bytes, usize),
 }
 
@@ -220,8 +221,8 @@ impl Entry {
     /// Compressed, if that makes it smaller.
     pub(super) fn packed(&self) -> Option<Self> {
         let Data::Plain(data) = &self.data else { return None };
-        let packed = zstd::bulk::compress(data, LEVEL).ok().filter(|packed| packed.len() < data.len() / 8 * 7)?;
-        Some(Self { data: Data::Packed(packed.into(), data.len()), ..self.clone() })
+        let packed = packed::pack(data, self.form, &self.ids).filter(|packed| packed.len() < data.len() / 8 * 7)?;
+        Some(Self { data: Data::Packed(packed, data.len()), ..self.clone() })
     }
 
     /// Bytes of it as it is told.
@@ -244,19 +245,20 @@ impl Entry {
     pub(super) fn tell(&self, wanted: Wanted, manner: Manner) -> Option<(HeaderMap, Body)> {
         let endpoint = self.label.endpoint;
         let asked_apart = forms::asks_for_usage(endpoint);
-        let plain = self.plain()?;
         // A conversation that is kept at the backend goes on under the id that the backend knows.
         let original = manner.ids == IdsAre::Original || endpoint == Endpoint::Responses;
         let fresh = (!original && !self.ids.is_empty()).then(|| self.fresh());
         match (self.form, wanted.stream && forms::streams(endpoint)) {
-            (Form::Whole, false) => Some(replay::whole(&plain, fresh.as_ref(), self.content_type.clone(), SMALL)),
+            (Form::Whole, false) => {
+                Some(replay::whole(self.kept(), self.size(), fresh, self.content_type.clone(), SMALL))
+            }
             (Form::Whole, true) => {
                 if wanted.usage && self.usage.is_none() {
                     return None;
                 }
                 let piece = if manner.pace > 0 { WORD } else { PIECE };
-                let events = forms::events(endpoint, &plain, Shape { usage: wanted.usage, piece })?;
-                Some((stream_headers(), self.stream(events, fresh, manner)))
+                let events = forms::events(endpoint, &self.plain()?, Shape { usage: wanted.usage, piece })?;
+                Some((stream_headers(), self.stream(events.into_iter().map(Part::Plain).collect(), fresh, manner)))
             }
             (Form::Events, true) => {
                 if asked_apart && wanted.usage && self.usage_event.is_empty() {
@@ -264,22 +266,32 @@ impl Entry {
                 }
                 let usage = if wanted.usage { self.usage_event.clone() } else { Bytes::new() };
                 let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, self.content_type.clone())]);
-                Some((headers, self.stream(vec![plain, usage, self.end.clone()], fresh, manner)))
+                let parts = vec![self.kept(), Part::Plain(usage), Part::Plain(self.end.clone())];
+                Some((headers, self.stream(parts, fresh, manner)))
             }
             (Form::Events, false) => {
                 if asked_apart && self.usage_event.is_empty() {
                     return None;
                 }
-                let stream = [&plain[..], &self.usage_event, &self.end].concat();
+                let stream = [&self.plain()?[..], &self.usage_event, &self.end].concat();
                 let whole = forms::whole(endpoint, &stream)?;
                 let json = HeaderValue::from_static("application/json");
-                Some(replay::whole(&whole, fresh.as_ref(), json, usize::MAX))
+                let size = whole.len();
+                Some(replay::whole(Part::Plain(whole), size, fresh, json, usize::MAX))
             }
             (Form::Item, _) => None,
         }
     }
 
-    fn stream(&self, parts: Vec<Bytes>, fresh: Option<Fresh>, manner: Manner) -> Body {
+    /// What is kept, as it is kept.
+    fn kept(&self) -> Part {
+        match &self.data {
+            Data::Plain(data) => Part::Plain(data.clone()),
+            Data::Packed(data, _) => Part::Packed(data.clone()),
+        }
+    }
+
+    fn stream(&self, parts: Vec<Part>, fresh: Option<Fresh>, manner: Manner) -> Body {
         Body::Pieces(Box::new(Replay::new(parts, fresh, manner.pace, self.usage)))
     }
 
@@ -291,9 +303,6 @@ impl Entry {
         Fresh::new(&self.ids, now, u128::from_le_bytes(random))
     }
 }
-
-/// A quick level: what is compressed once is told many times.
-const LEVEL: i32 = 3;
 
 fn stream_headers() -> HeaderMap {
     HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))])

@@ -11,6 +11,7 @@ mod entry;
 mod fill;
 pub mod memory;
 pub mod metrics;
+mod packed;
 mod replay;
 mod settings;
 pub mod stored;

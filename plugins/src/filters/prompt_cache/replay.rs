@@ -1,43 +1,66 @@
 //! Kept bytes on their way to a client: in slices of what is kept wherever nothing in them changes.
 
+use super::packed::unpack_next;
 use crate::forms::Fresh;
 use crate::reply::{Body, Pieces, Refusal};
 use crate::usage::Usage;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
+use zstd::bulk::Decompressor;
 
 /// About how much of a stream goes out at once, where ids in it have to be changed.
 const BLOCK: usize = 16 << 10;
 
-/// A whole answer: up to `small` bytes in one piece, beyond that as slices of what is kept with new ids between.
+/// A piece of what is kept.
+pub(super) enum Part {
+    /// As it is told, but for ids and times.
+    Plain(Bytes),
+    /// In compressed frames.
+    Packed(Bytes),
+    /// As it is told.
+    Ready(Bytes),
+}
+
+/// A whole answer of `size` bytes: up to `small` bytes in one piece, beyond that as slices of what is kept with new ids
+/// between.
 pub(super) fn whole(
-    plain: &Bytes,
-    fresh: Option<&Fresh>,
+    kept: Part,
+    size: usize,
+    fresh: Option<Fresh>,
     content_type: HeaderValue,
     small: usize,
 ) -> (HeaderMap, Body) {
     let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type)]);
-    let body = match fresh {
-        None => Body::Whole(plain.clone()),
-        Some(fresh) if plain.len() <= small => Body::Whole(fresh.apply(plain)),
-        Some(fresh) => {
+    let body = match (kept, fresh) {
+        (Part::Plain(plain), None) => Body::Whole(plain),
+        (Part::Plain(plain), Some(fresh)) if size <= small => Body::Whole(fresh.apply(&plain)),
+        (kept, fresh) => {
             // New ids are as long as the old.
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(plain.len()));
-            Body::Pieces(Box::new(Replay::new(fresh.segments(plain), None, 0, None)))
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+            let (parts, fresh) = match (kept, fresh) {
+                (Part::Plain(plain), Some(fresh)) => {
+                    (fresh.segments(&plain).into_iter().map(Part::Ready).collect(), None)
+                }
+                (kept, fresh) => (vec![kept], fresh),
+            };
+            Body::Pieces(Box::new(Replay::new(parts, fresh, 0, None)))
         }
     };
     (headers, body)
 }
 
-/// A stream that is told again.
+/// An answer that is told again, piece by piece. What has to be changed or unpacked is, in a buffer that is used for one
+/// piece after the other as long as nobody keeps them.
 pub(super) struct Replay {
-    parts: VecDeque<Bytes>,
+    parts: VecDeque<Part>,
     fresh: Option<Fresh>,
+    buffer: BytesMut,
+    unpacker: Option<Decompressor<'static>>,
     /// Between events; none: at once.
     step: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -46,33 +69,59 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Of these blocks of whole events; `pace` of them a second, or at once.
-    pub(super) fn new(parts: Vec<Bytes>, fresh: Option<Fresh>, pace: u32, usage: Option<Usage>) -> Self {
+    pub(super) fn new(parts: Vec<Part>, fresh: Option<Fresh>, pace: u32, usage: Option<Usage>) -> Self {
         let step = (pace > 0).then(|| Duration::from_secs(1) / pace);
-        let parts = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        Self { parts, fresh, step, timer: None, usage }
+        let is_empty = |part: &Part| matches!(part, Part::Plain(bytes) | Part::Packed(bytes) | Part::Ready(bytes) if bytes.is_empty());
+        let parts = parts.into_iter().filter(|part| !is_empty(part)).collect();
+        Self { parts, fresh, buffer: BytesMut::new(), unpacker: None, step, timer: None, usage }
     }
 
-    fn take(&mut self) -> Option<Bytes> {
-        let front = self.parts.front_mut()?;
-        let least = match (self.step, &self.fresh) {
+    /// The next piece; an error if what is kept is not what was.
+    fn take(&mut self) -> Option<std::result::Result<Bytes, Refusal>> {
+        let front = match self.parts.pop_front()? {
+            Part::Packed(mut packed) => {
+                if unpack_next(&mut packed, &mut self.buffer, &mut self.unpacker).is_none() {
+                    self.parts.clear();
+                    let message = "What was kept of the answer cannot be read.";
+                    return Some(Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)));
+                }
+                if !packed.is_empty() {
+                    self.parts.push_front(Part::Packed(packed));
+                }
+                if let Some(fresh) = &self.fresh {
+                    fresh.renew(&mut self.buffer);
+                }
+                Part::Ready(self.buffer.split().freeze())
+            }
+            front => front,
+        };
+        let (mut block, fresh) = match (front, &self.fresh) {
+            (Part::Plain(block), Some(fresh)) => (block, Some(fresh)),
+            (Part::Plain(block) | Part::Packed(block) | Part::Ready(block), _) => (block, None),
+        };
+        let least = match (self.step, fresh) {
             (Some(_), _) => 1,
             (None, Some(_)) => BLOCK,
             (None, None) => usize::MAX,
         };
-        let end = end_of_event(front, least);
-        let block = front.split_to(end);
-        if front.is_empty() {
-            self.parts.pop_front();
+        let piece = block.split_to(end_of_event(&block, least));
+        let Some(fresh) = fresh else {
+            if !block.is_empty() {
+                self.parts.push_front(Part::Ready(block));
+            }
+            return Some(Ok(piece));
+        };
+        if !block.is_empty() {
+            self.parts.push_front(Part::Plain(block));
         }
-        Some(match &self.fresh {
-            Some(fresh) => fresh.apply(&block),
-            None => block,
-        })
+        self.buffer.extend_from_slice(&piece);
+        fresh.renew(&mut self.buffer);
+        Some(Ok(self.buffer.split().freeze()))
     }
 }
 
 /// Where the event ends that the byte at `least` belongs to.
-fn end_of_event(block: &[u8], least: usize) -> usize {
+pub(super) fn end_of_event(block: &[u8], least: usize) -> usize {
     let Some(rest) = block.get(least.saturating_sub(1)..) else { return block.len() };
     let plain = memchr::memmem::find(rest, b"\n\n").map(|at| at + 2);
     let other = if plain.is_none() { memchr::memmem::find(rest, b"\r\n\r\n").map(|at| at + 4) } else { None };
@@ -91,7 +140,7 @@ impl Pieces for Replay {
                 }
             }
         }
-        Poll::Ready(self.take().map(Ok))
+        Poll::Ready(self.take())
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -114,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_change_is_the_same_memory() {
         let kept = Bytes::from("data: 1\n\n".repeat(10_000));
-        let told = told(Replay::new(vec![kept.clone()], None, 0, None)).await;
+        let told = told(Replay::new(vec![Part::Plain(kept.clone())], None, 0, None)).await;
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].as_ptr(), kept.as_ptr());
     }
@@ -123,7 +172,7 @@ mod tests {
     async fn a_paced_stream_comes_event_by_event_in_its_time() {
         let kept = Bytes::from("data: 1\r\n\r\ndata: 2\r\n\r\ndata: 3\r\n\r\n");
         let begun = std::time::Instant::now();
-        let told = told(Replay::new(vec![kept], None, 50, None)).await;
+        let told = told(Replay::new(vec![Part::Plain(kept)], None, 50, None)).await;
         assert_eq!(told.len(), 3);
         assert!(begun.elapsed().as_millis() >= 60, "{:?}", begun.elapsed());
     }

@@ -4,6 +4,7 @@
 //! written, half of it or another version's, is no answer.
 
 use super::entry::{Data, Entry, Form, Label};
+use super::packed;
 use crate::call::Endpoint;
 use crate::forms::Ids;
 use crate::usage::Usage;
@@ -96,7 +97,11 @@ pub(super) fn read(bytes: &Bytes) -> Option<Entry> {
     let ids = Ids::from_parts(&reader.part()?, &reader.part()?);
     let (usage_event, end, data) = (reader.part()?, reader.part()?, reader.part()?);
     let data = if size == 0 { Data::Plain(data) } else { Data::Packed(data, size) };
-    if reader.at != bytes.len() {
+    let is_sound = match &data {
+        Data::Plain(_) => true,
+        Data::Packed(data, size) => packed::is_sound(data, *size),
+    };
+    if reader.at != bytes.len() || !is_sound {
         return None;
     }
     let label = Label { endpoint, tenant, route, good_for, keep_for };
