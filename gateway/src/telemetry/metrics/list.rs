@@ -87,6 +87,8 @@ metrics! {
         "Retries that were not made because the pool's budget for them was spent.";
     OVERHEAD_SECONDS: Histogram(OVERHEAD), "tidegate_overhead_seconds", &["route", "pool", "status"],
         "Time the gateway itself added to a request.";
+    COST: Counter, "tidegate_cost_total", &["route", "pool"],
+        "What requests cost by the file's prices, in its currency; an answer that was paid for before costs nothing.";
     REQUEST_BYTES: Counter, "tidegate_request_bytes_total", &["route", "pool"],
         "Body bytes that clients sent.";
     RESPONSE_BYTES: Counter, "tidegate_response_bytes_total", &["route", "pool"],
@@ -169,10 +171,16 @@ metrics! {
         "When the configuration in use was read, in seconds since 1970.";
     CONFIG_INFO: Gauge, "tidegate_config_info", &["hash"],
         "The configuration in use; always 1.";
+    CONFIG_RELOADS: Counter, "tidegate_config_reloads_total", &["by", "outcome"],
+        "Times that the configuration was to be replaced: applied, unchanged (the same, files read again), refused (it has faults, and the one before stays).";
+    CERTIFICATE_LOADS: Counter, "tidegate_certificate_loads_total", &["listener", "outcome"],
+        "Times that a listener's certificate was loaded, at start and when its files change, or refused, and the one before stays.";
     DRAINING: Gauge, "tidegate_draining", &[],
         "Whether the process is finishing its last requests (1).";
     LOG_LINES_DROPPED: Counter, "tidegate_log_lines_dropped_total", &[],
         "Log lines that were lost because nobody read the output fast enough.";
+    LOG_LEFT_OUT: Counter, "tidegate_log_requests_left_out_total", &[],
+        "Requests that leave no line in the log, because log.sample keeps a share only.";
     PANICS: Counter, "tidegate_panics_total", &[],
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
