@@ -15,6 +15,7 @@ mod breaker;
 mod broken_streams;
 mod budgets;
 mod cache_file;
+mod cache_salt;
 mod cancel;
 mod certs;
 mod chaos;
