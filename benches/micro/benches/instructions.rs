@@ -7,6 +7,7 @@
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use tidegate_bench_micro::balancers::Pick;
+use tidegate_bench_micro::cache::{Cached, answered, stream, whole};
 use tidegate_bench_micro::limits::{Buckets, House, Sums, eight, one};
 
 #[library_benchmark]
@@ -46,6 +47,18 @@ fn pick(mut pick: Pick) -> Pick {
     pick
 }
 
+#[library_benchmark]
+#[bench::whole_1_kib(Cached::new("fresh", false, &whole(1 << 10)))]
+#[bench::whole_64_kib(Cached::new("fresh", false, &whole(64 << 10)))]
+#[bench::whole_64_kib_original(Cached::new("original", false, &whole(64 << 10)))]
+#[bench::stream_64_kib(Cached::new("fresh", true, &stream(64 << 10)))]
+#[bench::stream_64_kib_original(Cached::new("original", true, &stream(64 << 10)))]
+fn hit(cached: Cached) -> Cached {
+    answered(&cached);
+    cached
+}
+
+library_benchmark_group!(name = cache; benchmarks = hit);
 library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
 library_benchmark_group!(name = balancers; benchmarks = pick);
-main!(library_benchmark_groups = limits, balancers);
+main!(library_benchmark_groups = limits, balancers, cache);
