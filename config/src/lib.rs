@@ -52,7 +52,7 @@ pub use schema::{adopt_section, schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
     After, AskUsage, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log,
-    LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Retries, RetryOn,
-    Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Urgency,
+    LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Resume,
+    ResumeStyle, Retries, RetryOn, Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Urgency,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

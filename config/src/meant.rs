@@ -15,7 +15,7 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
-    Prices, Queue, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
+    Prices, Queue, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -330,6 +330,9 @@ pub struct Pool {
     /// Where requests wait while all backends are full; `None`: they are refused at once.
     #[serde(serialize_with = "show::or_off")]
     pub queue: Option<Queue>,
+    /// When the rest of a stream that broke is asked of another backend; `None`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
     /// What is tried again, and how often.
     pub retries: Retries,
     /// `None`: the backends' own metrics are not read.

@@ -20,7 +20,7 @@ use crate::secret::Secret;
 pub(crate) use crate::settings::Hedge;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackStep, Health, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths, Prices,
-    Queue, QueueForm, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
+    Queue, QueueForm, Resume, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -273,6 +273,9 @@ pub(crate) struct Pool {
     pub(crate) hold: Hold,
     /// Where requests wait while all backends are at their `max_in_flight`, or `off`: then they are refused at once.
     pub(crate) queue: QueueForm,
+    /// When a stream breaks after its client has seen a part of it: the rest is asked of another backend, and the client
+    /// reads one unbroken stream. Absent: it ends with an error event.
+    pub(crate) resume: Option<Resume>,
     /// What is tried again, and how often: a number, or a table.
     pub(crate) retries: RetriesForm,
     /// What is read of the backends' own metrics, so that the load that others put on them counts; or `off`.
@@ -320,6 +323,7 @@ impl Default for Pool {
             hedge: None,
             hold: Hold::default(),
             queue: QueueForm::On(Queue::default()),
+            resume: None,
             retries: RetriesForm(Retries::default()),
             signals: Switch::Off,
             usage: AskUsage::Auto,

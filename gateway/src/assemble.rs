@@ -424,6 +424,7 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
         budget: retry_budget(pool, parts),
         queue: queue(pool, parts),
         hold: pool.hold,
+        resume: pool.resume,
         retries: pool.retries.clone(),
         usage: pool.usage,
         idle_connections: pool.idle_connections,

@@ -7,7 +7,7 @@
 //! [`Exchange::replace_body`],
 //! [`Exchange::ration`], [`Exchange::limit_by`],
 //! [`Exchange::ask_usage`], [`Exchange::answer_from`],
-//! [`Exchange::spend`],
+//! [`Exchange::spend`], [`Exchange::resumed`],
 //! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
@@ -63,6 +63,7 @@ pub struct Exchange {
     priced_as: Option<Arc<str>>,
     source: Source,
     charged: bool,
+    resumed: bool,
     spent: Option<Usage>,
     answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
@@ -149,6 +150,7 @@ impl Exchange {
             priced_as: None,
             source: Source::Gateway,
             charged: true,
+            resumed: false,
             spent: None,
             answerer: None,
             outcome: None,
@@ -254,6 +256,11 @@ impl Exchange {
         self.charged
     }
 
+    /// Whether the answer is a stream that one backend began and another went on with.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// The tokens of the answer, as far as they are known: all of them when its last chunk is seen.
     pub fn spent(&self) -> Option<Usage> {
         self.spent
@@ -357,6 +364,11 @@ impl Exchange {
     pub fn answer_from(&mut self, source: Source, charged: bool) {
         self.source = source;
         self.charged = charged;
+    }
+
+    /// Says that another backend goes on with a stream that one began. For the gateway.
+    pub fn resumed(&mut self) {
+        self.resumed = true;
     }
 
     /// Says what tokens the answer took. For the gateway.

@@ -12,7 +12,8 @@
 //! What limits count lives in a [`store`]: buckets that are decided over together.
 //!
 //! The bytes of a request and its answer are read by [`call`], [`events`], [`usage`] and [`multipart`], and changed
-//! only by [`splice`], which leaves every other byte alone.
+//! only by [`splice`], which leaves every other byte alone, and by [`resume`], which joins the end of one stream to the
+//! beginning of another.
 
 pub mod ask;
 pub mod balancer;
@@ -40,6 +41,7 @@ pub mod recording;
 
 pub mod registry;
 pub mod reply;
+pub mod resume;
 pub mod services;
 pub mod shadow;
 pub mod spenders;

@@ -33,15 +33,25 @@ const SIZES: [(&str, u64); 8] = [
 
 /// A number with a unit of these, in the smallest of them.
 fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, factor) = split(text, units)?;
+    scaled(number, factor)
+}
+
+/// A number and what its unit, one of these, stands for.
+pub(crate) fn split<'t>(text: &'t str, units: &[(&str, u64)]) -> Option<(&'t str, u64)> {
     let text = text.trim();
     let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let factor = units.iter().find(|(name, _)| *name == unit.trim())?.1;
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(factor);
-    }
-    let exact = number.parse::<f64>().ok()? * factor as f64;
-    (exact.is_finite() && exact < 1e15).then_some(exact.round() as u64)
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim())?;
+    Some((number, *factor))
+}
+
+/// `number` times `factor`, in whole numbers all the way; at most nine digits behind the point.
+pub(crate) fn scaled(number: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| (1..=9).contains(digits))?;
+    let parts = u128::from(fraction.parse::<u64>().ok()?) * u128::from(factor) / 10_u128.pow(digits);
+    whole.parse::<u64>().ok()?.checked_mul(factor)?.checked_add(u64::try_from(parts).ok()?)
 }
 
 impl Time {

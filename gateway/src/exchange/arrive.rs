@@ -117,6 +117,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         head_sent: false,
         receiving: Duration::ZERO,
         instead: std::sync::Mutex::default(),
+        resuming: None,
         trailers: None,
     }
 }

@@ -72,6 +72,18 @@ pub(crate) enum Wait {
 }
 
 impl Fault {
+    /// Whether it is that a stream broke which had begun well.
+    pub(super) fn is_break(&self) -> bool {
+        let Self::Told { refusal, .. } = self else { return false };
+        matches!(refusal.code, Some("upstream_error" | "idle_timeout" | "first_token_timeout"))
+    }
+
+    /// Whether another backend might have fared better: nobody has left, and the process goes on.
+    pub(super) fn is_of_the_backend(&self) -> bool {
+        matches!(self, Self::Told { refusal, cause, .. }
+            if *cause != Cause::Gateway && !matches!(refusal.code, Some("total_timeout" | "client_deadline")))
+    }
+
     fn told(refusal: Refusal, cause: Cause, log: Option<String>) -> Self {
         Self::Told { refusal: Box::new(refusal), cause, log, close: false }
     }

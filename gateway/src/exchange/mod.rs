@@ -22,6 +22,7 @@ mod query;
 mod relay;
 pub(crate) mod renew;
 mod request;
+mod resume;
 mod retry;
 mod salt;
 pub(crate) mod shadow;
@@ -47,6 +48,7 @@ use bytes::Bytes;
 use fail::{Fault, Result};
 use futures_util::FutureExt;
 use http::HeaderMap;
+use resume::Resuming;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -117,6 +119,8 @@ pub(crate) struct Trip<'a> {
     /// What the client is told in the place of a failure. Never locked: the mutex makes it a thing that may be looked at
     /// by several, which a body in pieces is not.
     instead: Mutex<Option<Reply>>,
+    /// What its stream is continued with if it breaks; none where it is not.
+    resuming: Option<Box<Resuming>>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
 }

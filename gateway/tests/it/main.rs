@@ -52,6 +52,7 @@ mod pools;
 mod prompt_cache;
 mod proxy_protocol;
 mod queue;
+mod resume;
 mod retries;
 mod rig;
 mod routing;

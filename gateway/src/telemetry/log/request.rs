@@ -65,6 +65,10 @@ fn json(out: &mut Vec<u8>, record: &Record, route: &str, pool: &str, names: &[St
         line.text("fallback", &record.fallback.join(","));
     }
     line.maybe_text("hedge", record.hedge.map(HedgeOutcome::label));
+    if let Some(last) = record.resumes.last() {
+        line.number("resumed", record.resumed());
+        line.text("resume", last.label());
+    }
     line.number("status", record.status.into());
     line.maybe_number("upstream_status", record.upstream_status.map(u64::from));
     line.maybe_text("upstream_request_id", record.upstream_request_id.as_deref());
@@ -104,7 +108,7 @@ fn json_measures(line: &mut Fields<'_>, record: &Record) {
         line.maybe_number("completion_tokens", usage.completion);
         line.maybe_number("cached_tokens", usage.cached_prompt);
         line.maybe_number("reasoning_tokens", usage.reasoning);
-        if usage.estimated {
+        if usage.estimated || record.counted {
             line.flag("estimated", true);
         }
     }

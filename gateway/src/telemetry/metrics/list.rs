@@ -101,6 +101,8 @@ metrics! {
         "Requests that went on to a fallback, by the pool that did not answer and why.";
     HEDGES: Counter, "tidegate_hedges_total", &["route", "pool", "outcome"],
         "Second requests because the first was slow: won and lost, and refused by the budget.";
+    RESUMES: Counter, "tidegate_resumes_total", &["route", "pool", "outcome"],
+        "Streams that broke in the middle, where the pool resumes them: won, failed, or why another backend was not asked.";
     SHADOW_REQUESTS: Counter, "tidegate_shadow_requests_total", &["shadow", "pool", "cause"],
         "Copies of requests whose answer is for nobody, by how that ended: none is well.";
     SHADOW_DROPPED: Counter, "tidegate_shadow_dropped_total", &["shadow", "pool", "reason"],

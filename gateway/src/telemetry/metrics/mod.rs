@@ -24,8 +24,8 @@ pub use filters::{FilterSeries, Judged, Laps};
 pub use house::{Purpose, Runtime, Runtimes};
 pub use list::documentation;
 pub use sets::{
-    BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, RetryCause, Series, ShadowDrop,
-    ShadowSeries, ShedReason,
+    BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
+    ShadowDrop, ShadowSeries, ShedReason,
 };
 
 use super::record::Record;
@@ -87,6 +87,7 @@ struct Families {
     filter_verdicts: IntCounterVec,
     fallbacks: IntCounterVec,
     hedges: IntCounterVec,
+    resumes: IntCounterVec,
     overhead: HistogramVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
@@ -256,6 +257,7 @@ impl Families {
             filter_verdicts: build.counters(&list::FILTER_VERDICTS),
             fallbacks: build.counters(&list::FALLBACKS),
             hedges: build.counters(&list::HEDGES),
+            resumes: build.counters(&list::RESUMES),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -297,7 +299,7 @@ impl Families {
         }
         let counters = [&self.requests, &self.failures, &self.retries, &self.retries_refused];
         let bytes = [&self.request_bytes, &self.response_bytes];
-        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges]).chain(bytes) {
+        for family in counters.into_iter().chain([&self.fallbacks, &self.hedges, &self.resumes]).chain(bytes) {
             family.retain(route);
         }
         self.route_in_flight.retain(route);

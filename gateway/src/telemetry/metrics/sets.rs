@@ -48,6 +48,7 @@ pub struct Series {
     retries: [IntCounter; RetryCause::ALL.len()],
     fallbacks: [IntCounter; FallbackOn::ALL.len()],
     hedges: [IntCounter; HedgeOutcome::ALL.len()],
+    resumes: [OnceLock<IntCounter>; ResumeOutcome::ALL.len()],
     request_bytes: IntCounter,
     response_bytes: IntCounter,
     operations: [OnceLock<Box<Operation>>; OPERATIONS.len()],
@@ -76,6 +77,7 @@ impl Series {
             retries: RetryCause::ALL.map(|cause| families.retries.with_label_values(&[route, pool, cause.label()])),
             fallbacks: FallbackOn::ALL.map(|why| families.fallbacks.with_label_values(&[route, pool, why.as_str()])),
             hedges: HedgeOutcome::ALL.map(|how| families.hedges.with_label_values(&[route, pool, how.label()])),
+            resumes: Default::default(),
             request_bytes: families.request_bytes.with_label_values(&labels),
             response_bytes: families.response_bytes.with_label_values(&labels),
             operations: Default::default(),
@@ -99,12 +101,19 @@ impl Series {
         &self.hedges[how as usize]
     }
 
+    /// Streams that broke and were, or were not, continued by another backend.
+    pub(super) fn resumed(&self, families: &Families, how: ResumeOutcome) {
+        let labels = [&*self.route, &*self.pool, how.label()];
+        self.resumes[how as usize].get_or_init(|| families.resumes.with_label_values(&labels)).inc();
+    }
+
     pub(super) fn observe(&self, families: &Families, record: &Record) {
         let class = class_of(record.status);
         self.requests(families, class, record.cause).inc();
         if record.cause != Cause::None {
             self.failures(families, record.cause).inc();
         }
+        record.resumes.iter().for_each(|how| self.resumed(families, *how));
         record.retried.iter().for_each(|cause| self.retries[*cause as usize].inc());
         self.request_bytes.inc_by(record.request_bytes);
         self.response_bytes.inc_by(record.response_bytes);
@@ -457,5 +466,25 @@ closed_set! {
         Lost = "lost",
         /// It was not made: the budget was spent.
         Refused = "refused",
+    }
+}
+
+closed_set! {
+    /// What became of a stream that broke after its client had seen a part of it.
+    ResumeOutcome {
+        /// Another backend went on with it.
+        Won = "won",
+        /// Another backend was asked, and did not.
+        Failed = "failed",
+        /// There was nobody else to be asked.
+        Nobody = "nobody",
+        /// There was more in it than text.
+        NotText = "not_text",
+        /// It had become longer than may be kept, or there was no memory left for it.
+        TooLong = "too_long",
+        /// It had been resumed as often as it may be.
+        Attempts = "attempts",
+        /// The pool's budget was spent.
+        Budget = "budget",
     }
 }
