@@ -16,7 +16,7 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
-    Prices, Queue, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
+    Prices, Queue, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -44,6 +44,8 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// When files are read again by themselves.
+    pub reload: Reload,
     /// Where what must outlive the process is kept; its directory is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
@@ -54,6 +56,9 @@ pub struct Config {
     /// Who may, as the file writes it: what it means is known to those who know filters.
     #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
     pub tenants: Option<serde_json::Value>,
+    /// What gives requests a class, as the file writes it: what it means is known to those who know filters.
+    #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
+    pub classifiers: Option<serde_json::Value>,
     /// The filters, in the order of the file.
     #[serde(serialize_with = "show::filters")]
     pub filters: Vec<FilterEntry>,
@@ -328,6 +333,9 @@ pub struct Pool {
     /// Where requests wait while all backends are full; `None`: they are refused at once.
     #[serde(serialize_with = "show::or_off")]
     pub queue: Option<Queue>,
+    /// When the rest of a stream that broke is asked of another backend; `None`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
     /// What is tried again, and how often.
     pub retries: Retries,
     /// `None`: the backends' own metrics are not read.

@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, Config, FilterEntry, Pool, Target};
+use crate::meant::{Backend, Config, FilterEntry, Model, Pool, Target};
 use crate::positions::Positions;
 use crate::secret::is_secret_name;
 use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
@@ -22,6 +22,7 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     for pool in &config.pools {
         found.unused(config, pool);
         found.unwatched(pool);
+        found.nobody_resumes(config, pool);
         found.idle_tls(pool);
         found.overrides(&pool.path, &pool.timeouts, &config.timeouts);
         pool.backends.iter().for_each(|backend| found.backend(pool, backend));
@@ -134,6 +135,15 @@ impl Warnings<'_> {
         if pool.health.is_none() && pool.backends.len() > 1 {
             let message = "without health checks a backend that hangs keeps getting its share of the requests";
             self.warn(&pool.path.key("health"), message, "leave `health` out for the default");
+        }
+    }
+
+    fn nobody_resumes(&mut self, config: &Config, pool: &Pool) {
+        let falls_back = |model: &&Model| model.targets.iter().any(|target| target.pool == pool.name);
+        let others = config.models.iter().filter(falls_back).any(|model| !model.fallback.is_empty());
+        if pool.resume.is_some() && pool.backends.len() == 1 && pool.discover.is_none() && !others {
+            let message = "the pool has one backend and its models no fallback: nobody else could continue a stream";
+            self.warn(&pool.path.key("resume"), message, "add a backend, or leave `resume` out");
         }
     }
 

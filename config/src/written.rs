@@ -20,7 +20,7 @@ use crate::secret::Secret;
 pub(crate) use crate::settings::Hedge;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackStep, Health, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths, Prices,
-    Queue, QueueForm, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
+    Queue, QueueForm, Reload, Resume, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -50,6 +50,8 @@ pub(crate) struct File {
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,
+    /// When files are read again by themselves.
+    pub(crate) reload: Reload,
     /// Where what must outlive the process is kept. Absent: nothing does.
     pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
@@ -58,6 +60,8 @@ pub(crate) struct File {
     pub(crate) keys: Keys,
     /// Who may: organisations by name, with their teams, users and services. Absent: names of tenants are labels.
     pub(crate) tenants: Option<serde_json::Value>,
+    /// Small models that give requests a class, by name. Absent: none.
+    pub(crate) classifiers: Option<serde_json::Value>,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
     /// a table with the name as its one key and the settings as its value.
     pub(crate) filters: Vec<TextOr<OneFilter>>,
@@ -87,10 +91,12 @@ impl Default for File {
             cors: None,
             answer_headers: true,
             drain: Drain::default(),
+            reload: Reload::default(),
             storage: None,
             other_paths: OtherPaths::default(),
             keys: Keys::default(),
             tenants: None,
+            classifiers: None,
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,
@@ -270,6 +276,9 @@ pub(crate) struct Pool {
     pub(crate) hold: Hold,
     /// Where requests wait while all backends are at their `max_in_flight`, or `off`: then they are refused at once.
     pub(crate) queue: QueueForm,
+    /// When a stream breaks after its client has seen a part of it: the rest is asked of another backend, and the client
+    /// reads one unbroken stream. Absent: it ends with an error event.
+    pub(crate) resume: Option<Resume>,
     /// What is tried again, and how often: a number, or a table.
     pub(crate) retries: RetriesForm,
     /// What is read of the backends' own metrics, so that the load that others put on them counts; or `off`.
@@ -323,6 +332,7 @@ impl Default for Pool {
             hedge: None,
             hold: Hold::default(),
             queue: QueueForm::On(Queue::default()),
+            resume: None,
             retries: RetriesForm(Retries::default()),
             signals: Switch::Off,
             usage: AskUsage::Auto,

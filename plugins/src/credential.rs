@@ -10,6 +10,7 @@ use crate::tenants::{self, Names, Tenant, Tenants, UnknownTenant, standing};
 use http::{HeaderMap, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Where browsers put the key, since they cannot set headers on a WebSocket.
@@ -65,6 +66,31 @@ pub fn presented(headers: &HeaderMap) -> Presented<'_> {
         found = Some(key);
     }
     found.map_or(Presented::None, Presented::One)
+}
+
+/// How a filter speaks of the credentials that it judges.
+pub struct Words {
+    /// The code of its refusals.
+    pub code: &'static str,
+    /// To those who have sent none.
+    pub none: &'static str,
+    /// To those who have sent several.
+    pub several: &'static str,
+}
+
+/// The one credential that a request presents; or what becomes of a request that somebody else has told already, or that
+/// presents none, or several.
+pub fn one<'e>(exchange: &'e Exchange, otherwise: Otherwise, words: &Words) -> ControlFlow<Verdict, &'e str> {
+    // A filter above that leaves the others to us has told who this is.
+    if exchange.caller().is_some() {
+        return ControlFlow::Break(Verdict::Continue);
+    }
+    match presented(exchange.headers()) {
+        Presented::One(credential) => ControlFlow::Continue(credential),
+        Presented::None if otherwise == Otherwise::Next => ControlFlow::Break(Verdict::Continue),
+        Presented::None => ControlFlow::Break(refuse(exchange, words.code, words.none)),
+        Presented::Several => ControlFlow::Break(refuse(exchange, words.code, words.several)),
+    }
 }
 
 /// The longest key that is looked at, in bytes; tokens are longer.

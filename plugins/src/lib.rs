@@ -12,13 +12,16 @@
 //! What limits count lives in a [`store`]: buckets that are decided over together.
 //!
 //! The bytes of a request and its answer are read by [`call`], [`events`], [`usage`] and [`multipart`], and changed
-//! only by [`splice`], which leaves every other byte alone.
+//! only by [`splice`], which leaves every other byte alone, and by [`resume`], which joins the end of one stream to the
+//! beginning of another.
 
+pub mod ask;
 pub mod balancer;
 pub mod balancers;
 pub mod cache_key;
 pub mod call;
 pub mod caller;
+pub mod classify;
 pub mod condition;
 
 pub mod credential;
@@ -38,7 +41,9 @@ pub mod recording;
 
 pub mod registry;
 pub mod reply;
+pub mod resume;
 pub mod services;
+pub mod shadow;
 pub mod spenders;
 pub mod splice;
 pub mod store;

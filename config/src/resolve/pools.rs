@@ -8,7 +8,7 @@ use super::Resolver;
 use crate::key_path::KeyPath;
 use crate::meant::{Backend, BackendTls, BackendUrl, Pool};
 use crate::secret::is_secret_name;
-use crate::settings::{Auth, MaxInFlight, Queue, QueueForm, Retries};
+use crate::settings::{Auth, MaxInFlight, Queue, QueueForm, Resume, Retries};
 use crate::written::{self, TextOr};
 
 /// The shortest secret that cannot be guessed, in bytes.
@@ -29,6 +29,9 @@ const OURS: [HeaderName; 8] = [
 /// More than that only makes an outage worse.
 const MOST_RETRIES: u32 = 10;
 
+/// How often one stream may be resumed.
+const MOST_RESUMES: u32 = 10;
+
 impl Resolver<'_> {
     pub(super) fn pools(&mut self, mut pools: BTreeMap<String, written::Pool>) -> Vec<Pool> {
         let path = KeyPath::root().key("pools");
@@ -48,6 +51,7 @@ impl Resolver<'_> {
         let balance = self.balance(&path.key("balance"), pool.balance);
         self.retries(&path.key("retries"), &pool.retries.0);
         self.hedge(&path.key("hedge"), pool.hedge.as_ref());
+        self.resume(&path.key("resume"), pool.resume.as_ref());
         let queue = self.queue(&path.key("queue"), pool.queue);
         let health = self.health(&path.key("health"), pool.health);
         let breaker = self.breaker(&path.key("breaker"), pool.breaker);
@@ -82,12 +86,25 @@ impl Resolver<'_> {
             hedge: pool.hedge,
             hold: pool.hold,
             queue,
+            resume: pool.resume,
             retries: pool.retries.0,
             signals,
             usage: pool.usage,
             backends,
             discover,
             path,
+        }
+    }
+
+    /// Settings of resuming that mean nothing.
+    fn resume(&mut self, path: &KeyPath, resume: Option<&Resume>) {
+        let Some(resume) = resume else { return };
+        if !(1..=MOST_RESUMES).contains(&resume.attempts) {
+            let message = format!("a stream is resumed 1 to {MOST_RESUMES} times; leave `resume` out for none");
+            self.fault(&path.key("attempts"), message, None);
+        }
+        if resume.text == 0 {
+            self.fault(&path.key("text"), "nothing is kept, so nothing could be continued", None);
         }
     }
 

@@ -4,7 +4,7 @@ use super::body::{Body, Reader};
 use super::budget::Share;
 use super::fail::{Fault, Wait};
 use super::fetch::{Deadline, alongside, wait};
-use super::{Route, Session, Trip, request};
+use super::{Route, Session, Trip, request, resume};
 use crate::core::Core;
 use crate::telemetry::BackendFault;
 use crate::upstream::{Backend, Error, RequestHead, Upstream};
@@ -101,11 +101,12 @@ pub(super) async fn attempt(
 impl<'a> Ask<'a> {
     /// The request of `trip` as `backend` gets it.
     pub(super) fn new(trip: &Trip<'a>, backend: &Arc<Backend>, route: &Route, deadline: Deadline) -> Self {
+        let body = resume::body(trip, route);
         Self {
             core: trip.core,
             backend: backend.clone(),
-            head: request::head_for(backend, trip, request::headers_for_all(trip)),
-            body: trip.exchange.body().clone(),
+            head: request::head_for(backend, trip, request::headers_for_all(trip, body.len())),
+            body,
             deadline,
             timeouts: route.timeouts,
             replayable: trip.replayable,

@@ -72,6 +72,18 @@ pub(crate) enum Wait {
 }
 
 impl Fault {
+    /// Whether it is that a stream broke which had begun well.
+    pub(super) fn is_break(&self) -> bool {
+        let Self::Told { refusal, .. } = self else { return false };
+        matches!(refusal.code, Some("upstream_error" | "idle_timeout" | "first_token_timeout"))
+    }
+
+    /// Whether another backend might have fared better: nobody has left, and the process goes on.
+    pub(super) fn is_of_the_backend(&self) -> bool {
+        matches!(self, Self::Told { refusal, cause, .. }
+            if *cause != Cause::Gateway && !matches!(refusal.code, Some("total_timeout" | "client_deadline")))
+    }
+
     fn told(refusal: Refusal, cause: Cause, log: Option<String>) -> Self {
         Self::Told { refusal: Box::new(refusal), cause, log, close: false }
     }
@@ -109,8 +121,13 @@ impl Fault {
 
     /// The gateway has no room for this request now.
     pub(crate) fn overloaded(message: &str) -> Self {
+        Self::no_room(message, Duration::from_secs(1))
+    }
+
+    /// The gateway has no room for this request, and expects to have some after `wait`.
+    pub(crate) fn no_room(message: &str, wait: Duration) -> Self {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
-        Self::told(refusal.retry_after(Duration::from_secs(1)), Cause::Gateway, None)
+        Self::told(refusal.retry_after(wait), Cause::Gateway, None)
     }
 
     /// The process ends, and this request has had its time.

@@ -4,6 +4,7 @@ use super::attempt::Miss;
 use super::fail::Fault;
 use super::fetch::{Fetched, Missed};
 use super::place::{self, NoPlace};
+use super::resume::Resuming;
 use super::{Route, Session, Trip, admit, headers, whole};
 use crate::models::Step;
 use crate::telemetry::InFlight;
@@ -100,8 +101,12 @@ impl Chain {
     }
 }
 
-/// Whether the caller may ask for the model that the step is.
+/// Whether the caller may ask for the model that the step is, and it can be asked for this.
 fn may(trip: &Trip<'_>, step: &Step) -> bool {
+    let goes_on = |resuming: &Resuming| resuming.may_go_to(&step.serves.target().pool);
+    if !trip.resuming.as_deref().is_none_or(goes_on) {
+        return false;
+    }
     let Some(model) = &step.model else { return true };
     trip.exchange.caller().is_none_or(|caller| caller.may_use(model))
 }

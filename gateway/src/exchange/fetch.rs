@@ -72,6 +72,11 @@ impl Deadline {
         self.client.map_or(self.total, |client| client.min(self.total)).saturating_duration_since(Instant::now())
     }
 
+    /// The same for a client that has got a part of its answer.
+    pub(super) fn of_the_rest(self) -> Self {
+        Self { client: None, ..self }
+    }
+
     /// When everything has to be over.
     pub(super) fn total(&self) -> Instant {
         self.total
@@ -142,24 +147,43 @@ impl Missed {
 
     /// Counts it as the backend's, where nobody is told of it.
     pub(super) fn count(&self, trip: &Trip<'_>) {
-        let fault = match self {
-            Self::Fault(Fault::Told { refusal, .. }) => super::fail::counted(refusal, trip),
-            Self::Fault(Fault::ClientGone) => None,
-            Self::Answer(fetched) => super::whole::counted(fetched.head.status),
+        let fetched = match self {
+            Self::Fault(fault) => return count(trip, fault),
+            Self::Answer(fetched) => fetched,
         };
-        if let (Some(backend), Some(fault)) = (&trip.backend, fault) {
+        if let (Some(backend), Some(fault)) = (&trip.backend, super::whole::counted(fetched.head.status)) {
             backend.series.failed(fault);
         }
-        let Some(attempt) = &trip.attempt else { return };
-        match self {
-            Self::Fault(Fault::Told { refusal, .. }) => {
-                super::fail::judge(attempt, refusal);
-                attempt.failed();
-            }
-            Self::Fault(Fault::ClientGone) => attempt.said_nothing(),
-            Self::Answer(fetched) => attempt.refused(fetched.head.status.as_u16()),
+        if let Some(attempt) = &trip.attempt {
+            attempt.refused(fetched.head.status.as_u16());
         }
     }
+}
+
+/// Counts a fault as that of the backend that was asked last.
+fn count(trip: &Trip<'_>, fault: &Fault) {
+    let refusal = match fault {
+        Fault::Told { refusal, .. } => Some(&**refusal),
+        Fault::ClientGone => None,
+    };
+    let counted = refusal.and_then(|refusal| super::fail::counted(refusal, trip));
+    if let (Some(backend), Some(fault)) = (&trip.backend, counted) {
+        backend.series.failed(fault);
+    }
+    let Some(attempt) = &trip.attempt else { return };
+    match refusal {
+        Some(refusal) => {
+            super::fail::judge(attempt, refusal);
+            attempt.failed();
+        }
+        None => attempt.said_nothing(),
+    }
+}
+
+/// Counts a fault as that of the backend that was asked last, for good: nothing that comes later is its fault.
+pub(super) fn blame(trip: &mut Trip<'_>, fault: &Fault) {
+    count(trip, fault);
+    (trip.backend, trip.attempt) = (None, None);
 }
 
 /// Gets the head of an answer: of the route's pool, or of the next that its model falls back to.
@@ -167,18 +191,48 @@ impl Missed {
 /// # Errors
 /// Why there is none.
 pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<Fetched> {
-    let mut route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
+    let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
+    along(session, trip, route, deadline).await.or_else(Missed::told)
+}
+
+/// Gets the head of an answer by `deadline`: of `route`, or of the next that its model falls back to.
+///
+/// # Errors
+/// What is told if there is none.
+pub(super) async fn along(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    mut route: Route,
+    deadline: Deadline,
+) -> std::result::Result<Fetched, Missed> {
     let mut chain = Chain::new(trip, &route);
     loop {
-        let stuck = match at(session, trip, &route, deadline, &chain).await? {
-            At::Answered(fetched) => return Ok(*fetched),
-            At::Stuck(stuck) => stuck,
+        let stuck = match at(session, trip, &route, deadline, &chain).await {
+            Ok(At::Answered(fetched)) => return Ok(*fetched),
+            Ok(At::Stuck(stuck)) => stuck,
+            Err(fault) => return Err(Missed::Fault(fault)),
         };
-        match fallback::turn(session, trip, route, &mut chain, stuck).await {
-            Ok(next) => route = next,
-            Err(missed) => return missed.told(),
-        }
+        route = fallback::turn(session, trip, route, &mut chain, stuck).await?;
+    }
+}
+
+/// Asks one backend, once, if one has a place now: for a copy, whose answer nobody waits for.
+///
+/// # Errors
+/// Why there is no answer.
+pub(super) async fn once(session: &mut Session, trip: &mut Trip<'_>, route: &Route) -> Result<Fetched> {
+    // The time that its client waits is no time of the copy's.
+    let deadline = Deadline { total: trip.record.started + route.timeouts.total, client: None };
+    // Where requests wait, none of them waits for a copy.
+    let place = match route.pool.queue.as_ref().is_some_and(|queue| !queue.is_empty()) {
+        true => Err(NoBackend::Busy),
+        false => place::now(&route.pool, trip, &[]),
+    };
+    let place = place.map_err(|why| Fault::no_backend(why, route.name()))?;
+    match ask(session, trip, route, deadline, place, false).await? {
+        Asked::Answered(fetched) => Ok(*fetched),
+        Asked::Missed(_, missed) => missed.told(),
     }
 }
 

@@ -98,7 +98,13 @@ pub(super) async fn take(
 
 /// A place now, without waiting. For attempts after the first: their request has had its turn.
 pub(super) fn now(pool: &Arc<Pool>, trip: &Trip<'_>, tried: &[Arc<Backend>]) -> std::result::Result<Place, NoBackend> {
-    Ok(Place::new(pool.lease(&trip.exchange, tried)?, pool.queue.as_ref()))
+    let lease = match &trip.resuming {
+        Some(resuming) if resuming.is_under_way() => {
+            pool.lease(&trip.exchange, &[tried, &resuming.not_asked(pool)].concat())?
+        }
+        _ => pool.lease(&trip.exchange, tried)?,
+    };
+    Ok(Place::new(lease, pool.queue.as_ref()))
 }
 
 /// Waits until it is this request's turn and there is a place, no longer than until the first of the two; from the second
@@ -199,7 +205,7 @@ fn claim(trip: &Trip<'_>, queue: &Queue) -> Claim {
 }
 
 /// The caller's priority, or a lower one that the request asks for.
-fn priority(exchange: &Exchange) -> u8 {
+pub(super) fn priority(exchange: &Exchange) -> u8 {
     let own = exchange.caller().map_or_else(Priority::default, |caller| caller.priority).get();
     let asked = headers::text(exchange.headers(), "x-tidegate-priority").and_then(|text| match text.trim() {
         "interactive" => Some(8),

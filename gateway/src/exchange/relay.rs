@@ -23,9 +23,7 @@ use tidegate_plugins::splice::ModelRenamer;
 /// What is wrong with the answer, or that the client has left. Where the client already has the head, the fault
 /// ends its stream.
 pub(super) async fn relay(session: &mut Session, trip: &mut Trip<'_>, mut fetched: Fetched) -> Result<Answered> {
-    let mut head = head(&mut fetched);
-    let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
-    trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
+    let mut head = head(trip, &mut fetched);
     let kind = kind(trip, &head)?;
     if trip.head_sent && !matches!(kind, Kind::Stream) {
         return Err(whole::too_late(session, trip, fetched, head).await?);
@@ -33,8 +31,11 @@ pub(super) async fn relay(session: &mut Session, trip: &mut Trip<'_>, mut fetche
     let (answered, unfinished) = match kind {
         Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
         Kind::Stream => {
-            let answered = stream::relay(session, trip, &mut fetched, head).await?;
-            (answered, let_go(session, trip, fetched).await)
+            let (answered, fetched) = stream::relay(session, trip, fetched, head).await?;
+            match fetched {
+                Some(fetched) => (answered, let_go(session, trip, fetched).await),
+                None => (answered, None),
+            }
         }
         Kind::Error => whole::error(session, trip, fetched, head).await?,
         Kind::Whole => whole::relay(session, trip, fetched, head).await?,
@@ -66,11 +67,13 @@ enum Kind {
 }
 
 /// The backend's head, less what ends here.
-fn head(fetched: &mut Fetched) -> Head {
+pub(super) fn head(trip: &mut Trip<'_>, fetched: &mut Fetched) -> Head {
     let mut head = Head { status: fetched.head.status, headers: std::mem::take(&mut fetched.head.headers) };
     if head.status != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_response(&mut head.headers);
     }
+    let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
+    trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
     head
 }
 

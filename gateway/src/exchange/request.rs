@@ -6,8 +6,8 @@ use crate::upstream::{Backend, RequestHead};
 use http::Method;
 use http::header::{self, HeaderMap, HeaderValue};
 
-/// The headers that every attempt sends: the client's, less what ends here, plus ids.
-pub(super) fn headers_for_all(trip: &Trip<'_>) -> HeaderMap {
+/// The headers that every attempt sends: the client's, less what ends here, plus ids. `length` is that of a whole body.
+pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
     let mut headers = headers::forwarded(trip.exchange.headers(), trip.upgrade);
     for name in &trip.snapshot.kept_headers {
         headers.remove(name);
@@ -18,6 +18,9 @@ pub(super) fn headers_for_all(trip: &Trip<'_>) -> HeaderMap {
         if matches!(trip.body, Body::Whole) {
             headers.remove(header::CONTENT_ENCODING);
         }
+    }
+    if trip.shadow {
+        headers.insert(headers::SHADOW, HeaderValue::from_static("1"));
     }
     let record = &trip.record;
     headers.insert("x-request-id", record.request_id.to_header());
@@ -34,7 +37,7 @@ pub(super) fn headers_for_all(trip: &Trip<'_>) -> HeaderMap {
             headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         }
     }
-    frame(trip, &mut headers);
+    frame(trip, &mut headers, length);
     headers
 }
 
@@ -57,7 +60,7 @@ fn strip_key(headers: &mut HeaderMap) {
 }
 
 /// Says how long the body is: our own framing, whatever the client's was.
-fn frame(trip: &Trip<'_>, headers: &mut HeaderMap) {
+fn frame(trip: &Trip<'_>, headers: &mut HeaderMap, length: usize) {
     match &trip.body {
         Body::None | Body::Unread => {
             if trip.exchange.head().method == Method::POST {
@@ -65,7 +68,7 @@ fn frame(trip: &Trip<'_>, headers: &mut HeaderMap) {
             }
         }
         Body::Whole => {
-            headers.insert(header::CONTENT_LENGTH, headers::number(trip.exchange.body().len() as u64));
+            headers.insert(header::CONTENT_LENGTH, headers::number(length as u64));
         }
         Body::Streamed { held, more: false } => {
             let length: usize = held.iter().map(bytes::Bytes::len).sum();

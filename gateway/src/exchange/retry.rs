@@ -21,7 +21,10 @@ pub(super) struct Retrying {
 impl Retrying {
     /// For a request that comes to the pool of `route`.
     pub(super) fn new(trip: &Trip<'_>, route: &Route) -> Self {
-        route.pool.budget.earn();
+        // Asking for the rest of a stream is no request of its own.
+        if trip.resuming.as_ref().is_none_or(|resuming| !resuming.is_under_way()) {
+            route.pool.budget.earn();
+        }
         Self { left: route.pool.retries.most.saturating_sub(made_by_client(trip)), rounds: 0, tried: Vec::new() }
     }
 

@@ -3,7 +3,7 @@
 use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::Fetched;
-use super::{Session, Trip, relay};
+use super::{Session, Trip, relay, resume};
 use crate::telemetry::Cause;
 use crate::upstream;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::time::Instant;
 use tidegate_plugins::Head;
 use tidegate_plugins::call::Endpoint;
-use tidegate_plugins::events::{EventCutter, StreamWatch};
+use tidegate_plugins::events::{EventCutter, Seen, StreamWatch};
 use tidegate_plugins::json;
 use tidegate_plugins::splice::{self, ModelRenamer};
 use tokio::time::Sleep;
@@ -27,6 +27,8 @@ struct Streaming {
     /// Until the first event the head is held, so that a backend that fails before it still gets an honest status.
     head: Option<Head>,
     last_event: Instant,
+    /// Whether a token has come from the backend that is being read.
+    has_token: bool,
     /// Events so far, tokens or not.
     events: u32,
 }
@@ -39,9 +41,11 @@ enum Flow {
     Done,
     /// The backend has ended it.
     Ended,
+    /// The backend says that it has failed, in this event; another may go on.
+    Failed(Bytes),
 }
 
-/// Relays an event stream to its end.
+/// Relays an event stream to its end. What is left of the backend that ended it comes back.
 ///
 /// # Errors
 /// What is wrong with it, or that the client has left. Where the client has the head already, the fault is told as an
@@ -49,13 +53,16 @@ enum Flow {
 pub(super) async fn relay(
     session: &mut Session,
     trip: &mut Trip<'_>,
-    fetched: &mut Fetched,
+    fetched: Fetched,
     mut head: Head,
-) -> Result<Answered> {
+) -> Result<(Answered, Option<Fetched>)> {
     head.headers.remove(header::CONTENT_LENGTH);
     trip.record.stream = true;
     trip.streaming = true;
-    relay::release_body(trip);
+    resume::begin(trip);
+    if trip.resuming.is_none() {
+        relay::release_body(trip);
+    }
     let choices = trip.exchange.call().and_then(|call| call.n).unwrap_or(1);
     let mut streaming = Streaming {
         cutter: EventCutter::new(trip.snapshot.limits.event),
@@ -64,53 +71,115 @@ pub(super) async fn relay(
         // Where the client was told how it stands in the queue, it has one already.
         head: Some(head).filter(|_| !trip.head_sent),
         last_event: Instant::now(),
+        has_token: false,
         events: 0,
     };
     let outcome = flow(session, trip, fetched, &mut streaming).await;
     trip.record.usage = streaming.watch.usage();
     trip.exchange.spend(trip.record.usage);
     trip.record.events = streaming.watch.content_events();
-    outcome?;
+    trip.record.counted = trip.resuming.as_ref().is_some_and(|resuming| resuming.has_counted());
+    let fetched = outcome?;
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
     // An error event under a 200 is passed on as it came; it is the backend's fault all the same.
     if streaming.watch.saw_error() {
-        return Ok(Answered::failed(status, Cause::UpstreamError, "the backend sent an error event"));
+        return Ok((Answered::failed(status, Cause::UpstreamError, ERROR_EVENT), fetched));
     }
-    Ok(Answered::ok(status))
+    Ok((Answered::ok(status), fetched))
 }
 
-/// Relays a stream to its end.
-async fn flow(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched, it: &mut Streaming) -> Result<()> {
+/// What is logged of a backend that fails in the middle of a stream and says so.
+const ERROR_EVENT: &str = "the backend sent an error event";
+
+/// Relays a stream to its end, whoever begins and whoever ends it.
+async fn flow(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    mut fetched: Fetched,
+    it: &mut Streaming,
+) -> Result<Option<Fetched>> {
     // One timer for the whole stream, not one for each wait: when it rings, it is seen whether time is really up.
-    let mut timer = pin!(tokio::time::sleep_until(patience(trip, fetched, it).0.into()));
+    let mut timer = pin!(tokio::time::sleep_until(patience(trip, &fetched, it).0.into()));
     loop {
-        let until = patience(trip, fetched, it);
+        let until = patience(trip, &fetched, it);
         if until.0 < timer.deadline().into_std() {
             timer.as_mut().reset(until.0.into());
         }
         let waiting = it.head.is_some().then(Instant::now);
-        let read = next(session, trip, fetched, until, timer.as_mut()).await;
+        let read = next(session, trip, &mut fetched, until, timer.as_mut()).await;
         if let Some(since) = waiting {
             trip.record.upstream_time += since.elapsed();
         }
-        let read = read?;
-        let (block, flow) = step(trip, fetched, it, read)?;
-        if let Some(block) = block {
-            if let Some(head) = it.head.take() {
-                answer::send_head(session, trip, &head).await?;
+        let (block, flow) = match read.and_then(|read| step(trip, &fetched, it, read)) {
+            Ok(step) => step,
+            Err(fault) if resume::is_whole(trip, &it.watch, &fault) => return Ok(None),
+            Err(fault) => {
+                fetched = resume::rest(session, trip, fetched, &it.watch, fault, false).await?;
+                it.read_on(trip, &mut fetched);
+                continue;
             }
-            relay::write(session, trip, block).await?;
+        };
+        if let Some(block) = block {
+            pass(session, trip, it, block).await?;
         }
         match flow {
             Flow::Open => {}
-            Flow::Done => return Ok(()),
+            Flow::Done => return Ok(Some(fetched)),
             Flow::Ended => {
-                if let Some(head) = it.head.take() {
-                    answer::send_head(session, trip, &head).await?;
+                pass(session, trip, it, Bytes::new()).await?;
+                return Ok(Some(fetched));
+            }
+            Flow::Failed(event) => {
+                let fault = Fault::broken(ERROR_EVENT);
+                if resume::is_whole(trip, &it.watch, &fault) {
+                    return Ok(None);
                 }
-                return Ok(());
+                match resume::rest(session, trip, fetched, &it.watch, fault, true).await {
+                    Ok(next) => fetched = next,
+                    Err(Fault::ClientGone) => return Err(Fault::ClientGone),
+                    Err(_) => {
+                        let block = as_it_came(trip, it, event)?;
+                        pass(session, trip, it, block).await?;
+                        return Ok(None);
+                    }
+                }
+                it.read_on(trip, &mut fetched);
             }
         }
+    }
+}
+
+/// Gives the client a block, and before the first one the head.
+async fn pass(session: &mut Session, trip: &mut Trip<'_>, it: &mut Streaming, block: Bytes) -> Result<()> {
+    if let Some(head) = it.head.take() {
+        answer::send_head(session, trip, &head).await?;
+    }
+    relay::write(session, trip, block).await
+}
+
+/// An event in which a backend says that it has failed, where nobody else goes on.
+fn as_it_came(trip: &mut Trip<'_>, it: &mut Streaming, mut event: Bytes) -> Result<Bytes> {
+    if let Some(end) = it.watch.see(&event).done_at {
+        event.truncate(end);
+    }
+    outgoing(trip, it, &mut event)?;
+    Ok(event)
+}
+
+impl Streaming {
+    /// Another backend goes on with the stream. Half an event of the first one is gone with it.
+    fn read_on(&mut self, trip: &mut Trip<'_>, fetched: &mut Fetched) {
+        let mut head = relay::head(trip, fetched);
+        head.headers.remove(header::CONTENT_LENGTH);
+        if let Some(held) = &mut self.head {
+            *held = head;
+        }
+        self.cutter = EventCutter::new(trip.snapshot.limits.event);
+        // What has begun keeps the names that it began with.
+        if !resume::has_begun(trip) {
+            self.renamer = relay::renamer(trip);
+        }
+        (self.last_event, self.has_token, self.events) = (Instant::now(), false, 0);
     }
 }
 
@@ -145,7 +214,7 @@ const UNDER_WAY: u32 = 4;
 fn patience(trip: &Trip<'_>, fetched: &Fetched, it: &Streaming) -> (Instant, Wait) {
     let Some(route) = &trip.route else { return (it.last_event, Wait::Total) };
     // Some streams have no tokens that we know: after a few events they are under way all the same.
-    if trip.record.first_token.is_some() || it.events >= UNDER_WAY {
+    if it.has_token || it.events >= UNDER_WAY {
         return fetched.deadline.until(Wait::Idle, it.last_event, route.timeouts.idle, false);
     }
     let sent = trip.record.sent.unwrap_or(it.last_event);
@@ -173,7 +242,11 @@ fn step(
         .push(chunk)
         .map_err(|_| Fault::malformed(format!("an event of more than {} bytes", trip.snapshot.limits.event)))?;
     let Some(mut block) = block else { return Ok((None, Flow::Open)) };
-    let seen = it.watch.see(&block);
+    if let Some(resuming) = &mut trip.resuming {
+        block = resuming.join(block)?;
+        it.last_event = now;
+    }
+    let (seen, failed) = see(trip, it, &mut block);
     if seen.has_event {
         it.last_event = now;
         it.events = it.events.saturating_add(1);
@@ -185,20 +258,51 @@ fn step(
         }
     }
     // The event that only names the role is no token yet.
-    if it.watch.content_events() > 0 && trip.record.first_token.is_none() {
-        trip.record.first_token = Some(now);
+    if seen.has_content && !it.has_token {
+        it.has_token = true;
+        trip.record.first_token.get_or_insert(now);
         fetched.lease.attempt().first_token(now);
     }
     if let Some(end) = seen.done_at {
         block.truncate(end);
     }
+    let flow = match failed {
+        Some(event) => Flow::Failed(event),
+        None if seen.done_at.is_some() => Flow::Done,
+        None => Flow::Open,
+    };
+    // All of it is held, or another's to say again: the head waits as well.
+    if block.is_empty() {
+        return Ok((None, flow));
+    }
+    if seen.has_event {
+        resume::given(trip, &block);
+    }
     outgoing(trip, it, &mut block)?;
-    Ok((Some(block), if seen.done_at.is_some() { Flow::Done } else { Flow::Open }))
+    Ok((Some(block), flow))
+}
+
+/// Watches a block. If another backend may go on where this one says that it has failed, the block ends before that, and
+/// the rest of it comes back.
+fn see(trip: &Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> (Seen, Option<Bytes>) {
+    let before = trip.resuming.is_some().then(|| it.watch.clone());
+    let seen = it.watch.see(block);
+    match (before, seen.failed_at) {
+        (Some(before), Some(at)) if !resume::is_clients(&block[at..]) => {
+            let event = block.split_off(at);
+            it.watch = before;
+            (it.watch.see(block), Some(event))
+        }
+        _ => (seen, None),
+    }
 }
 
 /// The backend has ended the stream: whole, or not.
 fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow)> {
     let mut rest = it.cutter.finish().unwrap_or_default();
+    if let Some(resuming) = &mut trip.resuming {
+        rest = resuming.join(rest)?;
+    }
     if !rest.is_empty() {
         it.watch.see(&rest);
     }
@@ -210,7 +314,7 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
 }
 
-/// What goes out next, head first, past the followers.
+/// What goes out next, head first, past the followers, and without what they alone asked for.
 fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Result<()> {
     if let Some(head) = &mut it.head {
         relay::show(trip, head)?;
@@ -220,12 +324,14 @@ fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Resul
     {
         *block = renamed;
     }
+    relay::follow(trip, block, false)?;
+    // Those who keep the answer want it for clients who ask.
     if trip.hides_usage
         && let Some(left) = splice::without_usage(block)
     {
         *block = left;
     }
-    relay::follow(trip, block, false)
+    Ok(())
 }
 
 /// The id of the response that the first event of a stream announces.

@@ -9,7 +9,7 @@ use tidegate_plugins::tenants::Metadata;
 use tidegate_plugins::usage::Usage;
 
 use super::ids::{RequestId, TraceContext};
-use super::metrics::{HedgeOutcome, RetryCause};
+use super::metrics::{HedgeOutcome, ResumeOutcome, RetryCause};
 
 /// Longest path that is kept for the log, in bytes.
 const PATH_LIMIT: usize = 256;
@@ -17,6 +17,8 @@ const PATH_LIMIT: usize = 256;
 /// Everything that metrics and log say about one request. Nothing here is a label unless it comes from the configuration.
 #[derive(Debug, Clone)]
 pub struct Record {
+    /// What its line is called: a request, or a copy of one.
+    pub event: &'static str,
     /// The caller's `x-request-id`, or one of ours.
     pub request_id: RequestId,
     /// The caller's `x-correlation-id`, under the same rules.
@@ -63,6 +65,10 @@ pub struct Record {
     pub fallback: Vec<&'static str>,
     /// What became of a second request, if one was made because the first was slow.
     pub hedge: Option<HedgeOutcome>,
+    /// What became of its stream each time it broke, where the pool resumes streams.
+    pub resumes: Vec<ResumeOutcome>,
+    /// Whether tokens of a part of the stream were counted by us, because the backend that began it did not say.
+    pub counted: bool,
     /// Why others were tried after the first.
     pub retried: Vec<RetryCause>,
     /// The status the client got; 499 when it left before the end.
@@ -110,6 +116,7 @@ impl Record {
     pub fn new(request_id: RequestId, trace: TraceContext, method: http::Method, path: &str) -> Self {
         let now = Instant::now();
         Self {
+            event: "request",
             request_id,
             correlation_id: None,
             trace,
@@ -133,6 +140,8 @@ impl Record {
             queued: Duration::ZERO,
             fallback: Vec::new(),
             hedge: None,
+            resumes: Vec::new(),
+            counted: false,
             retried: Vec::new(),
             status: 0,
             upstream_status: None,
@@ -154,6 +163,11 @@ impl Record {
             upstream_request_id: None,
             notes: Vec::new(),
         }
+    }
+
+    /// How often another backend went on with its stream.
+    pub fn resumed(&self) -> u64 {
+        self.resumes.iter().filter(|how| **how == ResumeOutcome::Won).count() as u64
     }
 
     /// From the head to the end.

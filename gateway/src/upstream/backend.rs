@@ -118,6 +118,8 @@ pub struct Backend {
     draining: AtomicBool,
     /// When it came back last, in milliseconds since `epoch`; 0 if it was never away.
     came_back: AtomicU64,
+    /// Until when it is not asked to continue what another has begun, likewise; 0 if it never refused.
+    continues_after: AtomicU64,
     epoch: Instant,
     drawn: AtomicU64,
     resolved: ArcSwapOption<Resolved>,
@@ -153,6 +155,9 @@ struct Resolved {
 /// How long a resolved name is believed. DNS answers carry a TTL that the system's resolver does not tell.
 const RESOLUTION: Duration = Duration::from_secs(30);
 
+/// How long a backend that would not continue what another has begun is not asked to again: it may be another by then.
+const REFUSAL: Duration = Duration::from_secs(600);
+
 /// What one that has just come back gets at least of its share.
 const LEAST_SHARE: f64 = 0.1;
 
@@ -184,10 +189,26 @@ impl Backend {
             pool_in_flight,
             draining: AtomicBool::new(false),
             came_back: AtomicU64::new(0),
+            continues_after: AtomicU64::new(0),
             epoch: Instant::now(),
             drawn: AtomicU64::new(0),
             resolved: ArcSwapOption::empty(),
         }
+    }
+
+    /// It does not continue what another has begun: it is not asked to for a while.
+    pub fn refused_to_continue(&self, now: Instant) {
+        self.continues_after.store(self.millis(now + REFUSAL), Ordering::Relaxed);
+    }
+
+    /// Whether it may be asked to continue what another has begun.
+    pub fn may_continue(&self, now: Instant) -> bool {
+        self.millis(now) >= self.continues_after.load(Ordering::Relaxed)
+    }
+
+    /// It may have learned to continue, or be asked in another way.
+    pub fn forget_refusals(&self) {
+        self.continues_after.store(0, Ordering::Relaxed);
     }
 
     /// Requests it is answering now.
@@ -238,8 +259,11 @@ impl Backend {
 
     /// It was away and has come back: it gets its share by and by.
     pub fn is_back(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.came_back.store(now.max(1), Ordering::Relaxed);
+        self.came_back.store(self.millis(Instant::now()).max(1), Ordering::Relaxed);
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Whether it gets this request, as one that came back not long ago: more and more often within `slow_start`.

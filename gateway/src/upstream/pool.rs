@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tidegate_config::{AskUsage, Balance, Breaker, Hold, Retries, Signals, Timeouts};
+use tidegate_config::{AskUsage, Balance, Breaker, Hold, Resume, Retries, Signals, Timeouts};
 use tidegate_plugins::{Balancer, Exchange};
 
 /// Backends that answer for each other.
@@ -32,6 +32,8 @@ pub struct Pool {
     pub budget: Arc<Budget>,
     /// How much of a stream is held before its client gets any.
     pub hold: Hold,
+    /// When the rest of a stream that broke is asked of another backend; none: never.
+    pub resume: Option<Resume>,
     /// Where requests wait while all are full. Kept over a reload that does not change it.
     pub queue: Option<Arc<Queue>>,
     /// Whether its backends are asked what a stream has cost where the client did not ask.

@@ -31,8 +31,12 @@ pub struct StreamWatch {
 pub struct Seen {
     /// Whether the backend has said something: an event with data, and no ping.
     pub has_event: bool,
+    /// Whether some of that was a piece of the answer.
+    pub has_content: bool,
     /// The stream is over, and this is where in the block: behind the last event. What follows is not for the client.
     pub done_at: Option<usize>,
+    /// Where the first event begins that reports an error.
+    pub failed_at: Option<usize>,
 }
 
 /// How streams of an endpoint mark their end.
@@ -87,13 +91,13 @@ impl StreamWatch {
 
     /// Takes the next block of whole events.
     pub fn see(&mut self, block: &[u8]) -> Seen {
-        let mut seen = Seen { has_event: false, done_at: self.is_done.then_some(0) };
+        let mut seen = Seen { done_at: self.is_done.then_some(0), ..Seen::default() };
         let hints = Hints {
             error: json::mentions(block, &ERROR),
             usage: json::mentions(block, &usage::KEY),
             finish_reason: self.protocol == Protocol::Chunks && json::mentions(block, &FINISH_REASON),
         };
-        let mut events = Events::new(block);
+        let (mut events, content) = (Events::new(block), self.content_events);
         while !self.is_done
             && let Some(event) = events.next()
         {
@@ -101,9 +105,14 @@ impl StreamWatch {
                 continue;
             }
             seen.has_event = true;
+            let had_failed = self.has_failed;
             self.event(&event, hints);
+            if self.has_failed && !had_failed {
+                seen.failed_at = Some(event.start);
+            }
             seen.done_at = self.is_done.then_some(event.end);
         }
+        seen.has_content = self.content_events > content;
         seen
     }
 

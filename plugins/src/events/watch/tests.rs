@@ -21,7 +21,7 @@ const FINISH: &str = r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":
 fn a_chat_is_whole_with_its_reason_or_its_end_mark() {
     let (cut, seen) = watched(Endpoint::Chat, CHAT);
     assert!(!cut.complete() && !cut.saw_finish_reason());
-    assert_eq!(seen, Seen { has_event: true, done_at: None });
+    assert_eq!(seen, Seen { has_event: true, has_content: true, ..Seen::default() });
     assert!(watched(Endpoint::Chat, &format!("{CHAT}{FINISH}")).0.complete());
     let block = format!("{CHAT}data: [DONE]\n\ndata: more\n\n");
     let (done, seen) = watched(Endpoint::Chat, &block);
@@ -41,7 +41,7 @@ fn each_of_several_choices_needs_its_reason() {
 #[test]
 fn nothing_counts_behind_the_end() {
     let (mut watch, _) = watched(Endpoint::Chat, "data: [DONE]\n\ndata: {\"error\":{}}\n\n");
-    assert_eq!(watch.see(b"data: {\"error\":{}}\n\n"), Seen { has_event: false, done_at: Some(0) });
+    assert_eq!(watch.see(b"data: {\"error\":{}}\n\n"), Seen { done_at: Some(0), ..Seen::default() });
     assert!(watch.complete());
 }
 
@@ -54,6 +54,8 @@ fn an_error_in_the_stream_is_no_completion() {
     ] {
         let (watch, _) = watched(Endpoint::Chat, block);
         assert!(watch.saw_error() && watch.saw_done() && !watch.complete(), "{block}");
+        let late = watched(Endpoint::Chat, &format!("{CHAT}{block}")).1;
+        assert_eq!(late.failed_at, Some(CHAT.len()), "{block}");
     }
     assert!(watched(Endpoint::Messages, "data: {\"type\":\"error\"}\n\n").0.saw_error());
     let (watch, _) = watched(Endpoint::Chat, "data: {\"error\":null,\"x\":{\"error\":1},\"y\":\"error\"}\n\n");
@@ -93,7 +95,7 @@ data: {"type":"content_block_delta","delta":{"text":"b"}}
     assert_eq!(watch.usage(), Some(cut));
     watch.see(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":15}}\n\n");
     let stop = "data: {\"type\":\"message_stop\"}\n\n";
-    assert_eq!(watch.see(stop.as_bytes()), Seen { has_event: true, done_at: Some(stop.len()) });
+    assert_eq!(watch.see(stop.as_bytes()), Seen { has_event: true, done_at: Some(stop.len()), ..Seen::default() });
     assert!(watch.complete());
     assert_eq!(watch.usage(), Some(Usage { completion: Some(15), estimated: false, ..cut }));
 }

@@ -8,7 +8,7 @@
 
 mod table;
 
-use crate::credential::{self, LONGEST_KEY, Otherwise, Presented};
+use crate::credential::{self, LONGEST_KEY, Otherwise, Words};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::keys::{self, Follow, Key, KeyHash, KeyHasher};
@@ -19,10 +19,17 @@ use http::{StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Entry, Managed, Missing, Table};
+
+const WORDS: Words = Words {
+    code: "invalid_api_key",
+    none: "Send an API key: 'Authorization: Bearer KEY'.",
+    several: "Send one API key, not several.",
+};
 
 /// When to come back if nobody has read yet which keys there are.
 const SOON: Duration = Duration::from_secs(1);
@@ -60,27 +67,24 @@ impl Filter for ApiKey {
     }
 
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
-        // A filter above that leaves the others to us has told who this is.
-        if exchange.caller().is_some() {
-            return Ok(Verdict::Continue);
-        }
-        let leave = self.otherwise == Otherwise::Next;
-        let message = match credential::presented(exchange.headers()) {
-            Presented::One(key) => match self.find(key) {
-                Ok(entry) => return Ok(admit(exchange, entry)),
-                Err(missing) if leave && missing.may_be_anothers(key) => return Ok(Verdict::Continue),
-                Err(Missing::Unknown) => "This API key is not known here. Check it, or ask for a new one.",
-                Err(Missing::NotRead) => {
-                    let message = "The keys that are let in cannot be read yet. Try again soon.";
-                    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "keys_not_read", message);
-                    return Ok(Verdict::Answer(refusal.retry_after(SOON).reply(exchange.endpoint(), exchange.id())));
-                }
-            },
-            Presented::None if leave => return Ok(Verdict::Continue),
-            Presented::None => "Send an API key: 'Authorization: Bearer KEY'.",
-            Presented::Several => "Send one API key, not several.",
+        let key = match credential::one(exchange, self.otherwise, &WORDS) {
+            ControlFlow::Continue(key) => key,
+            ControlFlow::Break(verdict) => return Ok(verdict),
         };
-        Ok(credential::refuse(exchange, "invalid_api_key", message))
+        let leave = self.otherwise == Otherwise::Next;
+        Ok(match self.find(key) {
+            Ok(entry) => admit(exchange, entry),
+            Err(missing) if leave && missing.may_be_anothers(key) => Verdict::Continue,
+            Err(Missing::Unknown) => {
+                let message = "This API key is not known here. Check it, or ask for a new one.";
+                credential::refuse(exchange, WORDS.code, message)
+            }
+            Err(Missing::NotRead) => {
+                let message = "The keys that are let in cannot be read yet. Try again soon.";
+                let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "keys_not_read", message);
+                Verdict::Answer(refusal.retry_after(SOON).reply(exchange.endpoint(), exchange.id()))
+            }
+        })
     }
 }
 

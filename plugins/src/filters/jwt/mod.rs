@@ -14,7 +14,7 @@ mod settings;
 mod token;
 
 use crate::caller::Caller;
-use crate::credential::{self, Otherwise, Presented, Unknown};
+use crate::credential::{self, Otherwise, Unknown, Words};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::reply::Refusal;
@@ -28,6 +28,7 @@ use key::{Key, Keys};
 use metrics::Tokens;
 use moka::future::Cache;
 use settings::Paths;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use token::Token;
@@ -40,6 +41,12 @@ pub use settings::{Claims, Jwks, Settings};
 
 /// How long a token is remembered at most.
 const LONGEST_MEMORY: Duration = Duration::from_secs(3600);
+
+const WORDS: Words = Words {
+    code: "invalid_token",
+    none: "Send a token: 'Authorization: Bearer TOKEN'.",
+    several: "Send one token, not several.",
+};
 
 /// See the module.
 pub struct Jwt {
@@ -100,17 +107,12 @@ impl Filter for Jwt {
     }
 
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
-        // A filter above that leaves the others to us has told who this is.
-        if exchange.caller().is_some() {
-            return Ok(Verdict::Continue);
-        }
-        let leave = self.otherwise == Otherwise::Next;
-        let token = match credential::presented(exchange.headers()) {
-            Presented::One(token) if !leave || self.is_ours(token) => token,
-            Presented::One(_) => return Ok(Verdict::Continue),
-            Presented::None if leave => return Ok(Verdict::Continue),
-            Presented::None => return Ok(refuse(exchange, "Send a token: 'Authorization: Bearer TOKEN'.")),
-            Presented::Several => return Ok(refuse(exchange, "Send one token, not several.")),
+        let token = match credential::one(exchange, self.otherwise, &WORDS) {
+            ControlFlow::Continue(token) if self.otherwise == Otherwise::Next && !self.is_ours(token) => {
+                return Ok(Verdict::Continue);
+            }
+            ControlFlow::Continue(token) => token,
+            ControlFlow::Break(verdict) => return Ok(verdict),
         };
         match self.caller(token, now()).await {
             Ok(caller) => Ok(credential::admit(exchange, caller)),
@@ -213,7 +215,7 @@ fn now() -> u64 {
 }
 
 fn refuse(exchange: &Exchange, message: &str) -> Verdict {
-    credential::refuse(exchange, "invalid_token", message)
+    credential::refuse(exchange, WORDS.code, message)
 }
 
 /// It is not the bearer's fault that nobody can tell here whether the token is good.

@@ -3,6 +3,7 @@
 
 use crate::prices::NANOS;
 use crate::store::Period;
+use crate::units::{scaled, split};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use std::borrow::Cow;
@@ -52,30 +53,15 @@ pub struct Amount(pub(super) u64);
 
 fn amount(text: &str) -> Result<u64, String> {
     let expected = || format!("expected a number such as 60, 40k or 1M, not `{}`", text.trim());
-    let (number, factor) = split(text).ok_or_else(expected)?;
+    let (number, factor) = split(text, &FACTORS).ok_or_else(expected)?;
     scaled(number, factor).ok_or_else(expected)
 }
 
 /// Thousand millionths of whatever the currency is.
 fn money(text: &str) -> Result<u64, String> {
     let expected = || format!("expected an amount of money such as 5, 0.50 or 10k, not `{}`", text.trim());
-    let (number, factor) = split(text).ok_or_else(expected)?;
+    let (number, factor) = split(text, &FACTORS).ok_or_else(expected)?;
     scaled(number, factor.checked_mul(NANOS).ok_or_else(expected)?).ok_or_else(expected)
-}
-
-fn split(text: &str) -> Option<(&str, u64)> {
-    let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let (_, factor) = FACTORS.iter().find(|(name, _)| *name == unit.trim())?;
-    Some((number, *factor))
-}
-
-fn scaled(number: &str, factor: u64) -> Option<u64> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = u32::try_from(fraction.len()).ok().filter(|digits| (1..=9).contains(digits))?;
-    let parts = u128::from(fraction.parse::<u64>().ok()?) * u128::from(factor) / 10_u128.pow(digits);
-    whole.parse::<u64>().ok()?.checked_mul(factor)?.checked_add(u64::try_from(parts).ok()?)
 }
 
 const RATE: &str = "a rate such as 60/min, 20/s or 1M/h, or a budget such as 5M/day";
