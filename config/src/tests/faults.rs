@@ -267,6 +267,17 @@ fn retries_that_cannot_be_meant_are_refused_at_their_place() {
 }
 
 #[test]
+fn resuming_that_cannot_be_meant_is_refused_at_its_place() {
+    let pool =
+        |line: &str| format!("pools:\n  a:\n    backends: [http://localhost:1, http://localhost:2]\n    {line}\n");
+    refused(&pool("resume: { attempts: 0 }"), "1 to 10 times", (4, 25));
+    refused(&pool("resume: { attempts: 11 }"), "1 to 10 times", (4, 25));
+    refused(&pool("resume: { text: 0B }"), "nothing is kept", (4, 21));
+    refused(&pool("resume: { style: echo }"), "continue_final_message", (4, 22));
+    refused(&pool("resume: { budget: 5% }"), "budget", (4, 15));
+}
+
+#[test]
 fn a_queue_that_cannot_be_meant_is_refused_at_its_place() {
     let pool = |line: &str| format!("pools:\n  a:\n    backends: [http://localhost:1]\n    {line}\n");
     refused(&pool("queue: { most: 0 }"), "write `queue: off`", (4, 20));

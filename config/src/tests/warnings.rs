@@ -73,4 +73,8 @@ fn a_pool_that_does_not_do_what_it_seems_to_is_pointed_at() {
     warned("pools: { a: { health: off, backends: [http://a:1, http://b:1] } }\n", "without health checks", 1);
     warned("pools: { a: { tls: {}, backends: [http://a:1] } }\n", "no backend of this pool speaks TLS", 1);
     warned("pools: { a: { backends: [http://a:1/v1/] } }\n", "/v1/v1", 1);
+    let alone = "pools:\n  a: { resume: {}, backends: [http://a:1] }\n";
+    warned(alone, "nobody else could continue a stream", 2);
+    let more = "  b: { resume: {}, backends: [http://b:1, http://c:1] }\n";
+    silent(&format!("{alone}{more}models: {{ m: {{ pool: a, fallback: [b] }} }}\n"));
 }

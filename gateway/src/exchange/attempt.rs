@@ -102,10 +102,12 @@ impl<'a> Ask<'a> {
     /// The request of `trip` as `backend` gets it.
     pub(super) fn new(trip: &Trip<'a>, backend: &Arc<Backend>, route: &Route, deadline: Deadline) -> Self {
         let body = resume::body(trip, route);
+        let mut headers = request::headers_for_all(trip, body.len());
+        resume::headers(trip, &mut headers);
         Self {
             core: trip.core,
             backend: backend.clone(),
-            head: request::head_for(backend, trip, request::headers_for_all(trip, body.len())),
+            head: request::head_for(backend, trip, headers),
             body,
             deadline,
             timeouts: route.timeouts,

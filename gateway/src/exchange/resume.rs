@@ -13,7 +13,7 @@ use crate::telemetry::ResumeOutcome;
 use crate::upstream::too_long::says_too_long;
 use crate::upstream::{Backend, Pool};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 use tidegate_config::{Resume, ResumeStyle};
@@ -153,6 +153,14 @@ pub(super) fn given(trip: &mut Trip<'_>, block: &[u8]) {
 /// The body that a backend of `route` gets: the client's, or what asks for the rest.
 pub(super) fn body(trip: &Trip<'_>, route: &Route) -> Bytes {
     rest_body(trip, route).unwrap_or_else(|| trip.exchange.body().clone())
+}
+
+/// What asks for the rest is not the request that the client's key stands for: a backend that keeps answers by it would
+/// give the first one again, or refuse.
+pub(super) fn headers(trip: &Trip<'_>, headers: &mut HeaderMap) {
+    if trip.resuming.as_ref().is_some_and(|resuming| resuming.continues()) {
+        headers.remove("idempotency-key");
+    }
 }
 
 fn rest_body(trip: &Trip<'_>, route: &Route) -> Option<Bytes> {

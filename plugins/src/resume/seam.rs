@@ -35,6 +35,12 @@ pub struct Repeats;
 /// A shorter text is no sign of anything when it comes again.
 const TELLING: usize = 16;
 
+/// When so much of a text has come again, the rest of it need not be waited for.
+const CERTAIN: usize = 1 << 10;
+
+/// More events than are held until that is known.
+const MOST_HELD: usize = 128;
+
 impl Seam {
     /// For what comes after `given`. `before` is what that took, as far as the backend has said so; `most` is the longest
     /// answer in tokens.
@@ -105,13 +111,17 @@ impl Seam {
         }
         let sent = given.text().get(..self.sent).unwrap_or_default();
         let rest = &sent[at.min(sent.len())..];
-        if !ends && text.len() < rest.len() && rest.starts_with(text) {
+        let goes_on = !ends && text.len() < rest.len() && rest.starts_with(text);
+        if goes_on && at + text.len() < CERTAIN && self.held.len() < MOST_HELD {
             self.repeated = Some(at + text.len());
             return Ok(Repeated::Perhaps);
         }
         self.repeated = None;
-        if rest.is_empty() || !text.starts_with(rest) || repeats_itself(sent.as_bytes()) {
+        if rest.is_empty() || !(goes_on || text.starts_with(rest)) || repeats_itself(sent.as_bytes()) {
             return Ok(Repeated::Not);
+        }
+        if goes_on {
+            return Err(Repeats);
         }
         // In one piece, where it had come in several, it is none of the backend's own tokens.
         if at == 0 { Ok(Repeated::All(rest.len())) } else { Err(Repeats) }

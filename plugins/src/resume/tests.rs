@@ -65,7 +65,7 @@ fn says(text: &str) -> String {
 }
 
 fn given(texts: &[&str]) -> Given {
-    let mut given = Given::new(Endpoint::Chat, 1 << 10);
+    let mut given = Given::new(Endpoint::Chat, 1 << 14);
     given.take(chat(r#"{"role":"assistant","content":""}"#).as_bytes());
     texts.iter().for_each(|text| given.take(says(text).as_bytes()));
     given
@@ -169,7 +169,7 @@ fn read(given: &Given, pieces: &[&str]) -> Result<Vec<String>, Repeats> {
         all += &joined(&mut seam, given, &says(piece))?;
     }
     all += &joined(&mut seam, given, "data: [DONE]\n\n")?;
-    let mut read = Given::new(Endpoint::Chat, 1 << 10);
+    let mut read = Given::new(Endpoint::Chat, 1 << 14);
     let events = all.split_inclusive("\n\n").filter(|event| !event.contains("DONE"));
     Ok(events
         .map(|event| {
@@ -232,6 +232,11 @@ fn what_only_begins_alike_is_held_until_that_is_seen() {
 #[test]
 fn what_is_said_again_piece_by_piece_proves_nothing() {
     assert_eq!(read(&given(&["The quick", " brown fox"]), &["The", " quick", " brown fox"]), Err(Repeats));
+    // Nor is all of it waited for.
+    let long: String = (0..900).map(|n| format!("{n} ")).collect();
+    let pieces: Vec<&str> = long.split_inclusive(' ').collect();
+    assert_eq!(read(&given(&[long.as_str(), "!"]), &pieces[..MOST + 2]), Err(Repeats));
+    assert!(read(&given(&[long.as_str(), "!"]), &pieces[..MOST]).is_ok());
     // A text that repeats itself goes on so.
     let loops = given(&["la la la ", "la la la ", "la la"]);
     assert_eq!(read(&loops, &[" la la la", " la"]).unwrap().concat(), " la la la la");
@@ -239,6 +244,9 @@ fn what_is_said_again_piece_by_piece_proves_nothing() {
     // And a short one may by chance.
     assert_eq!(read(&given(&["ha"]), &["ha", "!"]).unwrap(), ["ha", "!"]);
 }
+
+/// How many pieces are held before a repetition is certain.
+const MOST: usize = 128;
 
 fn usage(prompt: u64, completion: u64, cached: u64) -> String {
     format!(

@@ -6,7 +6,7 @@ use super::teller::{CHAT, Teller, body, events, is_rest, text_of, usage_of, whol
 use super::{plain_request, two};
 use crate::backend::{Backend, Gate, Script};
 use crate::client::{End, Request};
-use crate::gateway::{Gateway, pool_of};
+use crate::gateway::{Folder, Gateway, command, pool_of};
 
 /// A pool of these backends that resumes so, with these further lines.
 async fn pool(backends: &[&Backend], resume: &str, more: &str) -> Gateway {
@@ -197,4 +197,17 @@ async fn those_who_share_an_answer_read_the_same_stream_and_it_is_not_kept() {
     gateway.metric_is("tidegate_cache_unstored_total", &[("reason", "resumed")], 1.0).await;
     assert_eq!(gateway.send(&plain_request()).await.end, End::Whole);
     assert_eq!(a.count() + b.count(), 4, "asked anew");
+}
+
+#[test]
+fn explain_says_that_streams_are_resumed() {
+    let folder = Folder::new();
+    let text = "pools: { main: { resume: { attempts: 3 }, backends: ['http://127.0.0.1:1', 'http://127.0.0.1:2'] } }\n";
+    let file = folder.write("explain.yaml", text).display().to_string();
+    let said = |more: &[&str]| {
+        let output = command(&[&["explain", "--config", &file, "--model", "m"], more].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(said(&["--stream"]).contains("continued by another backend, up to 3 times (continue_final_message)"));
+    assert!(!said(&[]).contains("continued"), "of a stream only");
 }
