@@ -9,6 +9,7 @@ mod upstream;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use tidegate_bench_micro::balancers::Pick;
+use tidegate_bench_micro::cache::{Cached, answered, stream, whole};
 use tidegate_bench_micro::limits::{Buckets, House, Sums, eight, one};
 
 #[library_benchmark]
@@ -56,6 +57,17 @@ fn pick(mut pick: Pick) -> Pick {
 }
 
 #[library_benchmark]
+#[bench::whole_1_kib(Cached::new("fresh", false, &whole(1 << 10)))]
+#[bench::whole_64_kib(Cached::new("fresh", false, &whole(64 << 10)))]
+#[bench::whole_64_kib_original(Cached::new("original", false, &whole(64 << 10)))]
+#[bench::stream_64_kib(Cached::new("fresh", true, &stream(64 << 10)))]
+#[bench::stream_64_kib_original(Cached::new("original", true, &stream(64 << 10)))]
+fn hit(cached: Cached) -> Cached {
+    answered(&cached);
+    cached
+}
+
+#[library_benchmark]
 #[bench::round_robin_of_1(upstream::Pool::new("round_robin", 1))]
 #[bench::round_robin_of_10(upstream::Pool::new("round_robin", 10))]
 #[bench::round_robin_of_1000(upstream::Pool::new("round_robin", 1000))]
@@ -91,4 +103,5 @@ fn hedge(hedging: tidegate::upstream::hedge::Hedging) -> tidegate::upstream::hed
 library_benchmark_group!(name = backends; benchmarks = lease, breaker, queue, hedge);
 library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
 library_benchmark_group!(name = balancers; benchmarks = pick);
-main!(library_benchmark_groups = limits, balancers, backends);
+library_benchmark_group!(name = cache; benchmarks = hit);
+main!(library_benchmark_groups = limits, balancers, backends, cache);
