@@ -245,6 +245,9 @@ async fn chaos(lines: &str) -> Tally {
         tally.broken,
         tally.wrong.len()
     ));
+    for row in metrics.with("tidegate_resumes_total").lines().filter(|row| !row.ends_with(" 0")) {
+        tell(row);
+    }
     for wrong in tally.wrong.iter().take(10) {
         tell(&format!("--- wrong:\n{wrong}"));
     }
@@ -256,10 +259,20 @@ async fn chaos(lines: &str) -> Tally {
 /// Who comes back is used at once, so that there is much to break.
 const EAGER: &str = "    health: { every: 100ms, path: /health }\n    breaker: { pause: 100ms, slow_start: 0s }\n";
 
-const RULES: &str = "    hold: content\n    retries: { on: [connect, lost, 429, 503, 529, error_event] }\n";
+/// Two of three backends may go at once, with two thirds of all that is under way: that is more than a fifth.
+const RULES: &str = "    hold: content
+    retries: { most: 4, on: [connect, lost, 429, 503, 529, error_event], budget: 100%, always: 100 }
+";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_error_reaches_a_client_that_has_seen_nothing() {
     let tally = chaos(RULES).await;
     assert!(tally.wrong.is_empty(), "{} of them; the first:\n{}", tally.wrong.len(), tally.wrong[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_resume_no_error_reaches_any_client() {
+    let tally = chaos(&format!("{RULES}    resume: {{ attempts: 10 }}\n")).await;
+    assert!(tally.wrong.is_empty(), "{} of them; the first:\n{}", tally.wrong.len(), tally.wrong[0]);
+    assert_eq!(tally.broken, 0, "streams that ended in an error after a first word");
 }
