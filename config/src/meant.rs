@@ -15,7 +15,7 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
-    Prices, Queue, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
+    Prices, Queue, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -43,6 +43,8 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// When files are read again by themselves.
+    pub reload: Reload,
     /// Where what must outlive the process is kept; its directory is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,

@@ -19,7 +19,7 @@ use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
 use crate::settings::{
-    Keys, Limits, Log, OtherPaths, Prices, Share, Shed, Storage, TimeoutOverrides, Timeouts, Urgency,
+    Keys, Limits, Log, OtherPaths, Prices, Reload, Share, Shed, Storage, TimeoutOverrides, Timeouts, Urgency,
 };
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
@@ -45,6 +45,7 @@ impl Resolver<'_> {
         let root = KeyPath::root();
         self.limits(&file.limits);
         self.keys(&file.keys);
+        self.reload(&file.reload);
         self.log(&file.log);
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
@@ -58,6 +59,7 @@ impl Resolver<'_> {
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            reload: file.reload,
             storage: file.storage.map(|storage| self.storage(storage)),
             keys: file.keys,
             tenants: file.tenants,
@@ -110,6 +112,15 @@ impl Resolver<'_> {
         if keys.pepper.as_ref().is_some_and(|pepper| pepper.expose().is_empty()) {
             let help = "leave it out, or set the variable it comes from".to_owned();
             self.fault(&KeyPath::root().key("keys").key("pepper"), "the pepper is empty", Some(help));
+        }
+    }
+
+    fn reload(&mut self, reload: &Reload) {
+        for (name, every) in [("watch", reload.watch), ("certificates", Some(reload.certificates))] {
+            if every.is_some_and(|every| every < Reload::OFTENEST) {
+                let path = KeyPath::root().key("reload").key(name);
+                self.fault(&path, "files are not looked at more often than every 100ms", None);
+            }
         }
     }
 

@@ -21,10 +21,11 @@ use crate::upstream::queue::Queue;
 use crate::upstream::{Membership, Pool};
 use arc_swap::ArcSwap;
 use prometheus::core::Collector;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::balancer::Balancer;
 use tidegate_plugins::classify::Classifiers;
@@ -64,7 +65,7 @@ pub struct Parts<'a> {
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
     let shared = Shared::default();
-    let services = services(config, &shared, &mut faults);
+    let services = services(config, &shared, &Read::default(), &mut faults);
     let _filters = build_filters(config, &registry, &services, &mut faults);
     if config.storage.is_none() && shared.store.has_budgets() {
         let limits = config.filters.iter().find(|entry| entry.name == "limits");
@@ -81,7 +82,7 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     }
     for listen in &config.listen {
         if let Some(tls) = &listen.tls
-            && let Err(reason) = crate::life::check_certificate(&tls.cert, &tls.key)
+            && let Err(reason) = crate::reload::certificates::load(&tls.cert, &tls.key)
         {
             faults.push(Fault::error(listen.path.key("tls"), reason));
         }
@@ -119,7 +120,7 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 /// All faults in their settings.
 pub fn filters(config: &Config, shared: &Shared) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let services = services(config, shared, &mut faults);
+    let services = services(config, shared, &Read::default(), &mut faults);
     let filters = build_filters(config, &Registry::built_in(), &services, &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
@@ -144,7 +145,8 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     let own: Arc<Own> = parts.previous.map_or_else(Arc::default, |previous| previous.own.clone());
     let first = || Shared { asks: own.clone(), ..first_shared(parts.metrics) };
     let shared = parts.previous.map_or_else(first, |previous| previous.shared.clone());
-    let services = services(config, &shared, &mut faults);
+    let read = Read::default();
+    let services = services(config, &shared, &read, &mut faults);
     let filters = build_filters(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
@@ -184,6 +186,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         cors: config.cors.clone(),
         answer_headers: config.answer_headers,
         no_route: parts.metrics.series(OTHER_ROUTE, NO_POOL),
+        files: std::mem::take(&mut *read.lock().unwrap_or_else(PoisonError::into_inner)),
         hash: hash(config),
         pools,
     })
@@ -236,16 +239,25 @@ fn fault(path: &KeyPath, error: SettingsError) -> Fault {
 }
 
 /// Files that filters' settings name, relative to the configuration file.
-struct Relative(PathBuf);
+struct Relative {
+    directory: PathBuf,
+    /// Those that were read.
+    read: Read,
+}
+
+/// Files that were read for a configuration.
+type Read = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 impl Files for Relative {
     fn read(&self, path: &Path) -> io::Result<serde_json::Value> {
-        let text = std::fs::read_to_string(self.0.join(path))?;
+        let path = self.directory.join(path);
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        let text = std::fs::read_to_string(path)?;
         config::parse_value(&text).map_err(io::Error::other)
     }
 
     fn locate(&self, path: &Path) -> PathBuf {
-        self.0.join(path)
+        self.directory.join(path)
     }
 }
 
@@ -256,7 +268,7 @@ pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let (outbound, tiers) = (Arc::new(Fetcher::default()), Arc::new(CacheFiles::default()));
     let shared = Shared { outbound, tiers, ..Shared::with(store) };
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
-    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
+    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone(), shared.tiers.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
     measure(metrics, "classes", Ok(shared.classes.metrics()));
     measure(metrics, "who is limited", Ok(shared.limited.counter()));
@@ -271,7 +283,7 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
 }
 
 /// What filters may ask for.
-fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
+fn services(config: &Config, shared: &Shared, read: &Read, faults: &mut Vec<Fault>) -> Services {
     let own = own_limits(config, shared);
     let tenants = tenants(config, &own, faults);
     let models = models_of(config);
@@ -285,7 +297,7 @@ fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Servic
         own_limits: Arc::new(own),
         decides_own: false,
         prices: Arc::new(prices(&config.prices)),
-        files: Arc::new(Relative(config.directory.clone())),
+        files: Arc::new(Relative { directory: config.directory.clone(), read: read.clone() }),
         pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
     }
 }
@@ -405,6 +417,8 @@ fn build_pool(config: &Config, pool: &config::Pool, parts: &Parts<'_>, faults: &
     let in_flight = before.map(|before| before.in_flight.clone()).unwrap_or_default();
     let recipe = Recipe::new(pool.clone(), authority(pool, faults), in_flight.clone());
     let known = before.map(|before| before.backends()).unwrap_or_default();
+    // The file may say now how they are to be asked.
+    known.iter().for_each(|backend| backend.forget_refusals());
     let listed = match &pool.discover {
         None => pool.backends.clone(),
         Some(discover) => listed(pool, discover, faults)?,

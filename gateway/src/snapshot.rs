@@ -8,6 +8,8 @@ use crate::networks::{Lists, Networks};
 use crate::telemetry::{FilterSeries, Series};
 use crate::upstream::Pool;
 use http::HeaderName;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{Cors, Limits};
@@ -64,6 +66,8 @@ pub struct Snapshot {
     pub answer_headers: bool,
     /// For requests that reach no route.
     pub no_route: Arc<Series>,
+    /// Files that filters were built from.
+    pub files: BTreeSet<PathBuf>,
     /// BLAKE3 of the file as meant, 16 hex digits: tells whether two gateways run the same.
     pub hash: String,
 }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who answers a request: not which of a pool's backends, but all that can make a difference to what is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +32,6 @@ pub struct Answerer {
     pub model: Arc<str>,
     /// A hash of what the pool's backends say the model is; 0 if they say nothing.
     pub revision: u64,
-    /// Whether its streams may be asked for their usage.
-    pub tells_usage: bool,
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).
@@ -72,6 +71,7 @@ pub struct Exchange {
     needs_usage: bool,
     copies: Vec<Arc<Shadow>>,
     classes: Vec<(Arc<str>, Arc<str>)>,
+    waited: Duration,
     notes: Vec<(&'static str, String)>,
 }
 
@@ -159,6 +159,7 @@ impl Exchange {
             needs_usage: false,
             copies: Vec::new(),
             classes: Vec::new(),
+            waited: Duration::ZERO,
             notes: Vec::new(),
         }
     }
@@ -171,6 +172,7 @@ impl Exchange {
         again.replace_body(self.body.clone(), self.call.clone());
         again.model.clone_from(&self.model);
         again.answerer.clone_from(&self.answerer);
+        again.needs_usage = self.needs_usage;
         again
     }
 
@@ -222,6 +224,11 @@ impl Exchange {
     /// The class that this classifier gave it, if it was asked.
     pub fn class(&self, classifier: &str) -> Option<&Arc<str>> {
         self.classes.iter().find(|(name, _)| **name == *classifier).map(|(_, class)| class)
+    }
+
+    /// How long it waited for models that filters asked about it.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// The model asked for, or the one a filter chose instead.
@@ -301,8 +308,9 @@ impl Exchange {
         self.caller = Some(caller);
     }
 
-    /// Says which class a classifier gave it. For conditions.
-    pub fn classify(&mut self, classifier: Arc<str>, class: Arc<str>) {
+    /// Says which class a classifier gave it, after how long. For conditions.
+    pub fn classify(&mut self, classifier: Arc<str>, class: Arc<str>, took: Duration) {
+        self.waited += took;
         self.note("class", format!("{classifier}={class}"));
         self.classes.push((classifier, class));
     }
@@ -355,7 +363,8 @@ impl Exchange {
         self.note("limited_by", limit);
     }
 
-    /// Asks for the tokens of the answer, also where the client did not: for filters that count them.
+    /// Asks for the tokens of the answer, also where the client did not: for filters that count or keep them. Followers
+    /// see them in a stream, where the backend's pool lets them be asked for; a client that did not ask does not.
     pub fn ask_usage(&mut self) {
         self.needs_usage = true;
     }

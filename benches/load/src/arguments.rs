@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// Sent as `authorization: Bearer KEY`.
     #[arg(long)]
     pub key: Option<String>,
+    /// A header to send with each request, such as `cache-control: no-cache`; may be given more than once.
+    #[arg(long)]
+    pub header: Vec<String>,
     /// Connections, each with one request at a time.
     #[arg(long, default_value_t = 32)]
     pub connections: usize,
@@ -88,13 +91,14 @@ impl Arguments {
             None => body(&self.model, self.streams.is_some(), self.body_size).into_bytes(),
         };
         let key = self.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let headers: String = self.header.iter().map(|header| format!("{header}\r\n")).collect();
         // What the Python SDK of OpenAI sends with each request, since heads cost too.
         let mut request = format!(
             "POST {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\ncontent-type: application/json\r\n\
              user-agent: OpenAI/Python 3.52.0\r\nx-stainless-lang: python\r\nx-stainless-package-version: 3.52.0\r\n\
              x-stainless-os: Linux\r\nx-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\n\
              x-stainless-runtime-version: 3.12.8\r\nx-stainless-async: false\r\nx-stainless-retry-count: 0\r\n\
-             x-stainless-read-timeout: 600\r\n{key}content-length: {}\r\n\r\n",
+             x-stainless-read-timeout: 600\r\n{key}{headers}content-length: {}\r\n\r\n",
             body.len()
         )
         .into_bytes();
@@ -147,12 +151,14 @@ mod tests {
 
     #[test]
     fn a_request_says_how_long_its_body_is() {
-        let arguments = Arguments::parse_from(["load", "--url", "http://127.0.0.1:9/v1/x", "--body-size", "300"]);
+        let (url, header) = ("http://127.0.0.1:9/v1/x", "x-a: b");
+        let arguments = Arguments::parse_from(["load", "--url", url, "--body-size", "300", "--header", header]);
         let target = arguments.target().unwrap();
         let request = String::from_utf8(target.request).unwrap();
         let (head, body) = request.split_once("\r\n\r\n").unwrap();
         assert!(
-            head.starts_with("POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:9\r\n") && head.ends_with("content-length: 300")
+            head.starts_with("POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:9\r\n")
+                && head.ends_with("\r\nx-a: b\r\ncontent-length: 300")
         );
         assert_eq!((body.len(), target.address.port()), (300, 9));
     }

@@ -21,7 +21,7 @@ pub fn exchange(body: &Bytes) -> Exchange {
     exchange.replace_body(body.clone(), Call::read(body, Endpoint::Chat).ok());
     exchange.send_to("m".into());
     let (route, pool, model) = ("m".into(), "p".into(), "m".into());
-    exchange.settle_on(Arc::new(Answerer { route, pool, model, revision: 0, tells_usage: false }));
+    exchange.settle_on(Arc::new(Answerer { route, pool, model, revision: 0 }));
     exchange
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<O
         }
         let asked = named.filter.request(&mut trip.exchange);
         let verdict = fetch::wait(trip.core, session, until, asked).await;
-        let verdict = verdict.inspect_err(|_| named.series.judged(Judged::Left, laps.next()))?;
+        let verdict = verdict.inspect_err(|_| named.series.judged(Judged::Left, laps.lap()))?;
         if let Some(reply) = take(session, trip, named, &mut laps, verdict)? {
             return Ok(Some(reply));
         }
@@ -94,7 +94,7 @@ fn take(
         Ok(Verdict::Answer(_)) => Judged::Answer,
         Err(_) => Judged::Fault,
     };
-    named.series.judged(judged, laps.next());
+    named.series.judged(judged, laps.lap());
     match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
         Verdict::Continue => {}
         Verdict::Follow(follower) => {

@@ -6,6 +6,7 @@ use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
 use tidegate_plugins::exchange::Outcome;
 use tidegate_plugins::spenders::Spent;
+use tidegate_plugins::usage::Usage;
 
 /// Longest error text in a log line, in bytes.
 const ERROR_LIMIT: usize = 512;
@@ -57,24 +58,37 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
 pub(super) fn report(mut trip: Trip<'_>) {
     trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
+    let cost = cost(&trip);
+    if cost > 0 {
+        series.cost.add(cost);
+    }
     trip.core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     trip.core.log.request(&trip.record, route, pool);
 }
 
-/// An answer that was made for another request is that one's to pay.
-fn add_to_spenders(trip: &Trip<'_>) {
-    let (caller, usage) = (trip.exchange.caller(), trip.record.usage.filter(|_| trip.exchange.is_charged()));
+/// The tokens that are this request's to pay: an answer that was made for another one is that one's.
+fn charged(trip: &Trip<'_>) -> Option<Usage> {
+    trip.record.usage.filter(|_| trip.exchange.is_charged())
+}
+
+/// What a request costs, in billionths.
+fn cost(trip: &Trip<'_>) -> u64 {
     let price = trip.exchange.priced_as().and_then(|model| trip.snapshot.prices.of(model));
-    let tokens = usage.map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
-    let cost = usage.zip(price).map_or(0, |(usage, price)| price.of(&usage));
+    charged(trip).zip(price).map_or(0, |(usage, price)| price.of(&usage))
+}
+
+fn add_to_spenders(trip: &Trip<'_>) {
+    let caller = trip.exchange.caller();
+    let tokens =
+        charged(trip).map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
     trip.snapshot.shared.spenders.record(&Spent {
         org: caller.and_then(|caller| caller.org.as_deref()),
         user: caller.and_then(|caller| caller.user.as_deref()),
         key: caller.and_then(|caller| caller.key.as_deref()),
         model: model_of(trip),
         tokens,
-        cost,
+        cost: cost(trip),
         limited: trip.exchange.is_limited(),
     });
 }

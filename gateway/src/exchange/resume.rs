@@ -29,6 +29,8 @@ pub(super) struct Resuming {
     kept: usize,
     /// How often the rest may still be asked for.
     left: u32,
+    /// Whether the stream has broken before.
+    under_way: bool,
     /// Who is not asked, and since when.
     broken: Vec<Broken>,
     /// Tokens that were given, as far as that is known.
@@ -60,6 +62,7 @@ pub(super) fn begin(trip: &mut Trip<'_>) {
             given: Given::new(call.endpoint, settings.text),
             kept: 0,
             left: settings.attempts,
+            under_way: false,
             broken: Vec::new(),
             before: Usage::default(),
             seam: None,
@@ -75,7 +78,7 @@ fn settings(trip: &Trip<'_>) -> Option<Resume> {
 impl Resuming {
     /// Whether the stream has broken before.
     pub(super) fn is_under_way(&self) -> bool {
-        !self.broken.is_empty()
+        self.under_way
     }
 
     /// Whether a backend has to know how to continue, and is not just asked once more.
@@ -239,6 +242,7 @@ async fn ask(
     broken: Option<(Arc<Backend>, bool)>,
 ) -> Result<std::result::Result<Fetched, Option<Arc<Backend>>>> {
     let (Some(resuming), Some(route)) = (&mut trip.resuming, trip.route.clone()) else { return Ok(Err(None)) };
+    resuming.under_way = true;
     resuming.broken.extend(broken.map(|(backend, spoke)| Broken { backend, at: Instant::now(), spoke }));
     if resuming.continues() && rest_body(trip, &route).is_none() {
         return Ok(Err(None));
@@ -282,6 +286,11 @@ fn is_stream(fetched: &Fetched) -> bool {
     let head = &fetched.head;
     let encoded = head.headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
     head.status == StatusCode::OK && !encoded && headers::media_type(&head.headers) == "text/event-stream"
+}
+
+/// Whether the client knows already whose words the stream is.
+pub(super) fn has_begun(trip: &Trip<'_>) -> bool {
+    trip.resuming.as_ref().is_some_and(|resuming| resuming.given.has_begun())
 }
 
 /// Whether an error event says that the request is wrong: then it is so everywhere.

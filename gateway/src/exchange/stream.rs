@@ -175,7 +175,10 @@ impl Streaming {
             *held = head;
         }
         self.cutter = EventCutter::new(trip.snapshot.limits.event);
-        self.renamer = relay::renamer(trip);
+        // What has begun keeps the names that it began with.
+        if !resume::has_begun(trip) {
+            self.renamer = relay::renamer(trip);
+        }
         (self.last_event, self.has_token, self.events) = (Instant::now(), false, 0);
     }
 }
@@ -311,7 +314,7 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
 }
 
-/// What goes out next, head first, past the followers.
+/// What goes out next, head first, past the followers, and without what they alone asked for.
 fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Result<()> {
     if let Some(head) = &mut it.head {
         relay::show(trip, head)?;
@@ -321,12 +324,14 @@ fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Resul
     {
         *block = renamed;
     }
+    relay::follow(trip, block, false)?;
+    // Those who keep the answer want it for clients who ask.
     if trip.hides_usage
         && let Some(left) = splice::without_usage(block)
     {
         *block = left;
     }
-    relay::follow(trip, block, false)
+    Ok(())
 }
 
 /// The id of the response that the first event of a stream announces.

@@ -56,6 +56,8 @@ pub struct Sent {
     pub key: Option<String>,
     /// The body; none: one that names the model, and nothing else.
     pub body: Option<Bytes>,
+    /// Headers beside the key's.
+    pub headers: HeaderMap,
 }
 
 /// Asks the filters, in the order of the file, what they make of the key and of the request. Of the key, those behind the
@@ -64,11 +66,13 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], se
     if explanation.filters.is_empty() {
         return;
     }
-    let mut exchange = exchange(&explanation.request.path, sent.key.as_deref());
+    let mut exchange = exchange(&explanation.request.path, sent);
+    let before = explanation.refused.clone();
     if sent.key.is_some() {
         who(explanation, filters, &mut exchange).await;
     }
-    if explanation.refused.is_none() {
+    // A name that the file does not have may be one that a filter makes another of.
+    if explanation.refused == before {
         settle(explanation, &mut exchange, sent.body.clone());
         for (step, named) in explanation.filters.iter_mut().zip(filters) {
             step.says = named.filter.explain(&exchange);
@@ -78,21 +82,19 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], se
 
 /// Gives the request its body, and says who answers: the first of those who may.
 fn settle(explanation: &Explanation, exchange: &mut Exchange, body: Option<Bytes>) {
-    let asked = explanation.model.as_ref().map(|choice| choice.asked.clone());
+    let asked = explanation.model.as_ref().map(|choice| choice.asked.clone()).or(explanation.request.model.clone());
     let named = || serde_json::json!({ "model": asked, "stream": explanation.request.stream }).to_string().into();
     let body = body.unwrap_or_else(named);
     let call = Call::read(&body, exchange.endpoint()).ok();
     exchange.replace_body(body, call);
-    let (Some(choice), Some(target), Some(asked)) = (&explanation.model, explanation.targets.first(), &asked) else {
-        return;
-    };
+    let Some(asked) = &asked else { return };
     exchange.send_to(asked.as_str().into());
+    let (Some(choice), Some(target)) = (&explanation.model, explanation.targets.first()) else { return };
     exchange.settle_on(Arc::new(Answerer {
         route: choice.entry.as_str().into(),
         pool: target.pool.as_str().into(),
         model: target.model.as_ref().unwrap_or(asked).as_str().into(),
         revision: 0,
-        tells_usage: true,
     }));
 }
 
@@ -119,10 +121,11 @@ async fn who(explanation: &mut Explanation, filters: &[NamedFilter], exchange: &
     }
 }
 
-fn exchange(path: &str, key: Option<&str>) -> Exchange {
+fn exchange(path: &str, sent: &Sent) -> Exchange {
     // What cannot be a header cannot be a key: it is sent as none.
-    let bearer = key.and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
-    let headers: HeaderMap = bearer.into_iter().map(|bearer| (AUTHORIZATION, bearer)).collect();
+    let bearer = sent.key.as_ref().and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
+    let mut headers = sent.headers.clone();
+    headers.extend(bearer.map(|bearer| (AUTHORIZATION, bearer)));
     let endpoint = Endpoint::from_path(path).unwrap_or(Endpoint::Other);
     let head = RequestHead { method: Method::POST, path: path.into(), query: None, headers };
     Exchange::new(head, endpoint, "explain".into(), None)

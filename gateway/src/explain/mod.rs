@@ -7,8 +7,8 @@ mod tests;
 
 use serde::Serialize;
 use tidegate_config::{
-    Backend, Config, Discovered, Fallback, FilterEntry, Hedge, MaxInFlight, Model, OtherPaths, Pattern, Queue, Retries,
-    Target, Timeouts,
+    Backend, Config, Discovered, Fallback, FilterEntry, Hedge, MaxInFlight, Model, OtherPaths, Pattern, Queue, Resume,
+    Retries, Target, Timeouts,
 };
 use tidegate_plugins::call::Endpoint;
 
@@ -107,6 +107,8 @@ pub struct Destination {
     pub balance: String,
     /// When a second backend is asked for a stream; absent: never.
     pub hedge: Option<Hedge>,
+    /// When the rest of a stream that broke is asked of another backend; absent: never.
+    pub resume: Option<Resume>,
     /// Where requests wait while all are full; absent: nowhere.
     pub queue: Option<Queue>,
     /// What is tried again, and how often.
@@ -268,6 +270,7 @@ fn destination(
         model,
         balance: pool.balance.name.clone(),
         hedge: hedge.or(pool.hedge.as_ref()).cloned(),
+        resume: pool.resume,
         queue: pool.queue.clone(),
         retries: pool.retries.clone(),
         timeouts,

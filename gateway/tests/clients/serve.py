@@ -4,7 +4,7 @@ Needs: pip install xllamacpp
 Speaks /v1/chat/completions, /v1/completions, /v1/embeddings (with --embed), /v1/responses, /v1/messages,
 /v1/models, /tokenize, /metrics, /health. Ready in about two seconds, 35 MB of memory.
 
-Usage: python serve.py MODEL.gguf PORT [--slots 4] [--seconds 600] [--embed] [--alias tiny-random]
+Usage: python serve.py MODEL.gguf PORT [--slots 4] [--context 2048] [--seconds 600] [--embed] [--alias tiny-random]
 
 Prints "listening http://HOST:PORT" once it does.
 """
@@ -20,6 +20,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("port", type=int)
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--embed", action="store_true")
     parser.add_argument("--alias", default="tiny-random")
@@ -30,7 +31,7 @@ def main():
     params.hostnames = ["127.0.0.1"]
     params.port = args.port
     params.n_parallel = args.slots
-    params.n_ctx = 2048 * args.slots
+    params.n_ctx = args.context * args.slots
     params.endpoint_metrics = True
     params.cpuparams.n_threads = 1
     params.warmup = False

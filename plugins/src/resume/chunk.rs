@@ -27,13 +27,16 @@ pub(super) struct Chunk {
 pub(super) const IDENTITY: [&str; 4] = ["id", "created", "model", "system_fingerprint"];
 
 impl Chunk {
-    /// Reads an event of a block; none if it is no chunk: a comment, `[DONE]`, what is no JSON object.
+    /// Reads an event of a block; none if it is no chunk: a comment, `[DONE]`, an error, what is no JSON object.
     pub(super) fn read(block: &[u8], event: &Event<'_>, endpoint: Endpoint) -> Option<Self> {
         let data = event.data_range().filter(|data| block[data.clone()].trim_ascii_start().starts_with(b"{"))?;
-        let mut chunk = Self { is_odd: event.data_lines != 1, ..Self::default() };
+        let (mut chunk, mut is_chunk) = (Self { is_odd: event.data_lines != 1, ..Self::default() }, false);
         for member in json::members_within(block, data) {
             match member.key {
-                b"choices" => chunk.choices(block, member.value, endpoint),
+                b"choices" => {
+                    is_chunk = true;
+                    chunk.choices(block, member.value, endpoint);
+                }
                 b"usage" => chunk.usage = Some(member.value).filter(|value| block[value.start] == b'{'),
                 key => {
                     if let Some(at) = IDENTITY.iter().position(|name| name.as_bytes() == key) {
@@ -42,7 +45,7 @@ impl Chunk {
                 }
             }
         }
-        Some(chunk)
+        is_chunk.then_some(chunk)
     }
 
     /// What it says.

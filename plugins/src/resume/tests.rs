@@ -194,7 +194,9 @@ fn the_second_stream_takes_the_names_of_the_first_and_loses_its_role() {
     for delta in [r#"{"role":"assistant","content":"x"}"#, r#"{"content":"x" , "role":"assistant"}"#] {
         assert_eq!(joined(&mut seam, &given, &other(chat(delta))).as_ref(), Ok(&expected));
     }
-    assert_eq!(joined(&mut seam, &given, ": c\n\n"), Ok(": c\n\n".to_owned()));
+    for same in [": c\n\n", "data: {\"error\":{\"message\":\"x\"}}\n\n", "data: [DONE]\n\n"] {
+        assert_eq!(joined(&mut seam, &given, same), Ok(same.to_owned()));
+    }
 }
 
 #[test]

@@ -19,9 +19,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Registry, TextEncoder};
 
-pub(super) use family::IntCounter;
+pub use family::IntCounter;
 pub use filters::{FilterSeries, Judged, Laps};
-pub use house::{Purpose, Runtime, Runtimes};
+pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes};
 pub use list::documentation;
 pub use sets::{
     BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
@@ -30,7 +30,7 @@ pub use sets::{
 
 use super::record::Record;
 use build::Builder;
-use family::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Labels, Written};
+use family::{AmountVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Labels, Written};
 use tidegate_config::Urgency;
 
 /// The route of a request that has none (yet): an unknown model or path.
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub draining: IntGauge,
     /// Log lines that were lost.
     pub log_lines_dropped_total: IntCounter,
+    /// Requests that leave no line, as `log.sample` wants it.
+    pub log_requests_left_out_total: IntCounter,
     /// Requests that ended in a panic.
     pub panics_total: IntCounter,
 
@@ -60,6 +62,7 @@ pub struct Metrics {
     /// Tasks, and those of them that wait for a thread.
     tasks: [[IntGauge; 2]; Runtime::ALL.len()],
 
+    reloads: [[IntCounter; ReloadOutcome::ALL.len()]; ReloadBy::ALL.len()],
     bad_requests: [IntCounter; BadHead::ALL.len()],
     shed: [[IntCounter; ShedReason::ALL.len()]; Urgency::ALL.len()],
     config_last_reload_successful: IntGauge,
@@ -89,6 +92,7 @@ struct Families {
     hedges: IntCounterVec,
     resumes: IntCounterVec,
     overhead: HistogramVec,
+    cost: AmountVec,
     request_bytes: IntCounterVec,
     response_bytes: IntCounterVec,
     route_in_flight: IntGaugeVec,
@@ -113,6 +117,7 @@ struct Families {
     backend_picks: IntCounterVec,
     backend_capacity: IntGaugeVec,
     backend_readings: IntCounterVec,
+    certificate_loads: IntCounterVec,
 }
 
 impl Metrics {
@@ -122,6 +127,7 @@ impl Metrics {
         let build = Builder::default();
         let bad_requests = build.counters(&list::BAD_REQUESTS);
         let shed = build.counters(&list::SHED);
+        let reloads = build.counters(&list::CONFIG_RELOADS);
         let memory = build.gauges(&list::MEMORY);
         let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
         build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -131,10 +137,13 @@ impl Metrics {
             connections_refused_total: build.counter(&list::CONNECTIONS_REFUSED),
             in_flight: build.gauge(&list::IN_FLIGHT),
             draining: build.gauge(&list::DRAINING),
+            log_requests_left_out_total: build.counter(&list::LOG_LEFT_OUT),
             log_lines_dropped_total: build.counter(&list::LOG_LINES_DROPPED),
             panics_total: build.counter(&list::PANICS),
             memory: Purpose::ALL.map(|purpose| memory.with_label_values(&[purpose.label()])),
             tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
+            reloads: ReloadBy::ALL
+                .map(|by| ReloadOutcome::ALL.map(|outcome| reloads.with_label_values(&[by.label(), outcome.label()]))),
             bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
             shed: Urgency::ALL.map(|urgency| {
                 ShedReason::ALL.map(|reason| shed.with_label_values(&[urgency.as_str(), reason.label()]))
@@ -258,6 +267,7 @@ impl Families {
             fallbacks: build.counters(&list::FALLBACKS),
             hedges: build.counters(&list::HEDGES),
             resumes: build.counters(&list::RESUMES),
+            cost: build.amounts(&list::COST),
             overhead: build.histograms(&list::OVERHEAD_SECONDS),
             request_bytes: build.counters(&list::REQUEST_BYTES),
             response_bytes: build.counters(&list::RESPONSE_BYTES),
@@ -282,6 +292,7 @@ impl Families {
             backend_breaker_opened: build.counters(&list::BACKEND_BREAKER_OPENED),
             backend_picks: build.counters(&list::BACKEND_PICKS),
             backend_capacity: build.gauges(&list::BACKEND_CAPACITY),
+            certificate_loads: build.counters(&list::CERTIFICATE_LOADS),
             backend_readings: build.counters(&list::BACKEND_READINGS),
         }
     }
@@ -303,6 +314,7 @@ impl Families {
             family.retain(route);
         }
         self.route_in_flight.retain(route);
+        self.cost.retain(route);
 
         let pools: HashSet<_> = backends.iter().map(|(pool, _)| *pool).collect();
         let pool = |labels: &Labels<'_>| pools.contains(labels["pool"]);

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use super::Families;
-use super::family::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use super::family::{Amount, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use crate::telemetry::record::{Cause, Record};
 use crate::upstream::breaker::Opened;
 use tidegate_config::FallbackOn;
@@ -38,6 +38,8 @@ const COMMON: [(usize, Cause); 2] = [(1, Cause::None), (4, Cause::UpstreamError)
 pub struct Series {
     /// Requests under way: hold an [`InFlight`] of it.
     pub in_flight: IntGauge,
+    /// What its requests cost.
+    pub cost: Amount,
     route: Box<str>,
     pool: Box<str>,
     requests: [[OnceLock<IntCounter>; CAUSES]; CLASSES.len()],
@@ -68,6 +70,7 @@ impl Series {
         let labels = [route, pool];
         let series = Self {
             in_flight: families.route_in_flight.with_label_values(&labels),
+            cost: families.cost.with_label_values(&labels),
             route: route.into(),
             pool: pool.into(),
             requests: Default::default(),

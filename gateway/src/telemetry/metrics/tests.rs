@@ -17,6 +17,7 @@ fn record() -> Record {
     record.status = 200;
     record.attempts = 3;
     record.retried = vec![RetryCause::Connect; 2];
+    record.resumes = vec![ResumeOutcome::Won];
     record.stream = true;
     record.first_token = Some(record.started + Duration::from_millis(30));
     record.ended = record.started + Duration::from_millis(130);
@@ -150,6 +151,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.shadow("next", "gpu");
     metrics.bad_request(BadHead::Framing);
     metrics.filter("limits");
+    metrics.certificate_loads("127.0.0.1:8443");
     metrics.observe(&metrics.series("llama", "gpu"), &record());
     // What filters share counts once there is somebody who does something.
     let shared = crate::assemble::first_shared(&metrics);
