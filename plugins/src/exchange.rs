@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who answers a request: not which of a pool's backends, but all that can make a difference to what is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub struct Exchange {
     needs_usage: bool,
     copies: Vec<Arc<Shadow>>,
     classes: Vec<(Arc<str>, Arc<str>)>,
+    waited: Duration,
     notes: Vec<(&'static str, String)>,
 }
 
@@ -157,6 +159,7 @@ impl Exchange {
             needs_usage: false,
             copies: Vec::new(),
             classes: Vec::new(),
+            waited: Duration::ZERO,
             notes: Vec::new(),
         }
     }
@@ -221,6 +224,11 @@ impl Exchange {
     /// The class that this classifier gave it, if it was asked.
     pub fn class(&self, classifier: &str) -> Option<&Arc<str>> {
         self.classes.iter().find(|(name, _)| **name == *classifier).map(|(_, class)| class)
+    }
+
+    /// How long it waited for models that filters asked about it.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// The model asked for, or the one a filter chose instead.
@@ -300,8 +308,9 @@ impl Exchange {
         self.caller = Some(caller);
     }
 
-    /// Says which class a classifier gave it. For conditions.
-    pub fn classify(&mut self, classifier: Arc<str>, class: Arc<str>) {
+    /// Says which class a classifier gave it, after how long. For conditions.
+    pub fn classify(&mut self, classifier: Arc<str>, class: Arc<str>, took: Duration) {
+        self.waited += took;
         self.note("class", format!("{classifier}={class}"));
         self.classes.push((classifier, class));
     }

@@ -253,7 +253,7 @@ pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: 
 
 /// Adds who this is, who answered, and what it cost.
 pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
-    let waited = trip.receiving + trip.record.upstream_time + trip.record.queued;
+    let waited = trip.receiving + trip.record.upstream_time + trip.record.queued + trip.exchange.waited();
     trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
     let record = &trip.record;
     headers.insert("x-request-id", record.request_id.to_header());

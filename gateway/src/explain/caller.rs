@@ -67,10 +67,12 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], se
         return;
     }
     let mut exchange = exchange(&explanation.request.path, sent);
+    let before = explanation.refused.clone();
     if sent.key.is_some() {
         who(explanation, filters, &mut exchange).await;
     }
-    if explanation.refused.is_none() {
+    // A name that the file does not have may be one that a filter makes another of.
+    if explanation.refused == before {
         settle(explanation, &mut exchange, sent.body.clone());
         for (step, named) in explanation.filters.iter_mut().zip(filters) {
             step.says = named.filter.explain(&exchange);
@@ -80,15 +82,14 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], se
 
 /// Gives the request its body, and says who answers: the first of those who may.
 fn settle(explanation: &Explanation, exchange: &mut Exchange, body: Option<Bytes>) {
-    let asked = explanation.model.as_ref().map(|choice| choice.asked.clone());
+    let asked = explanation.model.as_ref().map(|choice| choice.asked.clone()).or(explanation.request.model.clone());
     let named = || serde_json::json!({ "model": asked, "stream": explanation.request.stream }).to_string().into();
     let body = body.unwrap_or_else(named);
     let call = Call::read(&body, exchange.endpoint()).ok();
     exchange.replace_body(body, call);
-    let (Some(choice), Some(target), Some(asked)) = (&explanation.model, explanation.targets.first(), &asked) else {
-        return;
-    };
+    let Some(asked) = &asked else { return };
     exchange.send_to(asked.as_str().into());
+    let (Some(choice), Some(target)) = (&explanation.model, explanation.targets.first()) else { return };
     exchange.settle_on(Arc::new(Answerer {
         route: choice.entry.as_str().into(),
         pool: target.pool.as_str().into(),

@@ -28,6 +28,7 @@ pub use features::{Flag, Number, Text};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a file says of which requests are meant.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,8 +117,9 @@ impl Condition {
                 Ok(holds) => return holds,
                 Err(classifier) => classifier,
             };
+            let began = Instant::now();
             let class = classifier.classify(exchange).await;
-            exchange.classify(classifier.name.clone(), class);
+            exchange.classify(classifier.name.clone(), class, began.elapsed());
         }
     }
 

@@ -17,6 +17,7 @@ fn record() -> Record {
     record.status = 200;
     record.attempts = 3;
     record.retried = vec![RetryCause::Connect; 2];
+    record.resumes = vec![ResumeOutcome::Won];
     record.stream = true;
     record.first_token = Some(record.started + Duration::from_millis(30));
     record.ended = record.started + Duration::from_millis(130);
