@@ -59,7 +59,7 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	.ci/alerts
 
 .PHONY: hammer
-hammer: ## 64 clients on one bucket of each kind for ten seconds, 100,000 made-up names: what came of it
+hammer: ## 64 clients on one bucket of each kind, a million clients with one each, 100,000 made-up names: what came of it
 	HAMMER=10 cargo test -q -p tidegate --test it -- --nocapture --test-threads=1 hammer:: measures::however measures::a_scrape
 
 .PHONY: chaos

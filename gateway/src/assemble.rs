@@ -268,7 +268,7 @@ pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let (outbound, tiers) = (Arc::new(Fetcher::default()), Arc::new(CacheFiles::default()));
     let shared = Shared { outbound, tiers, ..Shared::with(store) };
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
-    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
+    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone(), shared.tiers.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
     measure(metrics, "classes", Ok(shared.classes.metrics()));
     measure(metrics, "who is limited", Ok(shared.limited.counter()));

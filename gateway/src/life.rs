@@ -141,6 +141,11 @@ impl Life {
         {
             tracing::error!("the store could not be written to the end");
         }
+        for file in self.core.snapshot.load().shared.tiers.all() {
+            if !file.flush(LAST_WRITES) {
+                tracing::warn!("not all answers that were to be kept are in the cache's file");
+            }
+        }
         tracing::info!("drained");
         drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::process::exit(0);

@@ -31,8 +31,6 @@ pub struct Answerer {
     pub model: Arc<str>,
     /// A hash of what the pool's backends say the model is; 0 if they say nothing.
     pub revision: u64,
-    /// Whether its streams may be asked for their usage.
-    pub tells_usage: bool,
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).
@@ -171,6 +169,7 @@ impl Exchange {
         again.replace_body(self.body.clone(), self.call.clone());
         again.model.clone_from(&self.model);
         again.answerer.clone_from(&self.answerer);
+        again.needs_usage = self.needs_usage;
         again
     }
 
@@ -355,7 +354,8 @@ impl Exchange {
         self.note("limited_by", limit);
     }
 
-    /// Asks for the tokens of the answer, also where the client did not: for filters that count them.
+    /// Asks for the tokens of the answer, also where the client did not: for filters that count or keep them. Followers
+    /// see them in a stream, where the backend's pool lets them be asked for; a client that did not ask does not.
     pub fn ask_usage(&mut self) {
         self.needs_usage = true;
     }

@@ -53,7 +53,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tidegate_config::{AskUsage, Timeouts};
+use tidegate_config::Timeouts;
 use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
@@ -155,8 +155,7 @@ impl Route {
         let model = self.send_as.as_ref().unwrap_or(name).clone();
         let revision = crate::upstream::revision::of_pool(&self.pool, &model);
         let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
-        let tells_usage = self.pool.usage != AskUsage::Off;
-        Answerer { route, pool: self.pool.name.clone(), model, revision, tells_usage }
+        Answerer { route, pool: self.pool.name.clone(), model, revision }
     }
 
     /// The name by which its backends know the model `name`.

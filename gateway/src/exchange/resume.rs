@@ -53,6 +53,8 @@ struct Broken {
 pub(super) fn begin(trip: &mut Trip<'_>) {
     let Some(settings) = settings(trip) else { return };
     let refused = headers::text(trip.exchange.headers(), "x-tidegate-resume").is_some_and(|value| value == "off");
+    // A copy is one attempt.
+    let refused = refused || trip.shadow;
     let whole = matches!(trip.body, Body::Whole) && trip.replayable;
     let Some(call) = trip.exchange.call().filter(|_| whole && !refused) else { return };
     if is_plain(call, trip.exchange.body()) {

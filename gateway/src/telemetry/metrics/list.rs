@@ -7,7 +7,7 @@ use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
 use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
-use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
+use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS, WAITING};
 use tidegate_plugins::keys::{self, KEYS_HELP};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
@@ -215,14 +215,22 @@ metrics! {
     CACHE_UNSTORED: Counter, cache::UNSTORED.0, cache::UNSTORED.1, cache::UNSTORED.2;
     CACHE_EVICTIONS: Counter, cache::EVICTIONS.0, cache::EVICTIONS.1, cache::EVICTIONS.2;
     CACHE_SAVED: Counter, cache::SAVED.0, cache::SAVED.1, cache::SAVED.2;
+    CACHE_SAVED_COST: Counter, cache::SAVED_COST.0, cache::SAVED_COST.1, cache::SAVED_COST.2;
     CACHE_BYTES: Gauge, cache::BYTES.0, cache::BYTES.1, cache::BYTES.2;
     CACHE_ENTRIES: Gauge, cache::ENTRIES.0, cache::ENTRIES.1, cache::ENTRIES.2;
     CLASSIFIER_REQUESTS: Counter, classify::ASKED.0, classify::ASKED.1, classify::ASKED.2;
     CLASSIFIER_CLASSES: Counter, classify::CLASSES.0, classify::CLASSES.1, classify::CLASSES.2;
     CLASSIFIER_DURATION: Histogram(classify::DURATIONS), classify::DURATION.0, classify::DURATION.1, classify::DURATION.2;
     CLASSIFIER_TOKENS: Counter, classify::TOKENS.0, classify::TOKENS.1, classify::TOKENS.2;
+    CACHE_FILE_READS: Counter, cache::FILE_READS.0, cache::FILE_READS.1, cache::FILE_READS.2;
+    CACHE_FILE_WRITES: Counter, cache::FILE_WRITES.0, cache::FILE_WRITES.1, cache::FILE_WRITES.2;
+    CACHE_FILE_FAULTS: Counter, cache::FILE_FAULTS.0, cache::FILE_FAULTS.1, cache::FILE_FAULTS.2;
+    CACHE_FILE_BYTES: Gauge, cache::FILE_BYTES.0, cache::FILE_BYTES.1, cache::FILE_BYTES.2;
+    CACHE_FILE_ENTRIES: Gauge, cache::FILE_ENTRIES.0, cache::FILE_ENTRIES.1, cache::FILE_ENTRIES.2;
     FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],
         FLIGHTS.1;
+    FLIGHT_WAITING: Gauge, WAITING.0, &[],
+        WAITING.1;
     IDEMPOTENCY_REQUESTS: Counter, KEYS.0, &["outcome"],
         KEYS.1;
     IDEMPOTENCY_BYTES: Gauge, KEPT.0, &[],
