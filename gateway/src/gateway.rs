@@ -126,7 +126,8 @@ impl Gateway {
         let core = Core::new(Arc::new(snapshot), metrics, log).with_storage(storage).with_spending(spending);
         let core = Arc::new(core);
         core.snapshot.load().own.serve(&core);
-        let (services, certificates) = services(&core, &self.config.listen)?;
+        let mut certificates = Vec::new();
+        let services = services(&core, &self.config.listen, &mut certificates)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
         let reloads = Reloads::new(core.clone(), config.clone(), file, registry);
@@ -201,8 +202,11 @@ fn bind(address: &Address) -> Result<Option<TcpListener>, RunError> {
 
 /// A service for each kind of listener: Pingora tells an application whose connection it gets, not through which
 /// listener. Mostly all are alike; each further kind costs threads of its own, which sleep while nothing comes.
-fn services(core: &Arc<Core>, all: &[Listen]) -> Result<(Vec<Service<Server>>, Vec<Arc<Certificate>>), RunError> {
-    let mut certificates = Vec::new();
+fn services(
+    core: &Arc<Core>,
+    all: &[Listen],
+    certificates: &mut Vec<Arc<Certificate>>,
+) -> Result<Vec<Service<Server>>, RunError> {
     let mut kinds: Vec<(Listener, Service<Server>)> = Vec::new();
     for listen in all {
         let (proxy_protocol, clients) = (listen.proxy_protocol, Arc::new(Lists::new(&listen.clients)));
@@ -217,7 +221,7 @@ fn services(core: &Arc<Core>, all: &[Listen]) -> Result<(Vec<Service<Server>>, V
         });
         certificates.extend(add_listener(&mut kinds[at].1, listen, &core.metrics)?);
     }
-    Ok((kinds.into_iter().map(|(_, service)| service).collect(), certificates))
+    Ok(kinds.into_iter().map(|(_, service)| service).collect())
 }
 
 /// Gives the listener's certificate, if it has one.

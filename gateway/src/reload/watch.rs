@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::{self as config, Environment, ProcessEnvironment, Source};
+use tidegate_config::{self as config, Environment, Loaded, ProcessEnvironment, Source};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -43,6 +43,11 @@ impl Stamps {
         for file in files {
             self.0.entry(file).or_insert_with_key(|file| stamp(file));
         }
+    }
+
+    /// A file of which it is not known how it was: the next look finds a change.
+    fn unknown(file: &Path) -> Self {
+        Self([(file.to_owned(), None)].into())
     }
 
     fn is_empty(&self) -> bool {
@@ -88,16 +93,18 @@ impl Environment for Noting {
 }
 
 impl Reloads {
-    /// Learns which files the configuration in use was read from.
+    /// Learns which files the configuration in use was read from; whether they still say the same is seen here, too.
     fn learn(&self) {
         let Some(file) = self.file.as_deref() else { return };
         let _alone = self.alone();
         let (noting, before) = (Noting::default(), Stamps::of([file.to_owned()]));
+        let loaded = Source::read(file).and_then(|source| config::load(&source, &noting));
+        let same = |now: Loaded| config::changes(&self.history().now().config, &now.config).is_empty();
         // What is wrong with it now is told when it is read for good.
-        let _ = Source::read(file).and_then(|source| config::load(&source, &noting));
+        let seen = if loaded.is_ok_and(same) { before } else { Stamps::unknown(file) };
         let mut files = noting.files();
         files.extend(self.core.snapshot.load().files.iter().cloned());
-        self.saw(before, files);
+        self.saw(seen, files);
     }
 }
 
@@ -105,16 +112,18 @@ impl Reloads {
 pub(crate) async fn run(reloads: &Arc<Reloads>) {
     let mut changed = None;
     loop {
-        let every = reloads.history().now().config.reload.watch;
+        let every = reloads.history().now().config.reload.watch.filter(|_| reloads.file.is_some());
+        if every.is_some() && reloads.stamps().is_empty() {
+            let theirs = reloads.clone();
+            // It does not fail but by a panic, which has been logged.
+            let _ = spawn_blocking(move || theirs.learn()).await;
+        }
         sleep(every.unwrap_or(IDLE)).await;
-        if every.is_none() || reloads.file.is_none() {
+        if every.is_none() {
             continue;
         }
         let theirs = reloads.clone();
         let look = spawn_blocking(move || {
-            if theirs.stamps().is_empty() {
-                theirs.learn();
-            }
             let known = theirs.stamps();
             Some(known.again(None)).filter(|now| *now != known)
         });
