@@ -114,6 +114,15 @@ fn human(explanation: &Explanation, paint: Paint) -> String {
     }
     for (n, step) in explanation.fallback.iter().enumerate() {
         rows.add(if n == 0 { "fallback" } else { "" }, &fallback(step));
+        let is_last = n + 1 == explanation.fallback.len();
+        if let Some(after) = explanation.overflow_after.as_ref().filter(|_| is_last) {
+            rows.add(
+                "",
+                &format!(
+                    "also where the queue would take longer than {after}, if the caller's limits of money allow it"
+                ),
+            );
+        }
     }
     match &explanation.refused {
         Some(refused) => rows.add("answer", &paint.red(format!("{}: {}", refused.status, refused.why))),
@@ -151,9 +160,9 @@ fn destination(rows: &mut Rows, target: &Destination, stream: bool) {
     let listed = file::count(target.candidates.len(), "backend");
     let (balance, backends) = (&target.balance, target.discovered.as_ref().unwrap_or(&listed));
     rows.add("", &format!("{balance} over {backends}; {}", retries(&target.retries)));
-    if let Some(hedge) = target.hedge.as_ref().filter(|_| stream) {
-        let line = format!("a second backend after {}, for at most {} of streams", hedge.after, hedge.budget);
-        rows.add("", &line);
+    let late = target.hedge.as_ref().and_then(|hedge| Some((if stream { hedge.after } else { hedge.whole? }, hedge)));
+    if let Some((after, hedge)) = late {
+        rows.add("", &format!("a second backend after {after}, for at most {} of requests", hedge.budget));
     }
     if let Some(resume) = target.resume.filter(|_| stream) {
         let (times, style) = (resume.attempts, resume.style.as_str());

@@ -44,6 +44,9 @@ pub struct Explanation {
     pub targets: Vec<Destination>,
     /// Who answers when those cannot, in this order.
     pub fallback: Vec<Fallback>,
+    /// After how long in the queue it goes there, if its caller can pay for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow_after: Option<String>,
     /// Why it would be answered with an error, if it would.
     pub refused: Option<Refusal>,
 }
@@ -153,6 +156,7 @@ pub fn explain(config: &Config, request: &Question) -> Explanation {
         model: None,
         targets: Vec::new(),
         fallback: Vec::new(),
+        overflow_after: None,
         refused: None,
         route,
     };
@@ -212,6 +216,7 @@ fn decide(config: &Config, by: DecidedBy, explanation: &mut Explanation) -> Resu
                 ));
             }
             explanation.fallback.clone_from(&model.fallback);
+            explanation.overflow_after = model.overflow_after.map(tidegate_config::write_duration);
             let entry = model.pattern.to_string();
             explanation.model = Some(Choice { asked, entry, why, keep_name: model.keep_name });
         }

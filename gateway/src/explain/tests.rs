@@ -160,3 +160,19 @@ async fn a_key_that_may_not_use_the_model_is_told_so() {
     assert_eq!(told.refused.unwrap().status, 403);
     assert!(told.targets.is_empty());
 }
+
+#[test]
+fn where_it_overflows_to_and_when_a_second_backend_is_asked_is_told() {
+    let file = "models:
+  m: { pool: a, fallback: [b], overflow_after: 2s }
+pools:
+  a: { hedge: { whole: 10s }, backends: [http://a:1] }
+  b: { discover: { srv: \"http://_llm._tcp.b\", server: 127.0.0.1:8600 } }
+";
+    let told = ask("/v1/chat/completions", Some("m"), file);
+    assert_eq!((told.overflow_after.as_deref(), told.fallback.len()), (Some("2s"), 1));
+    let hedge = told.targets[0].hedge.as_ref().unwrap();
+    assert_eq!(hedge.whole.map(|after| after.to_string()).as_deref(), Some("10s"));
+    let told = ask("/v1/chat/completions", Some("x"), "pools:\n  b: { discover: { srv: \"http://_llm._tcp.b\" } }\n");
+    assert_eq!(told.targets[0].discovered.as_deref(), Some("the SRV records of http://_llm._tcp.b"));
+}
