@@ -9,6 +9,7 @@
 
 mod address;
 mod backend_url;
+mod changes;
 mod compose;
 mod de;
 mod environment;
@@ -37,6 +38,7 @@ mod warnings;
 mod written;
 
 pub use address::Address;
+pub use changes::{Change, changes};
 pub use environment::{Environment, ProcessEnvironment};
 pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
@@ -52,7 +54,7 @@ pub use schema::{adopt_section, schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
     After, AskUsage, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log,
-    LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Resume,
-    ResumeStyle, Retries, RetryOn, Share, Signals, Storage, TimeoutOverrides, Timeouts,
+    LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Reload, Resume,
+    ResumeStyle, Retries, RetryOn, Sample, Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Urgency,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -2,6 +2,7 @@
 //!
 //! Serialized it is such a file again, with all defaults written out and every secret as `***`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
-    Prices, Queue, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
+    Prices, Queue, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::show;
 use crate::units;
@@ -43,6 +44,8 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// When files are read again by themselves.
+    pub reload: Reload,
     /// Where what must outlive the process is kept; its directory is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
@@ -53,6 +56,9 @@ pub struct Config {
     /// Who may, as the file writes it: what it means is known to those who know filters.
     #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
     pub tenants: Option<serde_json::Value>,
+    /// What gives requests a class, as the file writes it: what it means is known to those who know filters.
+    #[serde(serialize_with = "show::section", skip_serializing_if = "Option::is_none")]
+    pub classifiers: Option<serde_json::Value>,
     /// The filters, in the order of the file.
     #[serde(serialize_with = "show::filters")]
     pub filters: Vec<FilterEntry>,
@@ -354,7 +360,10 @@ pub struct Discover {
     /// Where.
     #[serde(flatten)]
     pub from: Discovered,
-    /// How often it is looked.
+    /// Who is asked for names; `None`: who the system asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<SocketAddr>,
+    /// How often it is looked, at most.
     #[serde(with = "units::duration")]
     pub every: Duration,
 }
@@ -365,6 +374,8 @@ pub struct Discover {
 pub enum Discovered {
     /// Every address of its host name is such a backend.
     Dns(Box<Backend>),
+    /// Whatever the SRV records of its host name tell of is such a backend.
+    Srv(Box<Backend>),
     /// This file has a list of them.
     File(PathBuf),
 }

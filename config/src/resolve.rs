@@ -18,7 +18,9 @@ use crate::key_path::KeyPath;
 use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
-use crate::settings::{Keys, Limits, Log, OtherPaths, Prices, Storage, TimeoutOverrides, Timeouts};
+use crate::settings::{
+    Keys, Limits, Log, OtherPaths, Prices, Reload, Share, Shed, Storage, TimeoutOverrides, Timeouts, Urgency,
+};
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
 
@@ -43,6 +45,7 @@ impl Resolver<'_> {
         let root = KeyPath::root();
         self.limits(&file.limits);
         self.keys(&file.keys);
+        self.reload(&file.reload);
         self.log(&file.log);
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
@@ -56,9 +59,11 @@ impl Resolver<'_> {
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            reload: file.reload,
             storage: file.storage.map(|storage| self.storage(storage)),
             keys: file.keys,
             tenants: file.tenants,
+            classifiers: file.classifiers,
             filters: self.filters(file.filters),
             models: self.models(file.models),
             default_model: file.default_model,
@@ -110,6 +115,15 @@ impl Resolver<'_> {
         }
     }
 
+    fn reload(&mut self, reload: &Reload) {
+        for (name, every) in [("watch", reload.watch), ("certificates", Some(reload.certificates))] {
+            if every.is_some_and(|every| every < Reload::OFTENEST) {
+                let path = KeyPath::root().key("reload").key(name);
+                self.fault(&path, "files are not looked at more often than every 100ms", None);
+            }
+        }
+    }
+
     fn log(&mut self, log: &Log) {
         let path = KeyPath::root().key("log").key("metadata");
         if log.metadata.len() > MOST_METADATA {
@@ -144,6 +158,7 @@ impl Resolver<'_> {
             ("headers", limits.headers),
             ("connections", limits.connections),
             ("streams_per_connection", limits.streams_per_connection as usize),
+            ("requests", limits.requests),
             ("event", limits.event),
             ("answer", limits.answer),
         ];
@@ -165,6 +180,24 @@ impl Resolver<'_> {
         if limits.bodies_in_flight < limits.body {
             let message = "`bodies_in_flight` is less than `body`: the largest body could never be taken";
             self.fault(&path.key("bodies_in_flight"), message, None);
+        }
+        self.shed(&path.key("shed"), &limits.shed);
+    }
+
+    fn shed(&mut self, path: &KeyPath, shed: &Shed) {
+        for pair in Urgency::ALL.windows(2) {
+            let [less, more] = [pair[0], pair[1]];
+            if shed.share(less) > shed.share(more) {
+                let (less, more) = (less.as_str(), more.as_str());
+                let message = format!("`{more}` is refused before `{less}`, which is less urgent");
+                self.fault(&path.key(more), message, Some(format!("give `{more}` at least the share of `{less}`")));
+            }
+        }
+        for urgency in Urgency::ALL {
+            if shed.share(urgency) == Share::percent(0) {
+                let name = urgency.as_str();
+                self.fault(&path.key(name), format!("with a share of 0% no `{name}` request is ever served"), None);
+            }
         }
     }
 

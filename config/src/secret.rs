@@ -1,6 +1,9 @@
 //! Values that must never be printed, and the names that give them away.
 
+use std::cell::Cell;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
@@ -42,8 +45,29 @@ impl fmt::Display for Secret {
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(MASK)
+        serializer.serialize_str(&mask_of(&self.0))
     }
+}
+
+/// Hashes that mean nothing to other processes.
+static MARKS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+thread_local! {
+    /// Whether secrets are shown as marks, by which two of them can be told apart.
+    static MARKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `show` so that secrets it shows are marks instead of `***`: the same for the same secret, and for nobody to see.
+pub(crate) fn marked<T>(show: impl FnOnce() -> T) -> T {
+    MARKING.set(true);
+    let shown = show();
+    MARKING.set(false);
+    shown
+}
+
+/// What stands in the place of this secret.
+pub(crate) fn mask_of(secret: &str) -> String {
+    if MARKING.get() { format!("{MASK}{:016x}", MARKS.hash_one(secret)) } else { MASK.to_owned() }
 }
 
 /// Whether a setting or header of this name holds a secret: `key`, `keys`, `api_key`, `X-Api-Key`, `token`, `hash`,

@@ -10,9 +10,11 @@ mod hedge;
 mod limits;
 mod prices;
 mod queue;
+mod reload;
 mod resume;
 mod retries;
 mod share;
+mod shed;
 mod timeouts;
 
 use std::path::PathBuf;
@@ -27,12 +29,14 @@ pub use limits::{CompressedBodies, Limits};
 pub use prices::{Money, Price, Prices};
 pub(crate) use queue::QueueForm;
 pub use queue::{Queue, RefuseWith};
+pub use reload::Reload;
 pub use resume::{Resume, ResumeStyle};
 pub(crate) use retries::RetriesForm;
 pub use retries::{Retries, RetryOn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use share::Share;
+pub use shed::{Shed, Urgency};
 pub use timeouts::{TimeoutOverrides, Timeouts};
 
 use crate::secret::Secret;
@@ -46,9 +50,30 @@ pub struct Log {
     pub format: LogFormat,
     /// The least severe lines that are written.
     pub level: LogLevel,
+    /// Which requests leave a line. Absent: all of them do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
     /// What of the caller's `metadata` stands in the line of a request, by name: at most 16.
     #[schemars(length(max = 16))]
     pub metadata: Vec<String>,
+}
+
+/// Which requests leave a line in the log: those that failed, those that were slow, and a share of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sample {
+    /// How many of the others, chosen evenly; their lines say `"sampled"` with this share of one.
+    pub share: Share,
+    /// Requests that take this long or longer always leave one.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub slow: Duration,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { share: Share::percent(10), slow: Duration::from_secs(10) }
+    }
 }
 
 /// How a log line looks.

@@ -5,7 +5,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 
 use crate::meant::{AllowedHeaders, Balance, FilterEntry, Model, Origins, Pool, Target};
-use crate::secret::{MASK, is_secret_name};
+use crate::secret::{MASK, is_secret_name, mask_of};
 
 pub(crate) fn models<S: Serializer>(models: &[Model], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(models.iter().map(|model| (model.pattern.to_string(), model)))
@@ -96,7 +96,8 @@ pub(crate) fn allowed_headers<S: Serializer>(headers: &AllowedHeaders, serialize
 pub(crate) fn headers<S: Serializer>(headers: &[(HeaderName, HeaderValue)], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(headers.len()))?;
     for (name, value) in headers {
-        let shown = if value.is_sensitive() { MASK } else { value.to_str().unwrap_or(MASK) };
+        let text = value.to_str().unwrap_or(MASK);
+        let shown = if value.is_sensitive() { &mask_of(text) } else { text };
         map.serialize_entry(name.as_str(), shown)?;
     }
     map.end()
@@ -107,7 +108,8 @@ fn mask(value: &mut Value, secret: bool) {
     match value {
         Value::Object(map) => map.iter_mut().for_each(|(name, value)| mask(value, is_secret_name(name))),
         Value::Array(items) => items.iter_mut().for_each(|item| mask(item, secret)),
-        Value::String(_) | Value::Number(_) if secret => *value = MASK.into(),
+        Value::String(text) if secret => *text = mask_of(text),
+        Value::Number(number) if secret => *value = mask_of(&number.to_string()).into(),
         _ => {}
     }
 }

@@ -1,5 +1,6 @@
 //! The crate from its front door: text in, configuration or faults out.
 
+mod changes;
 mod examples;
 mod faults;
 mod fuzz;

@@ -20,7 +20,7 @@ use crate::secret::Secret;
 pub(crate) use crate::settings::Hedge;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackStep, Health, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths, Prices,
-    Queue, QueueForm, Resume, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
+    Queue, QueueForm, Reload, Resume, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
 };
 use crate::units::{self, DurationText};
 
@@ -50,6 +50,8 @@ pub(crate) struct File {
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,
+    /// When files are read again by themselves.
+    pub(crate) reload: Reload,
     /// Where what must outlive the process is kept. Absent: nothing does.
     pub(crate) storage: Option<Storage>,
     /// What becomes of a `/v1/*` path that the gateway does not know.
@@ -58,6 +60,8 @@ pub(crate) struct File {
     pub(crate) keys: Keys,
     /// Who may: organisations by name, with their teams, users and services. Absent: names of tenants are labels.
     pub(crate) tenants: Option<serde_json::Value>,
+    /// Small models that give requests a class, by name. Absent: none.
+    pub(crate) classifiers: Option<serde_json::Value>,
     /// What every request runs through, from the first to the last; answers go back the other way. Each is a name, or
     /// a table with the name as its one key and the settings as its value.
     pub(crate) filters: Vec<TextOr<OneFilter>>,
@@ -87,10 +91,12 @@ impl Default for File {
             cors: None,
             answer_headers: true,
             drain: Drain::default(),
+            reload: Reload::default(),
             storage: None,
             other_paths: OtherPaths::default(),
             keys: Keys::default(),
             tenants: None,
+            classifiers: None,
             filters: Vec::new(),
             models: BTreeMap::new(),
             default_model: None,
@@ -287,16 +293,22 @@ pub(crate) struct Pool {
     pub(crate) discover: Option<Discover>,
 }
 
-/// Where to find the servers of a pool: `dns`, or `file`. One that is gone is sent no more requests; those it has end by
-/// themselves.
+/// Where to find the servers of a pool: `dns`, `srv`, or `file`. One that is gone is sent no more requests; those it has
+/// end by themselves.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Discover {
     /// Every address (A, AAAA) of this host name is a server: a URL, or a table with `url` and what belongs to it.
     pub(crate) dns: Option<TextOr<Backend>>,
+    /// The SRV records of this name say where the servers are, their ports and their weights; of their priorities the
+    /// lowest counts that has a server that is up: a URL without a port, or a table with `url` and what belongs to it.
+    pub(crate) srv: Option<TextOr<Backend>>,
+    /// Who is asked, `ADDRESS` or `ADDRESS:PORT`. Absent: who the system asks.
+    pub(crate) server: Option<String>,
     /// A YAML or JSON file with a list of servers, written as under `backends`; relative to the directory of this file.
     pub(crate) file: Option<PathBuf>,
-    /// How often the name is asked for, or the file is looked at.
+    /// How often the file is looked at, or the name is asked for at most: an answer is good for as long as it says itself,
+    /// up to a minute, if that is longer.
     #[serde(default = "five_seconds", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) every: Duration,

@@ -1,6 +1,8 @@
 //! From a configuration to a snapshot: filters built, models bound to pools, pools to backends. All faults at once.
 
 use crate::cache_file::CacheFiles;
+use crate::exchange::own::Own;
+use crate::exchange::shadow::ShadowMetrics;
 use crate::models::Models;
 mod backends;
 mod routes;
@@ -19,12 +21,14 @@ use crate::upstream::queue::Queue;
 use crate::upstream::{Membership, Pool};
 use arc_swap::ArcSwap;
 use prometheus::core::Collector;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_config::{self as config, Config, Fault, KeyPath, Positions};
 use tidegate_plugins::balancer::Balancer;
+use tidegate_plugins::classify::Classifiers;
 use tidegate_plugins::credential::Otherwise;
 use tidegate_plugins::filter::SettingsError;
 use tidegate_plugins::filters::limits::{OwnLimits, Views};
@@ -40,6 +44,9 @@ use tidegate_plugins::{Filter, Registry, Services};
 
 /// The section that says who there is.
 const TENANTS: &str = "tenants";
+
+/// The section that says what gives requests a class.
+const CLASSIFIERS: &str = "classifiers";
 
 /// The filter that decides over limits.
 const LIMITS: &str = "limits";
@@ -58,7 +65,7 @@ pub struct Parts<'a> {
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
     let shared = Shared::default();
-    let services = services(config, &shared, &mut faults);
+    let services = services(config, &shared, &Read::default(), &mut faults);
     let _filters = build_filters(config, &registry, &services, &mut faults);
     if config.storage.is_none() && shared.store.has_budgets() {
         let limits = config.filters.iter().find(|entry| entry.name == "limits");
@@ -75,7 +82,7 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     }
     for listen in &config.listen {
         if let Some(tls) = &listen.tls
-            && let Err(reason) = crate::life::check_certificate(&tls.cert, &tls.key)
+            && let Err(reason) = crate::reload::certificates::load(&tls.cert, &tls.key)
         {
             faults.push(Fault::error(listen.path.key("tls"), reason));
         }
@@ -113,7 +120,7 @@ pub fn place(faults: Vec<Fault>, positions: &Positions) -> Vec<Fault> {
 /// All faults in their settings.
 pub fn filters(config: &Config, shared: &Shared) -> Result<Vec<NamedFilter>, Vec<Fault>> {
     let mut faults = Vec::new();
-    let services = services(config, shared, &mut faults);
+    let services = services(config, shared, &Read::default(), &mut faults);
     let filters = build_filters(config, &Registry::built_in(), &services, &mut faults);
     if faults.is_empty() { Ok(filters) } else { Err(faults) }
 }
@@ -125,6 +132,7 @@ pub fn schema() -> serde_json::Value {
     let balancers: Vec<_> = registry.balancers().iter().map(|entry| (entry.name, entry.schema().to_value())).collect();
     let mut schema = config::schema_with(&filters, &balancers);
     config::adopt_section(&mut schema, TENANTS, Tenants::schema().to_value());
+    config::adopt_section(&mut schema, CLASSIFIERS, Classifiers::schema().to_value());
     schema
 }
 
@@ -134,8 +142,11 @@ pub fn schema() -> serde_json::Value {
 /// All faults that building finds.
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
-    let shared = parts.previous.map_or_else(|| first_shared(parts.metrics), |previous| previous.shared.clone());
-    let services = services(config, &shared, &mut faults);
+    let own: Arc<Own> = parts.previous.map_or_else(Arc::default, |previous| previous.own.clone());
+    let first = || Shared { asks: own.clone(), ..first_shared(parts.metrics) };
+    let shared = parts.previous.map_or_else(first, |previous| previous.shared.clone());
+    let read = Read::default();
+    let services = services(config, &shared, &read, &mut faults);
     let filters = build_filters(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| build_pool(config, pool, parts, &mut faults)).map(Arc::new).collect();
@@ -165,6 +176,9 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         own_limits: services.own_limits,
         overlap: config.keys.overlap,
         early,
+        identifies_late: rest.iter().any(|named| named.filter.identifies().is_some()),
+        own,
+        shadows: ShadowMetrics::default(),
         late: rest,
         kept_headers,
         models: Models::new(models, config.default_model.as_deref().map(Into::into)),
@@ -172,6 +186,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
         cors: config.cors.clone(),
         answer_headers: config.answer_headers,
         no_route: parts.metrics.series(OTHER_ROUTE, NO_POOL),
+        files: std::mem::take(&mut *read.lock().unwrap_or_else(PoisonError::into_inner)),
         hash: hash(config),
         pools,
     })
@@ -205,6 +220,15 @@ fn tenants(config: &Config, own: &OwnLimits, faults: &mut Vec<Fault>) -> Option<
     Some(Arc::new(tenants))
 }
 
+/// What gives requests a class.
+fn classifiers(config: &Config, models: &[Arc<str>], shared: &Shared, faults: &mut Vec<Fault>) -> Classifiers {
+    let Some(section) = config.classifiers.clone() else { return Classifiers::default() };
+    let (classifiers, errors) = Classifiers::read(section, models, shared);
+    let path = KeyPath::root().key(CLASSIFIERS);
+    faults.extend(errors.into_iter().map(|error| fault(&path, error)));
+    classifiers
+}
+
 /// A fault within settings that stand at `path`.
 fn fault(path: &KeyPath, error: SettingsError) -> Fault {
     let fault = Fault::error(path.inside(&error.path), error.message);
@@ -215,16 +239,25 @@ fn fault(path: &KeyPath, error: SettingsError) -> Fault {
 }
 
 /// Files that filters' settings name, relative to the configuration file.
-struct Relative(PathBuf);
+struct Relative {
+    directory: PathBuf,
+    /// Those that were read.
+    read: Read,
+}
+
+/// Files that were read for a configuration.
+type Read = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 impl Files for Relative {
     fn read(&self, path: &Path) -> io::Result<serde_json::Value> {
-        let text = std::fs::read_to_string(self.0.join(path))?;
+        let path = self.directory.join(path);
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        let text = std::fs::read_to_string(path)?;
         config::parse_value(&text).map_err(io::Error::other)
     }
 
     fn locate(&self, path: &Path) -> PathBuf {
-        self.0.join(path)
+        self.directory.join(path)
     }
 }
 
@@ -235,8 +268,9 @@ pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let (outbound, tiers) = (Arc::new(Fetcher::default()), Arc::new(CacheFiles::default()));
     let shared = Shared { outbound, tiers, ..Shared::with(store) };
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
-    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone()));
+    measure(metrics, "caches", CacheMetrics::new(shared.caches.clone(), shared.tiers.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));
+    measure(metrics, "classes", Ok(shared.classes.metrics()));
     measure(metrics, "who is limited", Ok(shared.limited.counter()));
     shared
 }
@@ -249,19 +283,21 @@ fn measure<C: Collector + 'static>(metrics: &Metrics, what: &str, collector: pro
 }
 
 /// What filters may ask for.
-fn services(config: &Config, shared: &Shared, faults: &mut Vec<Fault>) -> Services {
+fn services(config: &Config, shared: &Shared, read: &Read, faults: &mut Vec<Fault>) -> Services {
     let own = own_limits(config, shared);
     let tenants = tenants(config, &own, faults);
+    let models = models_of(config);
     Services {
         shared: shared.clone(),
         views: Arc::new(Views::of(tenants.clone())),
-        models: models_of(config),
+        classifiers: Arc::new(classifiers(config, &models, shared, faults)),
+        models,
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants,
         own_limits: Arc::new(own),
         decides_own: false,
         prices: Arc::new(prices(&config.prices)),
-        files: Arc::new(Relative(config.directory.clone())),
+        files: Arc::new(Relative { directory: config.directory.clone(), read: read.clone() }),
         pepper: config.keys.pepper.as_ref().map(|pepper| pepper.expose().into()),
     }
 }

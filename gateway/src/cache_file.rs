@@ -11,12 +11,13 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_plugins::cache_key::CacheKey;
 use tidegate_plugins::filters::prompt_cache::Purge;
-use tidegate_plugins::filters::prompt_cache::tier::{Stored, Tier, Tiers};
+use tidegate_plugins::filters::prompt_cache::tier::{Stored, Tier, TierCounts, Tiers};
 use tokio::sync::oneshot;
 
 /// How long a request waits for the file. What comes later is as good as not there.
@@ -73,19 +74,38 @@ impl Tiers for CacheFiles {
     }
 }
 
-type Question = (CacheKey, oneshot::Sender<Option<Bytes>>);
+type Question = (Vec<CacheKey>, oneshot::Sender<Vec<Option<Bytes>>>);
+
+/// What the file has, as of the last write to it.
+#[derive(Default)]
+struct Has {
+    bytes: AtomicU64,
+    entries: AtomicU64,
+}
+
+impl Has {
+    fn look(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let (bytes, entries) = total(connection)?;
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.entries.store(entries, Ordering::Relaxed);
+        Ok(())
+    }
+}
 
 /// One file.
 struct CacheFile {
     storage: Storage,
     secret: [u8; 32],
-    size: i64,
+    size: u64,
+    has: Arc<Has>,
     questions: SyncSender<Question>,
 }
 
 impl CacheFile {
     fn open(path: &Path, size: u64) -> io::Result<Self> {
+        let has = Arc::<Has>::default();
         let secret = direct(path, TABLES).map_err(io::Error::other).and_then(|connection| {
+            has.look(&connection).map_err(io::Error::other)?;
             let secret: Vec<u8> = connection
                 .query_row("SELECT secret FROM answers_secret", [], |row| row.get(0))
                 .map_err(io::Error::other)?;
@@ -101,7 +121,7 @@ impl CacheFile {
         let (questions, asked) = sync_channel(WAITING);
         let reads = storage.clone();
         std::thread::Builder::new().name("cache-reader".to_owned()).spawn(move || read(&reads, &asked))?;
-        Ok(Self { storage, secret, size: i64::try_from(size).unwrap_or(i64::MAX), questions })
+        Ok(Self { storage, secret, size, has, questions })
     }
 }
 
@@ -110,10 +130,11 @@ fn read(storage: &Storage, asked: &Receiver<Question>) {
     while let Ok(first) = asked.recv() {
         let mut next = Some(first);
         let answered = storage.read(|connection| {
-            while let Some((key, told)) = next.take().or_else(|| asked.recv().ok()) {
+            while let Some((keys, told)) = next.take().or_else(|| asked.recv().ok()) {
                 // Nobody waits any more: the next one does.
                 if !told.is_closed() {
-                    let _ = told.send(find(connection, &key)?);
+                    let found: rusqlite::Result<_> = keys.iter().map(|key| find(connection, key)).collect();
+                    let _ = told.send(found?);
                 }
             }
             Ok(())
@@ -134,18 +155,21 @@ fn millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-fn write(transaction: &Transaction<'_>, key: &CacheKey, stored: &Stored, size: i64) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached("DELETE FROM answers WHERE key = ?1 OR until <= ?2")?
-        .execute(params![&key.0[..], millis(SystemTime::now())])?;
-    transaction.prepare_cached("INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
-        &key.0[..],
-        &*stored.tenant,
-        &*stored.route,
-        millis(stored.made),
-        millis(stored.until),
-        (stored.bytes)(),
-    ])?;
+fn write(transaction: &Transaction<'_>, answers: &[(CacheKey, Stored)], size: u64) -> rusqlite::Result<()> {
+    transaction.prepare_cached("DELETE FROM answers WHERE until <= ?1")?.execute([millis(SystemTime::now())])?;
+    let mut delete = transaction.prepare_cached("DELETE FROM answers WHERE key = ?1")?;
+    let mut insert = transaction.prepare_cached("INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    for (key, stored) in answers {
+        delete.execute([&key.0[..]])?;
+        insert.execute(params![
+            &key.0[..],
+            &*stored.tenant,
+            &*stored.route,
+            millis(stored.made),
+            millis(stored.until),
+            (stored.bytes)(),
+        ])?;
+    }
     while total(transaction)?.0 > size {
         let oldest = "DELETE FROM answers WHERE key IN (SELECT key FROM answers ORDER BY made LIMIT ?1)";
         if transaction.prepare_cached(oldest)?.execute([GIVE_WAY])? == 0 {
@@ -156,9 +180,11 @@ fn write(transaction: &Transaction<'_>, key: &CacheKey, stored: &Stored, size: i
 }
 
 /// Bytes and answers.
-fn total(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+fn total(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     let mut statement = connection.prepare_cached("SELECT bytes, count FROM answers_total")?;
-    statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+    let (bytes, count): (i64, i64) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let whole = |number: i64| u64::try_from(number).unwrap_or(0);
+    Ok((whole(bytes), whole(count)))
 }
 
 #[async_trait]
@@ -167,32 +193,47 @@ impl Tier for CacheFile {
         self.secret
     }
 
-    async fn get(&self, key: &CacheKey) -> Option<Bytes> {
+    async fn get(&self, keys: Vec<CacheKey>) -> Option<Vec<Option<Bytes>>> {
         let (told, answer) = oneshot::channel();
-        self.questions.try_send((*key, told)).ok()?;
-        tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()?
+        self.questions.try_send((keys, told)).ok()?;
+        tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()
     }
 
-    fn put(&self, key: CacheKey, stored: Stored) {
-        let size = self.size;
-        self.storage.enqueue(move |transaction| write(transaction, &key, &stored, size));
+    fn put(&self, answers: Vec<(CacheKey, Stored)>) {
+        let (size, has) = (self.size, self.has.clone());
+        self.storage.enqueue(move |transaction| {
+            write(transaction, &answers, size)?;
+            has.look(transaction)
+        });
     }
 
     async fn purge(&self, what: &Purge) -> Option<u64> {
         let what = what.clone();
         let before = what.older_than.map(|age| millis(SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)));
+        let has = self.has.clone();
         let purge = move |transaction: &Transaction<'_>| {
-            transaction.execute(
+            let purged = transaction.execute(
                 "DELETE FROM answers WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR route = ?2)
                  AND (?3 IS NULL OR made < ?3) AND (?4 IS NULL OR key = ?4)",
                 params![what.tenant, what.route, before, what.key.map(|key| key.0.to_vec())],
-            )
+            )?;
+            has.look(transaction)?;
+            Ok(purged)
         };
         self.storage.commit(purge).await.ok().and_then(|purged| u64::try_from(purged).ok())
     }
 
     fn load(&self) -> (u64, u64) {
-        let whole = |number: i64| u64::try_from(number).unwrap_or(0);
-        self.storage.read(total).map_or((0, 0), |(bytes, count)| (whole(bytes), whole(count)))
+        self.storage.read(total).unwrap_or_default()
+    }
+
+    fn counts(&self) -> TierCounts {
+        let [stored, dropped, refused, faults] = self.storage.metrics().totals();
+        let (bytes, entries) = (self.has.bytes.load(Ordering::Relaxed), self.has.entries.load(Ordering::Relaxed));
+        TierCounts { bytes, entries, stored, dropped, refused, faults }
+    }
+
+    fn flush(&self, within: Duration) -> bool {
+        self.storage.flush(within)
     }
 }

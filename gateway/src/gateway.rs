@@ -5,6 +5,8 @@ use crate::core::Core;
 use crate::downstream::proxy_protocol::BeforeTls;
 use crate::life::{self, Signals};
 use crate::networks::Lists;
+use crate::reload::Reloads;
+use crate::reload::certificates::Certificate;
 use crate::server::{Listener, Server};
 use crate::storage::spent::Spending;
 use crate::storage::{self, Storage};
@@ -109,7 +111,9 @@ impl Gateway {
             LogFormat::Auto => Format::for_stdout(),
         };
         let dropped = metrics.log_lines_dropped_total.clone();
-        let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped);
+        let left_out = metrics.log_requests_left_out_total.clone();
+        let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped, left_out);
+        log.set_sample(self.config.log.sample.as_ref());
         log.set_metadata(&self.config.log.metadata);
         metrics.config_loaded(&snapshot.hash);
         let keys = &snapshot.shared.managed_keys;
@@ -121,10 +125,12 @@ impl Gateway {
         }
         let core = Core::new(Arc::new(snapshot), metrics, log).with_storage(storage).with_spending(spending);
         let core = Arc::new(core);
-        let services = services(&core, &self.config.listen)?;
+        core.snapshot.load().own.serve(&core);
+        let (services, certificates) = services(&core, &self.config.listen)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
-        let life = life::Life::new(core.clone(), config, file, registry, admin, guard);
+        let reloads = Reloads::new(core.clone(), config.clone(), file, registry);
+        let life = life::Life::new(core.clone(), config, reloads, certificates, admin, guard);
         let mut server = PingoraServer::new_with_opt_and_conf(None, configuration(drain.time.as_secs()));
         for service in services {
             server.add_service(service);
@@ -195,7 +201,8 @@ fn bind(address: &Address) -> Result<Option<TcpListener>, RunError> {
 
 /// A service for each kind of listener: Pingora tells an application whose connection it gets, not through which
 /// listener. Mostly all are alike; each further kind costs threads of its own, which sleep while nothing comes.
-fn services(core: &Arc<Core>, all: &[Listen]) -> Result<Vec<Service<Server>>, RunError> {
+fn services(core: &Arc<Core>, all: &[Listen]) -> Result<(Vec<Service<Server>>, Vec<Arc<Certificate>>), RunError> {
+    let mut certificates = Vec::new();
     let mut kinds: Vec<(Listener, Service<Server>)> = Vec::new();
     for listen in all {
         let (proxy_protocol, clients) = (listen.proxy_protocol, Arc::new(Lists::new(&listen.clients)));
@@ -208,28 +215,34 @@ fn services(core: &Arc<Core>, all: &[Listen]) -> Result<Vec<Service<Server>>, Ru
             kinds.push((kind, service));
             kinds.len() - 1
         });
-        add_listener(&mut kinds[at].1, listen)?;
+        certificates.extend(add_listener(&mut kinds[at].1, listen, &core.metrics)?);
     }
-    Ok(kinds.into_iter().map(|(_, service)| service).collect())
+    Ok((kinds.into_iter().map(|(_, service)| service).collect(), certificates))
 }
 
-fn add_listener(service: &mut Service<Server>, listen: &Listen) -> Result<(), RunError> {
+/// Gives the listener's certificate, if it has one.
+fn add_listener(
+    service: &mut Service<Server>,
+    listen: &Listen,
+    metrics: &Metrics,
+) -> Result<Option<Arc<Certificate>>, RunError> {
     let address = listen.address.to_string();
     // Who reads from a connection has a buffer already.
     let unbuffered = L4BufferSettings::unbuffered();
-    let listener = match (&listen.address, &listen.tls) {
-        (Address::Unix(path), _) => ListenerConfig::uds(path.to_string_lossy()).l4_buffer(unbuffered),
-        (_, None) => ListenerConfig::tcp(address).l4_buffer(unbuffered),
+    let (listener, certificate) = match (&listen.address, &listen.tls) {
+        (Address::Unix(path), _) => (ListenerConfig::uds(path.to_string_lossy()).l4_buffer(unbuffered), None),
+        (_, None) => (ListenerConfig::tcp(address).l4_buffer(unbuffered), None),
         (_, Some(tls)) => {
             let refuse = |reason: String| RunError::Certificate { address: address.clone(), reason };
-            life::check_certificate(&tls.cert, &tls.key).map_err(refuse)?;
+            let certificate = Arc::new(Certificate::new(&address, tls, metrics).map_err(refuse)?);
             let settings = TlsSettings::intermediate(&tls.cert.to_string_lossy(), &tls.key.to_string_lossy());
             let mut settings = settings.map_err(|error| refuse(error.to_string()))?;
+            settings.set_cert_resolver(certificate.clone());
             settings.enable_h2();
             // TLS reads 4 KiB at a time.
-            ListenerConfig::tcp(address).tls(settings).l4_buffer(unbuffered.read(16 << 10))
+            (ListenerConfig::tcp(address).tls(settings).l4_buffer(unbuffered.read(16 << 10)), Some(certificate))
         }
     };
     service.add_listener(listener);
-    Ok(())
+    Ok(certificate)
 }

@@ -28,6 +28,7 @@ pub mod models;
 pub mod networks;
 pub mod outbound;
 pub mod reference;
+mod reload;
 mod server;
 pub mod simulator;
 pub mod snapshot;

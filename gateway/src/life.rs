@@ -1,30 +1,28 @@
 //! What goes on beside the requests: the admin listener, the probes, reloads, and the end.
 
 use crate::admin::{self, House};
-use crate::assemble::{self, Parts};
 use crate::core::Core;
 use crate::exchange::renew;
+use crate::reload::certificates::{self, Certificate};
+use crate::reload::{Refused, Reloads, watch};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{LogGuard, Purpose, Runtime};
+use crate::telemetry::{LogGuard, Purpose, ReloadBy, Runtime};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::{Backend, Pool, probe};
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use std::future::pending;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidegate_config::{self as config, Config, Faults, ProcessEnvironment, Source};
-use tidegate_plugins::Registry;
+use tidegate_config::Config;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 /// How often the sums of spenders are brought together.
@@ -43,8 +41,8 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 pub(crate) struct Life {
     core: Arc<Core>,
     config: Config,
-    file: Option<PathBuf>,
-    registry: Registry,
+    reloads: Arc<Reloads>,
+    certificates: Vec<Arc<Certificate>>,
     /// Listening already; taken when the runtime is there.
     admin: Mutex<Option<std::net::TcpListener>>,
     /// Flushes the log when dropped.
@@ -52,22 +50,23 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// The life of the gateway that runs `config`, read from `file`.
+    /// The life of the gateway that was started with `config`, and with these certificates.
     pub(crate) fn new(
         core: Arc<Core>,
         config: Config,
-        file: Option<PathBuf>,
-        registry: Registry,
+        reloads: Reloads,
+        certificates: Vec<Arc<Certificate>>,
         admin: Option<std::net::TcpListener>,
         guard: LogGuard,
     ) -> Self {
-        Self { core, config, file, registry, admin: Mutex::new(admin), guard: Mutex::new(Some(guard)) }
+        let reloads = Arc::new(reloads);
+        Self { core, config, reloads, certificates, admin: Mutex::new(admin), guard: Mutex::new(Some(guard)) }
     }
 
     async fn admin(&self) {
         let Some(listener) = self.admin.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let token: Option<Box<str>> = self.config.admin.token.as_ref().map(|token| token.expose().into());
-        let api = admin::api::router(self.core.clone(), token.is_some());
+        let api = admin::api::router(self.core.clone(), self.reloads.clone(), token.is_some());
         match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
             Ok(listener) => admin::serve(listener, self.core.clone(), api, token, pending()).await,
             Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
@@ -90,52 +89,16 @@ impl Life {
         }
     }
 
-    /// On SIGHUP the file is read again: swapped whole, or not at all.
+    /// On SIGHUP the file is read again.
     async fn reload(&self) {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
         while hangup.recv().await.is_some() {
-            let Some(file) = &self.file else {
+            let reloads = self.reloads.clone();
+            let read = spawn_blocking(move || reloads.read(ReloadBy::Signal)).await;
+            if let Ok(Err(Refused::NoFile)) = read {
                 tracing::warn!("SIGHUP: there is no file to read again");
-                continue;
-            };
-            match self.read_again(file) {
-                Ok(hash) => tracing::info!(hash, file = %file.display(), "configuration reloaded"),
-                Err(faults) => {
-                    self.core.metrics.config_refused();
-                    let faults = faults.to_string();
-                    tracing::error!(file = %file.display(), %faults, "configuration refused; the old one stays");
-                }
             }
         }
-    }
-
-    fn read_again(&self, file: &Path) -> Result<String, Faults> {
-        let loaded = config::load(&Source::read(file)?, &ProcessEnvironment)?;
-        let previous = self.core.snapshot.load_full();
-        let parts = Parts { registry: &self.registry, metrics: &self.core.metrics, previous: Some(&previous) };
-        let snapshot = assemble::assemble(&loaded.config, &parts)
-            .map_err(|faults| Faults(assemble::place(faults, &loaded.positions)))?;
-        let new = &loaded.config;
-        let old = &self.config;
-        let lasting =
-            new.listen == old.listen && new.admin == old.admin && new.drain == old.drain && new.storage == old.storage;
-        if !lasting || new.log.format != old.log.format {
-            tracing::warn!(
-                "listeners, certificates, the admin token, storage, drain and log.format change only with a restart"
-            );
-        }
-        if let Err(error) = self.core.log.set_level(new.log.level.as_str()) {
-            tracing::warn!(error, "the log level stays as it was");
-        }
-        self.core.log.set_metadata(&new.log.metadata);
-        for warning in loaded.warnings.iter().chain(&assemble::other_pepper(new)) {
-            tracing::warn!(warning = %warning.message, "configuration");
-        }
-        let hash = snapshot.hash.clone();
-        self.core.metrics.config_loaded(&hash);
-        self.core.snapshot.store(Arc::new(snapshot));
-        forget(&self.core, &self.core.snapshot.load());
-        Ok(hash)
     }
 
     /// Brings together what the threads that answer requests have added up.
@@ -178,6 +141,11 @@ impl Life {
         {
             tracing::error!("the store could not be written to the end");
         }
+        for file in self.core.snapshot.load().shared.tiers.all() {
+            if !file.flush(LAST_WRITES) {
+                tracing::warn!("not all answers that were to be kept are in the cache's file");
+            }
+        }
         tracing::info!("drained");
         drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::process::exit(0);
@@ -211,7 +179,9 @@ impl BackgroundService for Life {
         let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
         let upstream =
             async { tokio::join!(probe::run(&self.core), discovery::run(&self.core), renew::run(&self.core)) };
-        tokio::join!(beside, upstream, self.end(shutdown));
+        let files =
+            async { tokio::join!(watch::run(&self.reloads), certificates::run(&self.certificates, &self.reloads)) };
+        tokio::join!(beside, upstream, files, self.end(shutdown));
     }
 }
 
@@ -326,20 +296,4 @@ impl House for Core {
         self.metrics.draining.set(i64::from(self.is_draining()));
         self.metrics.render()
     }
-}
-
-/// Whether a certificate and its key are what they should be: Pingora panics on what is not.
-///
-/// # Errors
-/// What is wrong with them.
-pub(crate) fn check_certificate(cert: &Path, key: &Path) -> Result<(), String> {
-    let chain: Result<Vec<CertificateDer<'static>>, _> =
-        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
-    let chain = chain.map_err(|error| format!("{}: {error}", cert.display()))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
-    rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map(drop)
-        .map_err(|error| error.to_string())
 }

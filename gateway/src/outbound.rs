@@ -39,7 +39,7 @@ impl Outbound for Fetcher {
     }
 
     fn spawn(&self, work: BoxFuture<'static, ()>) {
-        match self.thread.get_or_init(thread) {
+        match self.thread.get_or_init(|| thread("outbound", &mut Builder::new_current_thread())) {
             Some(handle) => drop(handle.spawn(work)),
             None => tracing::error!("no thread can be had to fetch documents on"),
         }
@@ -47,11 +47,11 @@ impl Outbound for Fetcher {
 }
 
 /// A thread that does nothing but what it is given.
-fn thread() -> Option<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build().ok()?;
+pub(crate) fn thread(name: &str, builder: &mut Builder) -> Option<Handle> {
+    let runtime = builder.enable_all().build().ok()?;
     let handle = runtime.handle().clone();
     let work = move || runtime.block_on(std::future::pending::<()>());
-    std::thread::Builder::new().name("outbound".to_owned()).spawn(work).ok()?;
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).ok()?;
     Some(handle)
 }
 

@@ -1,11 +1,15 @@
 //! One version of everything a request needs. A request takes the current one when it arrives and keeps it to its
 //! end; a reload builds the next one whole and swaps it in.
 
+use crate::exchange::own::Own;
+use crate::exchange::shadow::ShadowMetrics;
 use crate::models::Models;
 use crate::networks::{Lists, Networks};
 use crate::telemetry::{FilterSeries, Series};
 use crate::upstream::Pool;
 use http::HeaderName;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::{Cors, Limits};
@@ -42,6 +46,12 @@ pub struct Snapshot {
     pub early: Vec<MeasuredFilter>,
     /// The other filters, in the order of the file.
     pub late: Vec<MeasuredFilter>,
+    /// Whether a filter among those finds out who the caller is.
+    pub identifies_late: bool,
+    /// Requests of the gateway's own.
+    pub own: Arc<Own>,
+    /// The metrics of shadows, once they have been used.
+    pub shadows: ShadowMetrics,
     /// Headers of requests that are for a filter alone.
     pub kept_headers: Vec<HeaderName>,
     /// Which model is answered by whom.
@@ -56,6 +66,8 @@ pub struct Snapshot {
     pub answer_headers: bool,
     /// For requests that reach no route.
     pub no_route: Arc<Series>,
+    /// Files that filters were built from.
+    pub files: BTreeSet<PathBuf>,
     /// BLAKE3 of the file as meant, 16 hex digits: tells whether two gateways run the same.
     pub hash: String,
 }

@@ -2,7 +2,8 @@
 //!
 //! Reading is free; each part has one writing verb, so that a search for the verb lists who may write it:
 //! [`Exchange::vouch`], [`Exchange::identify`],
-//! [`Exchange::send_to`], [`Exchange::settle_on`], [`Exchange::price_as`],
+//! [`Exchange::classify`],
+//! [`Exchange::send_to`], [`Exchange::copy_to`], [`Exchange::settle_on`], [`Exchange::price_as`],
 //! [`Exchange::replace_body`],
 //! [`Exchange::ration`], [`Exchange::limit_by`],
 //! [`Exchange::ask_usage`], [`Exchange::answer_from`],
@@ -11,6 +12,7 @@
 
 use crate::call::{Call, Endpoint};
 pub use crate::caller::Caller;
+use crate::shadow::Shadow;
 use crate::store::Level;
 use crate::usage::Usage;
 use bytes::Bytes;
@@ -29,8 +31,6 @@ pub struct Answerer {
     pub model: Arc<str>,
     /// A hash of what the pool's backends say the model is; 0 if they say nothing.
     pub revision: u64,
-    /// Whether its streams may be asked for their usage.
-    pub tells_usage: bool,
 }
 
 /// The head of a request, as the client sent it (hop-by-hop headers included).
@@ -68,6 +68,8 @@ pub struct Exchange {
     rates: Rates,
     limited: bool,
     needs_usage: bool,
+    copies: Vec<Arc<Shadow>>,
+    classes: Vec<(Arc<str>, Arc<str>)>,
     notes: Vec<(&'static str, String)>,
 }
 
@@ -153,6 +155,8 @@ impl Exchange {
             rates: Rates::default(),
             limited: false,
             needs_usage: false,
+            copies: Vec::new(),
+            classes: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -165,6 +169,7 @@ impl Exchange {
         again.replace_body(self.body.clone(), self.call.clone());
         again.model.clone_from(&self.model);
         again.answerer.clone_from(&self.answerer);
+        again.needs_usage = self.needs_usage;
         again
     }
 
@@ -211,6 +216,11 @@ impl Exchange {
     /// The body read as an LLM call; none where the endpoint has no JSON body.
     pub fn call(&self) -> Option<&Call> {
         self.call.as_ref()
+    }
+
+    /// The class that this classifier gave it, if it was asked.
+    pub fn class(&self, classifier: &str) -> Option<&Arc<str>> {
+        self.classes.iter().find(|(name, _)| **name == *classifier).map(|(_, class)| class)
     }
 
     /// The model asked for, or the one a filter chose instead.
@@ -290,10 +300,26 @@ impl Exchange {
         self.caller = Some(caller);
     }
 
+    /// Says which class a classifier gave it. For conditions.
+    pub fn classify(&mut self, classifier: Arc<str>, class: Arc<str>) {
+        self.note("class", format!("{classifier}={class}"));
+        self.classes.push((classifier, class));
+    }
+
     /// Sends the request to another model than it asked for. For routing filters.
     pub fn send_to(&mut self, model: Arc<str>) {
         self.model = Some(model);
         self.answerer = None;
+    }
+
+    /// Has a copy sent elsewhere too, once a backend is asked. For shadowing filters.
+    pub fn copy_to(&mut self, shadow: Arc<Shadow>) {
+        self.copies.push(shadow);
+    }
+
+    /// Where copies are to be sent; they are gone from here then.
+    pub fn take_copies(&mut self) -> Vec<Arc<Shadow>> {
+        std::mem::take(&mut self.copies)
     }
 
     /// Says that a fallback's tokens have the price of this model; without, of the one asked for. For the gateway.
@@ -328,7 +354,8 @@ impl Exchange {
         self.note("limited_by", limit);
     }
 
-    /// Asks for the tokens of the answer, also where the client did not: for filters that count them.
+    /// Asks for the tokens of the answer, also where the client did not: for filters that count or keep them. Followers
+    /// see them in a stream, where the backend's pool lets them be asked for; a client that did not ask does not.
     pub fn ask_usage(&mut self) {
         self.needs_usage = true;
     }

@@ -15,11 +15,13 @@
 //! only by [`splice`], which leaves every other byte alone, and by [`resume`], which joins the end of one stream to the
 //! beginning of another.
 
+pub mod ask;
 pub mod balancer;
 pub mod balancers;
 pub mod cache_key;
 pub mod call;
 pub mod caller;
+pub mod classify;
 pub mod condition;
 
 pub mod credential;
@@ -41,6 +43,7 @@ pub mod registry;
 pub mod reply;
 pub mod resume;
 pub mod services;
+pub mod shadow;
 pub mod spenders;
 pub mod splice;
 pub mod store;

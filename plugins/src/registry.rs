@@ -3,7 +3,7 @@
 use crate::balancer::{Balancer, BalancerPlugin};
 use crate::balancers::{LeastBusy, PeakEwma, PrefixAffinity, RoundRobin, Session};
 use crate::filter::{Filter, Plugin, SettingsError};
-use crate::filters::{ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, SharedFlight, TrustedHeaders};
+use crate::filters::{ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, Shadow, SharedFlight, TrustedHeaders};
 use crate::services::Services;
 use schemars::Schema;
 use serde_json::Value;
@@ -63,6 +63,7 @@ impl Registry {
             .with::<TrustedHeaders>()
             .with::<Limits>()
             .with::<ModelRoute>()
+            .with::<Shadow>()
             .with::<PromptCache>()
             .with::<Idempotency>()
             .with::<SharedFlight>()

@@ -1,5 +1,7 @@
 //! What a filter may ask for when it is built.
 
+use crate::ask::{Ask, Nobody};
+use crate::classify::{Classes, Classifiers};
 use crate::filters::idempotency::Kept;
 use crate::filters::jwt::Issuers;
 use crate::filters::prompt_cache::Caches;
@@ -10,6 +12,7 @@ use crate::keys::ManagedKeys;
 use crate::filters::limits::{Estimates, Limited, OwnLimits, Views};
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
+use crate::shadow::Shadows;
 use crate::spenders::Spenders;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
@@ -76,6 +79,12 @@ pub struct Shared {
     pub tiers: Arc<dyn Tiers>,
     /// The keys that are made and revoked while the gateway runs.
     pub managed_keys: Arc<ManagedKeys>,
+    /// The models of the file, to be asked.
+    pub asks: Arc<dyn Ask>,
+    /// What classifiers have said.
+    pub classes: Arc<Classes>,
+    /// What copies of requests are under way.
+    pub shadows: Arc<Shadows>,
     /// Who was limited, for metrics and log.
     pub limited: Arc<Limited>,
     /// Who spends most.
@@ -94,6 +103,9 @@ impl Shared {
         Self {
             store,
             estimates: Arc::default(),
+            asks: Arc::new(Nobody),
+            classes: Arc::default(),
+            shadows: Arc::default(),
             limited: Arc::default(),
             spenders: Arc::default(),
             issuers: Arc::default(),
@@ -120,6 +132,8 @@ pub struct Services {
     pub managed_keys: Option<Arc<ManagedKeys>>,
     /// Who there is, if the file says so; without, names are labels.
     pub tenants: Option<Arc<Tenants>>,
+    /// What gives requests a class.
+    pub classifiers: Arc<Classifiers>,
     /// Opens the limits that tenants and keys have for themselves.
     pub own_limits: Arc<OwnLimits>,
     /// Whether this filter is the one that decides over them.
@@ -147,6 +161,7 @@ impl Services {
             models: Arc::default(),
             managed_keys: None,
             tenants: None,
+            classifiers: Arc::default(),
             own_limits: Arc::default(),
             decides_own: true,
             prices: Arc::default(),

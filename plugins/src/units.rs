@@ -1,4 +1,5 @@
-//! Times and sizes as people write them in settings: `250ms`, `30s`, `10m`, `1h`, `7d`; `4096`, `64KiB`, `512MiB`.
+//! Times, sizes and shares as people write them in settings: `250ms`, `30s`, `10m`, `1h`, `7d`; `4096`, `64KiB`, `512MiB`;
+//! `5%`.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -12,6 +13,10 @@ pub struct Time(pub Duration);
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Size(pub u64);
+
+/// A share of something, as a part of 2^64: from `0%` to `100%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u128);
 
 const TIMES: [(&str, u64); 6] =
     [("ms", 1), ("s", 1_000), ("min", 60_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -66,6 +71,46 @@ impl Size {
     /// Reads a size.
     pub fn parse(text: &str) -> Option<Self> {
         read(text, &SIZES).map(Self)
+    }
+}
+
+impl Percent {
+    /// All of it.
+    pub const ALL: Self = Self(1 << 64);
+
+    /// Reads a share.
+    pub fn parse(text: &str) -> Option<Self> {
+        let percent = text.trim().strip_suffix('%')?.trim_end().parse::<f64>().ok()?;
+        (0.0..=100.0).contains(&percent).then(|| Self((percent / 100.0 * Self::ALL.0 as f64) as u128))
+    }
+
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether a point, of all that there are from 0 to 2^64, is in this share of them.
+    #[must_use]
+    pub fn has(self, point: u64) -> bool {
+        u128::from(point) < self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = || de::Error::custom("expected a share from 0% to 100%, such as 5%");
+        String::deserialize(deserializer).ok().and_then(|text| Self::parse(&text)).ok_or_else(expected)
+    }
+}
+
+impl JsonSchema for Percent {
+    fn schema_name() -> Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^\\s*[0-9.]+\\s*%\\s*$" })
     }
 }
 
@@ -157,5 +202,18 @@ mod tests {
             assert_eq!(Time::parse(text), None, "{text}");
         }
         assert_eq!(Size::parse("10 XB"), None);
+    }
+
+    #[test]
+    fn a_share_has_its_part_of_all_points() {
+        let all: Vec<u64> = (0..1000).map(|n| n * (u64::MAX / 1000) + u64::MAX / 2000).collect();
+        for (text, expected) in [("0%", 0), ("0.5 %", 5), ("25%", 250), ("100%", 1000)] {
+            let share = Percent::parse(text).unwrap();
+            assert_eq!(all.iter().filter(|point| share.has(**point)).count(), expected, "{text}");
+        }
+        for text in ["", "5", "101%", "-1%", "NaN%", "%"] {
+            assert_eq!(Percent::parse(text), None, "{text}");
+        }
+        assert!(Percent::ALL.has(u64::MAX) && Percent::parse("0%").unwrap().is_nothing());
     }
 }

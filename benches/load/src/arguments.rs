@@ -3,6 +3,7 @@
 use clap::Parser;
 use std::io::{Error, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,9 +23,15 @@ pub(crate) struct Arguments {
     /// The body itself, in place of one made up.
     #[arg(long)]
     pub body: Option<PathBuf>,
+    /// No two requests have the same body, so that no cache has their answers.
+    #[arg(long, conflicts_with = "body")]
+    pub distinct: bool,
     /// Sent as `authorization: Bearer KEY`.
     #[arg(long)]
     pub key: Option<String>,
+    /// A header to send with each request, such as `cache-control: no-cache`; may be given more than once.
+    #[arg(long)]
+    pub header: Vec<String>,
     /// Connections, each with one request at a time.
     #[arg(long, default_value_t = 32)]
     pub connections: usize,
@@ -58,7 +65,15 @@ pub(crate) struct Arguments {
 pub(crate) struct Target {
     pub address: SocketAddr,
     pub request: Vec<u8>,
+    /// Where in the request a number stands that is another each time.
+    pub number: Option<Range<usize>>,
 }
+
+/// What follows the text of the last message.
+const END: &str = "\"}]}";
+
+/// Digits that tell one request from all others.
+const DIGITS: usize = 16;
 
 impl Arguments {
     /// Requests that are under way at most.
@@ -88,18 +103,21 @@ impl Arguments {
             None => body(&self.model, self.streams.is_some(), self.body_size).into_bytes(),
         };
         let key = self.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let headers: String = self.header.iter().map(|header| format!("{header}\r\n")).collect();
         // What the Python SDK of OpenAI sends with each request, since heads cost too.
         let mut request = format!(
             "POST {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\ncontent-type: application/json\r\n\
              user-agent: OpenAI/Python 3.52.0\r\nx-stainless-lang: python\r\nx-stainless-package-version: 3.52.0\r\n\
              x-stainless-os: Linux\r\nx-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\n\
              x-stainless-runtime-version: 3.12.8\r\nx-stainless-async: false\r\nx-stainless-retry-count: 0\r\n\
-             x-stainless-read-timeout: 600\r\n{key}content-length: {}\r\n\r\n",
+             x-stainless-read-timeout: 600\r\n{key}{headers}content-length: {}\r\n\r\n",
             body.len()
         )
         .into_bytes();
         request.extend_from_slice(&body);
-        Ok(Target { address, request })
+        let end = request.len() - END.len().min(request.len());
+        let number = self.distinct.then(|| end - DIGITS..end);
+        Ok(Target { address, request, number })
     }
 }
 
@@ -110,11 +128,10 @@ fn body(model: &str, stream: bool, size: usize) -> String {
     const MESSAGE: usize = 900;
     let options = if stream { ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" } else { "" };
     let mut body = format!("{{\"model\":\"{model}\",\"temperature\":0.7{options},\"messages\":[");
-    let end = "\"}]}";
     let begin = "{\"role\":\"user\",\"content\":\"";
     body += begin;
     let mut message = 0;
-    while body.len() + TURN.len() + end.len() + begin.len() + 3 <= size {
+    while body.len() + TURN.len() + END.len() + begin.len() + 3 <= size {
         if message > MESSAGE {
             body += "\"},";
             body += begin;
@@ -124,9 +141,9 @@ fn body(model: &str, stream: bool, size: usize) -> String {
             message += TURN.len();
         }
     }
-    let left = size.saturating_sub(body.len() + end.len());
+    let left = size.saturating_sub(body.len() + END.len());
     body.extend(std::iter::repeat_n('x', left));
-    body + end
+    body + END
 }
 
 #[cfg(test)]
@@ -147,12 +164,14 @@ mod tests {
 
     #[test]
     fn a_request_says_how_long_its_body_is() {
-        let arguments = Arguments::parse_from(["load", "--url", "http://127.0.0.1:9/v1/x", "--body-size", "300"]);
+        let (url, header) = ("http://127.0.0.1:9/v1/x", "x-a: b");
+        let arguments = Arguments::parse_from(["load", "--url", url, "--body-size", "300", "--header", header]);
         let target = arguments.target().unwrap();
         let request = String::from_utf8(target.request).unwrap();
         let (head, body) = request.split_once("\r\n\r\n").unwrap();
         assert!(
-            head.starts_with("POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:9\r\n") && head.ends_with("content-length: 300")
+            head.starts_with("POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:9\r\n")
+                && head.ends_with("\r\nx-a: b\r\ncontent-length: 300")
         );
         assert_eq!((body.len(), target.address.port()), (300, 9));
     }

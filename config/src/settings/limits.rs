@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Shed;
 use crate::units::{self, DurationText, SizeText};
 
 /// What one client, or all together, may take of the gateway itself.
@@ -53,6 +54,10 @@ pub struct Limits {
     pub connections: usize,
     /// The most requests at once on one HTTP/2 connection.
     pub streams_per_connection: u32,
+    /// The most requests at once, open streams included; beyond it 503.
+    pub requests: usize,
+    /// Who is refused before `requests` or `bodies_in_flight` is reached.
+    pub shed: Shed,
     /// The largest single event of a streamed answer.
     #[serde(with = "units::size")]
     #[schemars(with = "SizeText")]
@@ -81,6 +86,8 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(60),
             connections: 20_000,
             streams_per_connection: 100,
+            requests: 20_000,
+            shed: Shed::default(),
             event: 8 << 20,
             answer: 64 << 20,
             compressed_bodies: CompressedBodies::Refuse,

@@ -17,6 +17,11 @@ impl Share {
         Self(percent * 100)
     }
 
+    /// This share of so many, without what is left over.
+    pub fn part_of(self, whole: usize) -> usize {
+        (whole as u128 * u128::from(self.0) / 10_000) as usize
+    }
+
     /// The share of one.
     pub fn of_one(self) -> f64 {
         f64::from(self.0) / 10_000.0

@@ -82,6 +82,9 @@ fn a_limit_or_timeout_of_nothing_is_refused() {
     refused_beside_a_pool("limits: { connections: 0 }\n", "nothing would get through", (1, 24));
     refused_beside_a_pool("limits: { head_timeout: 0s }\n", "nothing would get through", (1, 25));
     refused_beside_a_pool("limits: { bodies_in_flight: 1MiB }\n", "the largest body could never", (1, 29));
+    refused_beside_a_pool("limits: { requests: 0 }\n", "nothing would get through", (1, 21));
+    refused_beside_a_pool("limits: { shed: { batch: 0% } }\n", "no `batch` request is ever served", (1, 26));
+    refused_beside_a_pool("limits: { shed: { normal: 50% } }\n", "`normal` is refused before `batch`", (1, 27));
     refused_beside_a_pool("timeouts: { idle: 0s }\n", "a timeout cannot be 0", (1, 19));
     refused_beside_a_pool("models: { m: { pool: main, timeouts: { total: 0s } } }\n", "a timeout cannot", (1, 47));
 }

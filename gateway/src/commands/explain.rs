@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use http::{HeaderName, HeaderValue};
 use tidegate::explain::{Destination, Explanation, Identity, Question, Sent, identify};
 use tidegate::storage;
 use tidegate_config::{Config, Fallback, FallbackTo, MaxInFlight, Retries, RetryOn, write_duration};
@@ -30,6 +31,9 @@ pub(super) struct Explain {
     /// A file with its body; absent: one that names the model and nothing else
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
+    /// A header of it, such as `cache-control: no-store`; may be given more than once
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    header: Vec<(HeaderName, HeaderValue)>,
     /// It asks for a stream
     #[arg(long)]
     stream: bool,
@@ -47,7 +51,8 @@ impl Explain {
             let told = |error| Failure::could_not(format!("cannot read {}: {error}", path.display()));
             std::fs::read(path).map(Into::into).map_err(told)
         };
-        let sent = Sent { key: self.key, body: self.body.as_ref().map(read).transpose()? };
+        let headers = self.header.iter().cloned().collect();
+        let sent = Sent { key: self.key, body: self.body.as_ref().map(read).transpose()?, headers };
         // The file was checked when it was loaded: the filters can be built.
         let filters = tidegate::assemble::filters(&config, &shared(&config)).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -62,6 +67,14 @@ impl Explain {
         }
         Ok(())
     }
+}
+
+/// A header as it is written.
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| format!("`{name}` is not the name of a header"))?;
+    let value = value.trim().parse().map_err(|_| format!("`{value}` is not the value of a header"))?;
+    Ok((name, value))
 }
 
 /// The explanation as a table: what on the left, in the order of the road.

@@ -50,7 +50,7 @@ pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<O
         }
         let asked = named.filter.request(&mut trip.exchange);
         let verdict = fetch::wait(trip.core, session, until, asked).await;
-        let verdict = verdict.inspect_err(|_| named.series.judged(Judged::Left, laps.next()))?;
+        let verdict = verdict.inspect_err(|_| named.series.judged(Judged::Left, laps.lap()))?;
         if let Some(reply) = take(session, trip, named, &mut laps, verdict)? {
             return Ok(Some(reply));
         }
@@ -94,7 +94,7 @@ fn take(
         Ok(Verdict::Answer(_)) => Judged::Answer,
         Err(_) => Judged::Fault,
     };
-    named.series.judged(judged, laps.next());
+    named.series.judged(judged, laps.lap());
     match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
         Verdict::Continue => {}
         Verdict::Follow(follower) => {
@@ -243,7 +243,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     };
     let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
     let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
-    trip.record.model_served = Some(route.send_as.as_ref().unwrap_or(&name).as_ref().into());
+    trip.record.model_served = Some(route.served(&name).into());
     trip.under_way = Some(InFlight::new(&route.series.in_flight));
     trip.route = Some(route);
     Ok(())
@@ -252,14 +252,19 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
 /// Makes the request what the backends of its route are asked. What is answered without them needs none of it.
 pub(super) fn address(trip: &mut Trip<'_>) {
     let Some(route) = trip.route.clone().filter(|route| route.model.is_some()) else { return };
-    rename(trip, &route);
-    ask_usage(trip, &route);
+    dress(trip, &route);
     if let Some(served) = &route.send_as {
         super::body::rename_in_form(trip, served);
     }
     if trip.upgrade {
         trip.query = rename_in_query(trip, &route);
     }
+}
+
+/// Makes of a call what the backends of `route` are to get.
+pub(super) fn dress(trip: &mut Trip<'_>, route: &Route) {
+    rename(trip, route);
+    ask_usage(trip, route);
 }
 
 /// Puts the name the backend knows into the body, and changes nothing else. Also where a filter chose the model.

@@ -88,6 +88,8 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     Trip {
         core,
         share: core.bodies.share(),
+        memory: snapshot.limits.bodies_in_flight,
+        shadow: false,
         body: if has_body { Body::Unread } else { Body::None },
         snapshot,
         address,

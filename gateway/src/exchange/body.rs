@@ -2,6 +2,7 @@
 //! size, memory and time.
 
 use super::fail::{Fault, Result};
+use super::shed::{self, Reason};
 use super::{Session, Trip, arrive, headers};
 use crate::downstream::Error;
 use bytes::{Bytes, BytesMut};
@@ -218,9 +219,10 @@ pub(crate) fn bad_form(fault: MultipartFault) -> Fault {
 }
 
 fn hold(trip: &mut Trip<'_>, bytes: usize) -> Result<()> {
-    if trip.share.grow(bytes, trip.snapshot.limits.bodies_in_flight) {
+    if trip.share.grow(bytes, trip.memory) {
         return Ok(());
     }
+    shed::count(trip, Reason::Bodies);
     Err(Fault::overloaded("The gateway holds as many request bodies as it has memory for. Try again shortly.")
         .closing())
 }
@@ -231,7 +233,7 @@ fn unpack(trip: &mut Trip<'_>, body: Bytes) -> Result<Bytes> {
         CompressedBodies::Unpacked(limit) if trip.exchange.headers().contains_key(header::CONTENT_ENCODING) => limit,
         _ => return Ok(body),
     };
-    let budget = trip.snapshot.limits.bodies_in_flight;
+    let budget = trip.memory;
     let mut unpacked = Vec::new();
     let mut decoder = MultiGzDecoder::new(&body[..]).take(limit as u64 + 1);
     large(LARGE, || decoder.read_to_end(&mut unpacked))
@@ -240,6 +242,7 @@ fn unpack(trip: &mut Trip<'_>, body: Bytes) -> Result<Bytes> {
         return Err(too_large(limit));
     }
     if !trip.share.grow(unpacked.len(), budget) {
+        shed::count(trip, Reason::Bodies);
         return Err(Fault::overloaded("The gateway has no memory to unpack this body now. Try again shortly."));
     }
     Ok(unpacked.into())

@@ -121,8 +121,13 @@ impl Fault {
 
     /// The gateway has no room for this request now.
     pub(crate) fn overloaded(message: &str) -> Self {
+        Self::no_room(message, Duration::from_secs(1))
+    }
+
+    /// The gateway has no room for this request, and expects to have some after `wait`.
+    pub(crate) fn no_room(message: &str, wait: Duration) -> Self {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
-        Self::told(refusal.retry_after(Duration::from_secs(1)), Cause::Gateway, None)
+        Self::told(refusal.retry_after(wait), Cause::Gateway, None)
     }
 
     /// The process ends, and this request has had its time.

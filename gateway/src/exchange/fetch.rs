@@ -8,7 +8,7 @@ use super::fail::{Fault, Result, Wait};
 use super::fallback::{self, Chain, Stuck};
 use super::hedge;
 use super::opening::{Opened, Opening};
-use super::place::{self, NoPlace};
+use super::place::{self, NoPlace, Overflow};
 use super::retry::Retrying;
 use super::{Route, Session, Trip};
 use crate::core::Core;
@@ -217,6 +217,25 @@ pub(super) async fn along(
     }
 }
 
+/// Asks one backend, once, if one has a place now: for a copy, whose answer nobody waits for.
+///
+/// # Errors
+/// Why there is no answer.
+pub(super) async fn once(session: &mut Session, trip: &mut Trip<'_>, route: &Route) -> Result<Fetched> {
+    // The time that its client waits is no time of the copy's.
+    let deadline = Deadline { total: trip.record.started + route.timeouts.total, client: None };
+    // Where requests wait, none of them waits for a copy.
+    let place = match route.pool.queue.as_ref().is_some_and(|queue| !queue.is_empty()) {
+        true => Err(NoBackend::Busy),
+        false => place::now(&route.pool, trip, &[]),
+    };
+    let place = place.map_err(|why| Fault::no_backend(why, route.name()))?;
+    match ask(session, trip, route, deadline, place, false).await? {
+        Asked::Answered(fetched) => Ok(*fetched),
+        Asked::Missed(_, missed) => missed.told(),
+    }
+}
+
 /// What became of a request at one pool.
 enum At {
     Answered(Box<Fetched>),
@@ -234,7 +253,7 @@ async fn at(
     let mut retrying = Retrying::new(trip, route);
     // As long as there is somewhere to go, nobody waits for longer than this.
     let overflow = route.model.as_ref().and_then(|model| model.overflow_after);
-    let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded));
+    let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded)).map(|after| Overflow { after, chain });
     let mut place = match place::take(session, trip, route, deadline, overflow, &[]).await {
         Ok(place) => place,
         Err(why) => return Ok(At::Stuck(Stuck::without_place(trip, route, why))),

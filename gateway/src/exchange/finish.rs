@@ -6,12 +6,13 @@ use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
 use std::time::Instant;
 use tidegate_plugins::exchange::Outcome;
 use tidegate_plugins::spenders::Spent;
+use tidegate_plugins::usage::Usage;
 
 /// Longest error text in a log line, in bytes.
 const ERROR_LIMIT: usize = 512;
 
-/// Tells the followers, last first, then the metrics, then the log.
-pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
+/// Settles what became of a request, and what that shows of its backend.
+pub(super) fn close(trip: &mut Trip<'_>, answered: Answered) {
     let record = &mut trip.record;
     record.ended = Instant::now();
     record.status = answered.status;
@@ -20,6 +21,14 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     if let Some(attempt) = trip.attempt.take() {
         attempt.ended(record.cause, record.upstream_status);
     }
+}
+
+/// Tells the followers, last first, then the metrics, then the log.
+pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
+    let (status, complete) = (answered.status, answered.complete);
+    debug_assert!(status != 499 || answered.cause == Cause::ClientGone);
+    close(&mut trip, answered);
+    let record = &mut trip.record;
     if let Some(caller) = trip.exchange.caller() {
         record.user.clone_from(&caller.user);
         record.service.clone_from(&caller.service);
@@ -29,8 +38,8 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.metadata = Some(caller.metadata.clone());
     }
     trip.exchange.record(Outcome {
-        status: answered.status,
-        complete: answered.complete,
+        status,
+        complete,
         usage: record.usage,
         source: trip.exchange.source(),
         charged: trip.exchange.is_charged(),
@@ -42,27 +51,44 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         follower.end(&trip.exchange);
     }
     add_to_spenders(&trip);
+    report(trip);
+}
+
+/// Counts what became of a request, and writes its line.
+pub(super) fn report(mut trip: Trip<'_>) {
     trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
+    let cost = cost(&trip);
+    if cost > 0 {
+        series.cost.add(cost);
+    }
     trip.core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     trip.core.log.request(&trip.record, route, pool);
-    debug_assert!(answered.status != 499 || answered.cause == Cause::ClientGone);
 }
 
-/// An answer that was made for another request is that one's to pay.
-fn add_to_spenders(trip: &Trip<'_>) {
-    let (caller, usage) = (trip.exchange.caller(), trip.record.usage.filter(|_| trip.exchange.is_charged()));
+/// The tokens that are this request's to pay: an answer that was made for another one is that one's.
+fn charged(trip: &Trip<'_>) -> Option<Usage> {
+    trip.record.usage.filter(|_| trip.exchange.is_charged())
+}
+
+/// What a request costs, in billionths.
+fn cost(trip: &Trip<'_>) -> u64 {
     let price = trip.exchange.priced_as().and_then(|model| trip.snapshot.prices.of(model));
-    let tokens = usage.map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
-    let cost = usage.zip(price).map_or(0, |(usage, price)| price.of(&usage));
+    charged(trip).zip(price).map_or(0, |(usage, price)| price.of(&usage))
+}
+
+fn add_to_spenders(trip: &Trip<'_>) {
+    let caller = trip.exchange.caller();
+    let tokens =
+        charged(trip).map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
     trip.snapshot.shared.spenders.record(&Spent {
         org: caller.and_then(|caller| caller.org.as_deref()),
         user: caller.and_then(|caller| caller.user.as_deref()),
         key: caller.and_then(|caller| caller.key.as_deref()),
         model: model_of(trip),
         tokens,
-        cost,
+        cost: cost(trip),
         limited: trip.exchange.is_limited(),
     });
 }

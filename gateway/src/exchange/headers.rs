@@ -44,8 +44,12 @@ fn is_for_us(name: &HeaderName) -> bool {
             | "x-forwarded-port"
             | "x-real-ip"
             | "x-request-id"
+            | "x-tidegate-shadow"
     ) || name.contains('_')
 }
+
+/// Tells a backend that it gets a copy, whose answer is for nobody. Only the gateway says so.
+pub(super) const SHADOW: HeaderName = HeaderName::from_static("x-tidegate-shadow");
 
 /// What a backend says and no client is told: it would speak for the gateway. Which pages may read an answer is for the
 /// gateway's own file to say.

@@ -4,6 +4,7 @@
 mod admit;
 mod answer;
 mod arrive;
+mod ask;
 mod attempt;
 pub(crate) mod body;
 pub(crate) mod budget;
@@ -15,6 +16,7 @@ mod finish;
 mod headers;
 mod hedge;
 mod opening;
+pub(crate) mod own;
 mod place;
 mod query;
 mod relay;
@@ -23,6 +25,8 @@ mod request;
 mod resume;
 mod retry;
 mod salt;
+pub(crate) mod shadow;
+mod shed;
 mod socket;
 mod stream;
 mod trailers;
@@ -49,7 +53,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tidegate_config::{AskUsage, Timeouts};
+use tidegate_config::Timeouts;
 use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
@@ -68,6 +72,10 @@ pub(crate) struct Trip<'a> {
     record: Record,
     body: Body,
     share: Share,
+    /// How full the memory for bodies may be with what this request holds.
+    memory: usize,
+    /// Whether it is a copy, whose answer is for nobody.
+    shadow: bool,
     /// In whose protocol the gateway speaks to this client.
     voice: Endpoint,
     /// The backend that was asked last.
@@ -147,8 +155,12 @@ impl Route {
         let model = self.send_as.as_ref().unwrap_or(name).clone();
         let revision = crate::upstream::revision::of_pool(&self.pool, &model);
         let route = self.model.as_ref().map_or_else(|| self.name().into(), |model| model.name.clone());
-        let tells_usage = self.pool.usage != AskUsage::Off;
-        Answerer { route, pool: self.pool.name.clone(), model, revision, tells_usage }
+        Answerer { route, pool: self.pool.name.clone(), model, revision }
+    }
+
+    /// The name by which its backends know the model `name`.
+    fn served<'a>(&'a self, name: &'a Arc<str>) -> &'a str {
+        self.send_as.as_ref().unwrap_or(name)
     }
 
     /// Its name in metrics and logs.
@@ -190,6 +202,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if let Some(reply) = admit::early(session, trip).await? {
         return answered(session, trip, reply).await;
     }
+    let known = shed::early(trip, &plan)?;
     let read = match &mut plan {
         Plan::Nowhere(fault) => Err(std::mem::replace(fault, Fault::ClientGone)),
         Plan::Call => admit::read_call(session, trip).await,
@@ -205,17 +218,23 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     if let Some(reply) = admit::late(session, trip).await? {
         return answered(session, trip, reply).await;
     }
+    if !known {
+        shed::late(trip)?;
+    }
     match plan {
         Plan::Models => return answer::models(session, trip, None).await,
         Plan::Model(id) => return answer::models(session, trip, Some(id)).await,
         _ => admit::route(trip)?,
     }
+    // Of what the client sent, before it is made what this route's backends get.
+    let copies = shadow::take(trip);
     admit::address(trip);
     // A filter may have waited long: nothing is begun for which there is no time.
     if trip.core.has_cut() {
         return Err(Fault::leaving());
     }
     socket::judges(trip);
+    shadow::send(trip, copies);
     let fetched = fetch::fetch(session, trip).await?;
     relay::relay(session, trip, fetched).await
 }

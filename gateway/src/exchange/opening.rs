@@ -43,7 +43,7 @@ impl Opening {
         }
         let limit = if stream.is_some() { limits.event } else { limits.answer };
         let (choices, idle) = (call.n.unwrap_or(1), route.timeouts.idle);
-        Some(Self { endpoint, choices, stream, limit, in_flight: limits.bodies_in_flight, idle })
+        Some(Self { endpoint, choices, stream, limit, in_flight: trip.memory, idle })
     }
 }
 

@@ -4,12 +4,11 @@
 //! the same answer tries again. Each is a request of the gateway's own, with a line in the log and its place in the
 //! metrics; no limits are asked about it.
 
-use super::body::Body;
-use super::{Route, Trip, admit, answer, arrive, fetch, finish, relay};
+use super::{Route, Trip, admit, answer, fetch, finish, own, relay};
 use crate::core::Core;
 use crate::downstream::Session;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Record, RequestId, TraceContext};
+use crate::telemetry::RequestId;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_plugins::{Exchange, ResponseFilter};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -68,18 +67,8 @@ pub(crate) async fn run(core: &Arc<Core>) {
 async fn renew(core: &Core, renewal: Renewal) {
     let Renewal { snapshot, exchange, route, follower } = renewal;
     let mut session = Session::nobody();
-    let clients = snapshot.clone();
-    let mut trip = arrive::begin(core, snapshot, &mut session, &clients.clients);
-    let head = exchange.head();
-    let id = RequestId::accept(Some(exchange.id().as_bytes()));
-    trip.record = Record::new(id, TraceContext::accept(None), head.method.clone(), &head.path);
-    trip.record.endpoint = exchange.endpoint().as_str();
-    trip.record.operation = exchange.endpoint().gen_ai_operation();
-    trip.record.stream = exchange.wants_stream();
-    trip.record.model_asked = exchange.model().map(|model| arrive::short(model).into());
-    trip.asked = exchange.model().cloned();
-    (trip.voice, trip.known, trip.body) = (exchange.endpoint(), true, Body::Whole);
-    (trip.exchange, trip.settled) = (exchange, Some(route));
+    let mut trip = own::trip(core, snapshot, &mut session, exchange);
+    trip.settled = Some(route);
     trip.exchange.note("cache", "renewal");
     trip.followers.push(follower);
     let road = async {

@@ -19,6 +19,9 @@ pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
             headers.remove(header::CONTENT_ENCODING);
         }
     }
+    if trip.shadow {
+        headers.insert(headers::SHADOW, HeaderValue::from_static("1"));
+    }
     let record = &trip.record;
     headers.insert("x-request-id", record.request_id.to_header());
     headers.insert("traceparent", record.trace.to_header());

@@ -314,7 +314,7 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
 }
 
-/// What goes out next, head first, past the followers.
+/// What goes out next, head first, past the followers, and without what they alone asked for.
 fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Result<()> {
     if let Some(head) = &mut it.head {
         relay::show(trip, head)?;
@@ -324,12 +324,14 @@ fn outgoing(trip: &mut Trip<'_>, it: &mut Streaming, block: &mut Bytes) -> Resul
     {
         *block = renamed;
     }
+    relay::follow(trip, block, false)?;
+    // Those who keep the answer want it for clients who ask.
     if trip.hides_usage
         && let Some(left) = splice::without_usage(block)
     {
         *block = left;
     }
-    relay::follow(trip, block, false)
+    Ok(())
 }
 
 /// The id of the response that the first event of a stream announces.

@@ -253,7 +253,7 @@ async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetch
         };
         fetched.lease.backend().health.alive(Instant::now());
         // Held answers count against the same memory as held requests; where there is none left, they pass unread.
-        let fits = trip.share.grow(data.len(), trip.snapshot.limits.bodies_in_flight);
+        let fits = trip.share.grow(data.len(), trip.memory);
         if first.is_empty() && rest.is_empty() {
             first = data;
         } else {

@@ -56,6 +56,8 @@ pub struct Sent {
     pub key: Option<String>,
     /// The body; none: one that names the model, and nothing else.
     pub body: Option<Bytes>,
+    /// Headers beside the key's.
+    pub headers: HeaderMap,
 }
 
 /// Asks the filters, in the order of the file, what they make of the key and of the request. Of the key, those behind the
@@ -64,7 +66,7 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], se
     if explanation.filters.is_empty() {
         return;
     }
-    let mut exchange = exchange(&explanation.request.path, sent.key.as_deref());
+    let mut exchange = exchange(&explanation.request.path, sent);
     if sent.key.is_some() {
         who(explanation, filters, &mut exchange).await;
     }
@@ -92,7 +94,6 @@ fn settle(explanation: &Explanation, exchange: &mut Exchange, body: Option<Bytes
         pool: target.pool.as_str().into(),
         model: target.model.as_ref().unwrap_or(asked).as_str().into(),
         revision: 0,
-        tells_usage: true,
     }));
 }
 
@@ -119,10 +120,11 @@ async fn who(explanation: &mut Explanation, filters: &[NamedFilter], exchange: &
     }
 }
 
-fn exchange(path: &str, key: Option<&str>) -> Exchange {
+fn exchange(path: &str, sent: &Sent) -> Exchange {
     // What cannot be a header cannot be a key: it is sent as none.
-    let bearer = key.and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
-    let headers: HeaderMap = bearer.into_iter().map(|bearer| (AUTHORIZATION, bearer)).collect();
+    let bearer = sent.key.as_ref().and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
+    let mut headers = sent.headers.clone();
+    headers.extend(bearer.map(|bearer| (AUTHORIZATION, bearer)));
     let endpoint = Endpoint::from_path(path).unwrap_or(Endpoint::Other);
     let head = RequestHead { method: Method::POST, path: path.into(), query: None, headers };
     Exchange::new(head, endpoint, "explain".into(), None)

@@ -134,7 +134,7 @@ impl Filter for Door {
 async fn ask_with(key: &str, model: &str) -> Explanation {
     let mut told = ask("/v1/chat/completions", Some(model), FILE);
     let door = |name: &str| NamedFilter { name: name.into(), filter: Arc::new(Door) };
-    identify(&mut told, &[door("one"), door("two")], &Sent { key: Some(key.to_owned()), body: None }).await;
+    identify(&mut told, &[door("one"), door("two")], &Sent { key: Some(key.to_owned()), ..Sent::default() }).await;
     told
 }
 

@@ -75,6 +75,11 @@ impl StorageMetrics {
         self.up.set(i64::from(self.can.iter().all(|can| can.load(Relaxed))));
     }
 
+    /// Writes that are stored, were dropped and were refused, and failures: for stores whose keepers tell it themselves.
+    pub(crate) fn totals(&self) -> [u64; 4] {
+        [&self.stored, &self.dropped, &self.refused, &self.errors].map(IntCounter::get)
+    }
+
     /// To be registered, each.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let (up, queue, writes, errors) = self.families.clone();

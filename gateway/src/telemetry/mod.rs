@@ -11,8 +11,10 @@ mod record;
 
 pub use ids::{RequestId, TraceContext, TraceId};
 pub use log::{Format, Log, LogGuard};
+
 pub use metrics::{
-    BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, Judged, Laps, Metrics, NO_POOL,
-    OTHER_ROUTE, Purpose, QueueSeries, ResumeOutcome, RetryCause, Runtime, Runtimes, Series, documentation,
+    BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, IntCounter, Judged, Laps, Metrics,
+    NO_POOL, OTHER_ROUTE, Purpose, QueueSeries, ReloadBy, ReloadOutcome, ResumeOutcome, RetryCause, Runtime, Runtimes,
+    Series, ShadowDrop, ShadowSeries, ShedReason, documentation,
 };
 pub use record::{Cause, Record, bounded, path_for_log};

@@ -17,6 +17,8 @@ const PATH_LIMIT: usize = 256;
 /// Everything that metrics and log say about one request. Nothing here is a label unless it comes from the configuration.
 #[derive(Debug, Clone)]
 pub struct Record {
+    /// What its line is called: a request, or a copy of one.
+    pub event: &'static str,
     /// The caller's `x-request-id`, or one of ours.
     pub request_id: RequestId,
     /// The caller's `x-correlation-id`, under the same rules.
@@ -114,6 +116,7 @@ impl Record {
     pub fn new(request_id: RequestId, trace: TraceContext, method: http::Method, path: &str) -> Self {
         let now = Instant::now();
         Self {
+            event: "request",
             request_id,
             correlation_id: None,
             trace,

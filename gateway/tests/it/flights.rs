@@ -1,5 +1,9 @@
 //! Requests for the same thing at the same time: one of them asks the backend, all of them get the answer.
 
+mod failing;
+mod paces;
+mod settle;
+
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Gate, Script, finish, token};
@@ -33,11 +37,17 @@ fn plain(stream: bool) -> Request {
     )
 }
 
-/// Waits until so many requests of this kind have been counted.
-async fn followers(gateway: &Gateway, count: usize) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while gateway.metrics().await.sum("tidegate_requests_in_flight", &[]) < count as f64 {
-        assert!(Instant::now() < until, "not all requests have come");
+/// Waits until so many requests, those that lead included, are where they share an answer.
+async fn joined(gateway: &Gateway, count: usize) {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let metrics = gateway.metrics().await;
+        let of = |outcome| metrics.sum("tidegate_flight_requests_total", &[("outcome", outcome)]);
+        let there = of("led") + of("followed") + metrics.sum("tidegate_flight_waiting", &[]);
+        if there >= count as f64 {
+            return;
+        }
+        assert!(Instant::now() < until, "not all requests have come: {there} of {count}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -77,7 +87,7 @@ async fn a_thousand_requests_in_all_forms_are_one_call_and_one_answer() {
         };
         asked.push(ask(&gateway, &request).await);
     }
-    followers(&gateway, 1000).await;
+    joined(&gateway, 1000).await;
     first.open();
     tokio::time::sleep(Duration::from_millis(300)).await;
     let before = resident(gateway.pid());
@@ -129,7 +139,7 @@ async fn whole_and_streamed_make_each_other() {
         let leader = ask(&gateway, &plain(leads_streamed)).await;
         backend.seen(0).await;
         let other = ask(&gateway, &plain(!leads_streamed).header("x-request-id", "other")).await;
-        followers(&gateway, 2).await;
+        joined(&gateway, 2).await;
         gate.open();
         let (leader, other) = (leader.await.unwrap(), other.await.unwrap());
         assert_eq!((leader.status, other.status, backend.count()), (200, 200, 1));
@@ -163,29 +173,6 @@ fn whole_bytes(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_late_request_gets_what_has_come_and_then_each_event_as_it_comes() {
-    let backend = Backend::start().await;
-    let (second, third) = (Gate::closed(), Gate::closed());
-    backend.push(last(Script::stream().token("a").wait(&second).token("b").wait(&third).token("c")));
-    let gateway = sharing(&backend, "").await;
-    let mut leader = gateway.connect().await;
-    leader.send(plain(true).bytes()).await;
-    assert_eq!(leader.piece_after_head().await, token("a"));
-    let mut late = gateway.connect().await;
-    late.send(plain(true).bytes()).await;
-    assert_eq!(late.piece_after_head().await, token("a"));
-    second.open();
-    assert_eq!(late.piece().await.unwrap().unwrap(), token("b"));
-    third.open();
-    let mut rest = Vec::new();
-    while let Some(piece) = late.piece().await.unwrap() {
-        rest.extend_from_slice(&piece);
-    }
-    assert!(String::from_utf8(rest).unwrap().ends_with("data: [DONE]\n\n"));
-    assert_eq!(backend.count(), 1);
-}
-
-#[tokio::test]
 async fn the_answer_goes_on_while_anybody_wants_it_and_no_longer() {
     let backend = Backend::start().await;
     let gate = Gate::closed();
@@ -196,7 +183,7 @@ async fn the_answer_goes_on_while_anybody_wants_it_and_no_longer() {
     leader.send(plain(true).header("x-request-id", "leader").bytes()).await;
     leader.piece_after_head().await;
     let follower = ask(&gateway, &plain(true)).await;
-    followers(&gateway, 2).await;
+    joined(&gateway, 2).await;
     drop(leader);
     tokio::time::sleep(Duration::from_millis(50)).await;
     gate.open();
@@ -222,7 +209,7 @@ async fn the_answer_goes_on_while_anybody_wants_it_and_no_longer() {
     drop(follower);
     let left = Instant::now();
     seen.gone().await;
-    assert!(left.elapsed() < Duration::from_millis(200));
+    assert!(left.elapsed() < Duration::from_secs(5));
     assert_eq!(backend.count(), 2);
 }
 
@@ -238,160 +225,10 @@ async fn with_finish_it_goes_on_although_nobody_wants_it() {
     drop(leader);
     tokio::time::sleep(Duration::from_millis(50)).await;
     let late = ask(&gateway, &plain(true)).await;
-    followers(&gateway, 2).await;
+    joined(&gateway, 2).await;
     gate.open();
     assert!(late.await.unwrap().text().ends_with("data: [DONE]\n\n"));
     assert_eq!(backend.count(), 1);
-}
-
-#[tokio::test]
-async fn one_of_those_who_wait_takes_over_from_a_backend_that_fails_before_it_answers() {
-    let backend = Backend::start().await;
-    let (first, second) = (Gate::closed(), Gate::closed());
-    backend.push(Script::new().wait(&first).reset());
-    backend.push(last(Script::stream().wait(&second).token("a")));
-    let gateway = sharing(&backend, "").await;
-    let leader = ask(&gateway, &plain(true)).await;
-    backend.seen(0).await;
-    let mut others = Vec::new();
-    for _ in 0..20 {
-        others.push(ask(&gateway, &plain(true)).await);
-    }
-    followers(&gateway, 21).await;
-    first.open();
-    backend.seen(1).await;
-    second.open();
-    assert_eq!(leader.await.unwrap().status, 502);
-    for other in others {
-        let answer = other.await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
-    }
-    assert_eq!(backend.count(), 2, "one took over");
-    gateway.metric_is("tidegate_flight_requests_total", &[("outcome", "took_over")], 1.0).await;
-}
-
-#[tokio::test]
-async fn a_backend_that_keeps_failing_is_asked_once_more_and_all_are_told() {
-    for poor in [false, true] {
-        let backend = Backend::start().await;
-        let gates = [Gate::closed(), Gate::closed()];
-        for gate in &gates {
-            let failing = Script::new().wait(gate);
-            backend.push(match poor {
-                true => failing.send("HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"),
-                false => failing.reset(),
-            });
-        }
-        let gateway = sharing(&backend, "").await;
-        let leader = ask(&gateway, &plain(true)).await;
-        backend.seen(0).await;
-        let mut others = Vec::new();
-        for n in 0..10 {
-            others.push(ask(&gateway, &plain(n % 2 == 0)).await);
-        }
-        followers(&gateway, 11).await;
-        gates[0].open();
-        backend.seen(1).await;
-        gates[1].open();
-        let status = if poor { 429 } else { 502 };
-        leader.await.unwrap().openai_error(status);
-        for other in others {
-            other.await.unwrap().openai_error(status);
-        }
-        assert_eq!(backend.count(), 2);
-    }
-}
-
-#[tokio::test]
-async fn what_breaks_off_breaks_off_for_all_with_the_same_word() {
-    let backend = Backend::start().await;
-    let gate = Gate::closed();
-    backend.push(Script::stream().token("a").wait(&gate).reset());
-    let gateway = sharing(&backend, "").await;
-    let leader = ask(&gateway, &plain(true)).await;
-    backend.seen(0).await;
-    let (streamed, whole) = (ask(&gateway, &plain(true)).await, ask(&gateway, &plain(false)).await);
-    followers(&gateway, 3).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    gate.open();
-    let (leader, streamed, whole) = (leader.await.unwrap(), streamed.await.unwrap(), whole.await.unwrap());
-    assert_eq!(leader.text(), streamed.text());
-    assert!(leader.text().contains("upstream_error") && !leader.text().contains("[DONE]"));
-    assert_eq!(whole.openai_error(502)["code"], "upstream_error");
-    assert_eq!(backend.count(), 1);
-}
-
-/// Reads nothing, with a small window.
-async fn lazy(gateway: &Gateway) -> Connection {
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4 << 10).unwrap();
-    Connection::over(socket.connect(gateway.address()).await.unwrap())
-}
-
-#[tokio::test]
-async fn whoever_is_slow_slows_nobody_leader_or_follower() {
-    for leader_is_slow in [false, true] {
-        let backend = Backend::start().await;
-        let word = "x".repeat(8000);
-        let gate = Gate::closed();
-        let mut script = Script::stream().token("a").wait(&gate);
-        for _ in 0..400 {
-            script = script.token(&word);
-        }
-        backend.push(last(script));
-        let gateway = sharing(&backend, "").await;
-        let (mut slow, mut quick) = (lazy(&gateway).await, gateway.connect().await);
-        let (first, second) = if leader_is_slow { (&mut slow, &mut quick) } else { (&mut quick, &mut slow) };
-        first.send(plain(true).bytes()).await;
-        first.piece_after_head().await;
-        second.send(plain(true).bytes()).await;
-        second.piece_after_head().await;
-        let began = Instant::now();
-        gate.open();
-        let mut length = 0;
-        while let Some(piece) = quick.piece().await.unwrap() {
-            length += piece.len();
-        }
-        assert!(length > 3 << 20, "{length}");
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-        // The slow one has lost nothing.
-        let mut rest = 0;
-        while let Some(piece) = slow.piece().await.unwrap() {
-            rest += piece.len();
-        }
-        assert_eq!(rest, length);
-        assert_eq!(backend.count(), 1);
-    }
-}
-
-#[tokio::test]
-async fn whoever_falls_behind_an_endless_answer_is_told_and_holds_no_more_than_its_bound() {
-    let backend = Backend::start().await;
-    let event = crate::wire::chunk(token(&"x".repeat(16_000)).as_bytes());
-    backend.push(Script::stream().repeat(event, Duration::from_micros(200)));
-    backend.push(last(Script::stream().token("mine")));
-    let gateway = sharing(&backend, ", max_entry: 1MiB").await;
-    let (mut quick, mut slow) = (gateway.connect().await, lazy(&gateway).await);
-    quick.send(plain(true).bytes()).await;
-    quick.piece_after_head().await;
-    slow.send(plain(true).header("x-request-id", "slow").bytes()).await;
-    slow.piece_after_head().await;
-    let mut length = 0;
-    let before = resident(gateway.pid());
-    while length < 24 << 20 {
-        length += quick.piece().await.unwrap().unwrap().len();
-    }
-    let grown = resident(gateway.pid()).saturating_sub(before);
-    assert!(grown < 16 << 20, "{grown}");
-    // Nobody gets half of it from the middle: who comes now asks for itself.
-    let late = gateway.send(&plain(true)).await;
-    assert!(late.text().contains("mine"), "{}", late.text());
-    let mut text = Vec::new();
-    while let Ok(Some(piece)) = slow.piece().await {
-        text.extend_from_slice(&piece);
-    }
-    assert!(String::from_utf8_lossy(&text).contains("fell_behind"));
-    assert_eq!(backend.count(), 2);
 }
 
 #[tokio::test]
@@ -416,71 +253,11 @@ async fn two_organisations_and_those_who_want_their_own_are_not_joined() {
         asked.push(ask(&gateway, &plain(true).bearer(&key.key)).await);
     }
     asked.push(ask(&gateway, &plain(true).bearer(&keys[0].key).header("Cache-Control", "no-store")).await);
-    followers(&gateway, 4).await;
+    joined(&gateway, 3).await;
     backend.seen(2).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
     gate.open();
     for asked in asked {
         assert_eq!(asked.await.unwrap().status, 200);
     }
     assert_eq!(backend.count(), 3, "a and c share, b has its own, no-store too");
-}
-
-#[tokio::test]
-async fn a_flight_that_outlasts_the_time_for_draining_ends_honestly_for_all() {
-    let backend = Backend::start().await;
-    backend.push(Script::stream().token("a").hang());
-    let filter = "drain: { delay: 0s, time: 300ms }\nfilters:\n  - shared_flight: { scope: global }\n";
-    let mut gateway = Gateway::start(&(filter.to_owned() + &pool_of(&[&backend]))).await;
-    let leader = ask(&gateway, &plain(true)).await;
-    backend.seen(0).await;
-    let (streamed, whole) = (ask(&gateway, &plain(true)).await, ask(&gateway, &plain(false)).await);
-    followers(&gateway, 3).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    gateway.signal("TERM");
-    for asked in [leader, streamed] {
-        assert!(asked.await.unwrap().text().contains("shutting_down"));
-    }
-    whole.await.unwrap().openai_error(503);
-    gateway.ended(Duration::from_secs(3)).await;
-}
-
-#[tokio::test]
-async fn each_tenant_has_a_salt_of_its_own_that_nobody_can_ask_for() {
-    let backend = Backend::start().await;
-    backend.always(Script::chat("x"));
-    let keys = [Key::new("one"), Key::new("two")];
-    let entry = |key: &Key, org: &str| format!("        - {{ id: {org}, org: {org}, hash: \"{}\" }}\n", key.hash);
-    let salted = format!(
-        "pools:\n  main:\n    health: off\n    cache_salt: a-secret-of-some-length\n    backends: [{}]\n",
-        backend.url()
-    );
-    let config =
-        format!("filters:\n  - api_key:\n      keys:\n{}{}{salted}", entry(&keys[0], "acme"), entry(&keys[1], "rival"));
-    let gateway = Gateway::start(&config).await;
-    let body = |own: &str| format!(r#"{{"model":"m","messages":[]{own}}}"#);
-    let salt = async |key: &Key, own: &str| {
-        let before = backend.count();
-        let request = Request::post("/v1/chat/completions", body(own)).bearer(&key.key);
-        assert_eq!(gateway.send(&request).await.status, 200);
-        let seen = backend.seen(before).await;
-        seen.assert_clean();
-        let sent: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
-        assert!(!String::from_utf8_lossy(&seen.body).contains("acme"));
-        sent["cache_salt"].as_str().unwrap().to_owned()
-    };
-    let mine = salt(&keys[0], "").await;
-    assert_eq!(mine.len(), 32);
-    assert_eq!(salt(&keys[0], "").await, mine);
-    let theirs = salt(&keys[1], "").await;
-    assert_ne!(theirs, mine);
-    // A salt of one's own sets apart further, and reaches no other tenant's.
-    let asked = format!(r#","cache_salt":"{theirs}""#);
-    let own = salt(&keys[0], &asked).await;
-    assert!(own != mine && own != theirs && own != salt(&keys[1], &asked).await);
-    // Off by default, byte for byte.
-    let gateway = Gateway::before(&backend).await;
-    let before = backend.count();
-    gateway.send(&Request::post("/v1/chat/completions", body(""))).await;
-    assert_eq!(backend.seen(before).await.body, body("").as_bytes());
 }

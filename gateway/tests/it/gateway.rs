@@ -188,6 +188,12 @@ impl Gateway {
         Metrics::parse(self.admin("/metrics").await.text())
     }
 
+    /// The same where the admin listener asks for a token.
+    pub(crate) async fn metrics_with(&self, token: &str) -> Metrics {
+        let request = Request::get("/metrics").header("Connection", "close").bearer(token);
+        Metrics::parse(Connection::open(self.admin_address()).await.exchange(&request).await.text())
+    }
+
     /// Waits up to 2 s for a metric to have this value: a request is counted when it is over, which is after its
     /// client has read the answer.
     pub(crate) async fn metric_is(&self, name: &str, labels: &[(&str, &str)], value: f64) {

@@ -260,6 +260,22 @@ async fn memory_is_told_by_what_it_is_for_and_tasks_by_whose_they_are() {
     until(&gateway, "what is over is still weighed", |metrics| of(metrics, "recordings") == 0.0).await;
 }
 
+#[tokio::test]
+async fn what_requests_cost_is_counted_where_they_went() {
+    let backend = Backend::start().await;
+    let usage = json!({ "prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050 });
+    let answer = json!({ "object": "chat.completion", "model": "m", "choices": [], "usage": usage }).to_string();
+    backend.handle(move |_| Script::json(&answer));
+    let prices = "prices: { models: { m: { prompt: 2.5, completion: 10 } } }\n";
+    let gateway =
+        Gateway::start(&format!("{}{prices}models: {{ \"*\": {{ pool: main }} }}\n", pool_of(&[&backend]))).await;
+    for model in ["m", "m", "free"] {
+        assert_eq!(gateway.send(&Request::chat(model)).await.status, 200);
+    }
+    let metrics = until(&gateway, "not all are counted", |metrics| metrics.sum(ENDED, &[]) == 3.0).await;
+    assert_eq!(metrics.sum("tidegate_cost_total", &[("route", "*"), ("pool", "main")]), 0.006);
+}
+
 /// Values by series, and that each stands there once.
 fn values(metrics: &Metrics) -> HashMap<&str, f64> {
     let mut values = HashMap::new();

@@ -1,6 +1,7 @@
 use serde_json::Value;
 use tidegate_plugins::call::Endpoint;
-use tidegate_plugins::forms::{Fresh, Ids, Shape, events, whole, without_usage};
+use tidegate_plugins::forms::{Fresh, Ids, Shape, events, whole};
+use tidegate_plugins::splice::split_usage;
 
 const ENDPOINTS: [Endpoint; 4] = [Endpoint::Chat, Endpoint::Completions, Endpoint::Messages, Endpoint::Responses];
 
@@ -26,7 +27,7 @@ pub(crate) fn forms(bytes: &[u8]) {
             assert_eq!(fresh.segments(&block).concat(), told);
         }
     }
-    if let Some((left, taken)) = without_usage(bytes) {
-        assert!(left.len() + taken.len() <= bytes.len() + bytes.len() / 2 + 64);
+    if let Some((left, taken)) = split_usage(bytes) {
+        assert!(left.len() + taken.len() <= bytes.len());
     }
 }

@@ -10,7 +10,7 @@ fn form(json: &str) -> Vec<u8> {
 }
 
 fn answerer() -> Answerer {
-    Answerer { route: "m".into(), pool: "p".into(), model: "m".into(), revision: 0, tells_usage: true }
+    Answerer { route: "m".into(), pool: "p".into(), model: "m".into(), revision: 0 }
 }
 
 fn key_of(body: &str, headers: &[(&str, &str)]) -> CacheKey {

@@ -6,6 +6,7 @@ use crate::json;
 use http::HeaderName;
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What a request has or has not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub(super) enum Feature {
     Flag(Flag),
     /// What is on or off for the caller; its name follows.
     Switch,
+    /// What a classifier says of it; its name follows.
+    Class,
     Number(Number),
     Text(Text),
 }
@@ -95,12 +98,17 @@ const TEXTS: [(&str, Text); 6] = [
     ("org", Text::Org),
 ];
 
+/// What is followed by the name of a classifier.
+pub(super) const CLASS: &str = "class";
+
 pub(super) fn named(name: &str) -> Option<Feature> {
     if name == HEADER {
         return Some(Feature::Text(Text::Header(http::header::HOST)));
     }
-    if name == SWITCH {
-        return Some(Feature::Switch);
+    match name {
+        SWITCH => return Some(Feature::Switch),
+        CLASS => return Some(Feature::Class),
+        _ => {}
     }
     let flag = FLAGS.iter().find(|(known, _)| *known == name).map(|(_, flag)| Feature::Flag(*flag));
     let number = || NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| Feature::Number(*number));
@@ -111,7 +119,7 @@ pub(super) fn named(name: &str) -> Option<Feature> {
 pub(super) fn names() -> String {
     let names = FLAGS.iter().map(|(name, _)| *name);
     let names = names.chain(NUMBERS.iter().map(|(name, _)| *name)).chain(TEXTS.iter().map(|(name, _)| *name));
-    names.chain(["header(\"...\")", "flag(\"...\")"]).collect::<Vec<_>>().join(", ")
+    names.chain(["header(\"...\")", "flag(\"...\")", "class(\"...\")"]).collect::<Vec<_>>().join(", ")
 }
 
 /// A request, looked at.
@@ -133,6 +141,10 @@ impl<'a> Features<'a> {
 
     pub(super) fn switch(&self, name: &str) -> bool {
         self.0.caller().is_some_and(|caller| caller.has_flag(name))
+    }
+
+    pub(super) fn class(&self, classifier: &str) -> Option<&'a Arc<str>> {
+        self.0.class(classifier)
     }
 
     pub(super) fn number(&self, number: Number) -> u64 {

@@ -9,6 +9,7 @@
 //! and        = not { "and" not }
 //! not        = [ "not" ] ( "(" condition ")" | comparison )
 //! comparison = flag | "flag" "(" string ")" | text ( "==" | "!=" ) string | text [ "not" ] "in" list | text [ "not" ] "like" string
+//!            | "class" "(" string ")" ( ( "==" | "!=" ) string | [ "not" ] "in" list )
 //!            | number ( "==" | "!=" | "<" | "<=" | ">" | ">=" ) digits
 //! list       = "[" string { "," string } "]" | the name of a list in the file
 //! ```
@@ -19,12 +20,14 @@ mod read;
 #[cfg(test)]
 mod tests;
 
+use crate::classify::{Classifier, Classifiers};
 use crate::exchange::Exchange;
 use crate::tenants::Tenants;
 use features::Features;
 pub use features::{Flag, Number, Text};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// What a file says of which requests are meant.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +43,8 @@ pub struct Terms<'a> {
     pub lists: &'a Lists,
     /// Who there is, and so which flags anybody has.
     pub tenants: Option<&'a Tenants>,
+    /// What gives requests a class.
+    pub classifiers: &'a Classifiers,
 }
 
 /// Why a condition cannot be meant: where in it, and what was expected there.
@@ -68,6 +73,8 @@ enum Node {
     Compare(Number, Order, u64),
     Is(Text, Vec<String>),
     Like(Text, String),
+    /// The class that a classifier gives it is one of these.
+    Class(Arc<Classifier>, Vec<String>),
 }
 
 /// How a number is compared.
@@ -101,25 +108,59 @@ impl Condition {
         read::read(text, terms).map(Self)
     }
 
-    /// Whether `exchange` is meant. Looks at the body only as far as the condition asks about it.
-    pub fn holds(&self, exchange: &Exchange) -> bool {
-        self.0.holds(&Features::of(exchange))
+    /// Whether `exchange` is meant. Looks at the body only as far as the condition asks about it, and asks a classifier
+    /// only if nothing else decides.
+    pub async fn holds(&self, exchange: &mut Exchange) -> bool {
+        loop {
+            let classifier = match self.judge(exchange) {
+                Ok(holds) => return holds,
+                Err(classifier) => classifier,
+            };
+            let class = classifier.classify(exchange).await;
+            exchange.classify(classifier.name.clone(), class);
+        }
+    }
+
+    /// Whether `exchange` is meant, as far as that can be said now.
+    ///
+    /// # Errors
+    /// The classifier that has to be asked before.
+    pub fn judge(&self, exchange: &Exchange) -> Result<bool, &Arc<Classifier>> {
+        self.0.judge(&Features::of(exchange))
     }
 }
 
 impl Node {
-    fn holds(&self, of: &Features<'_>) -> bool {
+    fn judge(&self, of: &Features<'_>) -> Result<bool, &Arc<Classifier>> {
         match self {
-            Self::Any(nodes) => nodes.iter().any(|node| node.holds(of)),
-            Self::All(nodes) => nodes.iter().all(|node| node.holds(of)),
-            Self::Not(node) => !node.holds(of),
-            Self::Flag(flag) => of.flag(*flag),
-            Self::Switch(name) => of.switch(name),
-            Self::Compare(number, order, limit) => order.holds(of.number(*number), *limit),
-            Self::Is(text, any) => of.text(text).is_some_and(|text| any.iter().any(|one| *one == text)),
-            Self::Like(text, pattern) => of.text(text).is_some_and(|text| like(&text, pattern)),
+            Self::Any(nodes) => decided(nodes, of, true),
+            Self::All(nodes) => decided(nodes, of, false),
+            Self::Not(node) => node.judge(of).map(|holds| !holds),
+            Self::Flag(flag) => Ok(of.flag(*flag)),
+            Self::Switch(name) => Ok(of.switch(name)),
+            Self::Compare(number, order, limit) => Ok(order.holds(of.number(*number), *limit)),
+            Self::Is(text, any) => Ok(of.text(text).is_some_and(|text| any.iter().any(|one| *one == text))),
+            Self::Like(text, pattern) => Ok(of.text(text).is_some_and(|text| like(&text, pattern))),
+            Self::Class(classifier, any) => {
+                let class = of.class(&classifier.name).ok_or(classifier)?;
+                Ok(any.iter().any(|one| **one == **class))
+            }
         }
     }
+}
+
+/// Whether one of them is `what`, which decides over all, or none is. A classifier is asked only where the others leave it
+/// open, wherever it stands among them.
+fn decided<'a>(nodes: &'a [Node], of: &Features<'_>, what: bool) -> Result<bool, &'a Arc<Classifier>> {
+    let mut open = None;
+    for node in nodes {
+        match node.judge(of) {
+            Ok(holds) if holds == what => return Ok(what),
+            Ok(_) => {}
+            Err(classifier) => open = open.or(Some(classifier)),
+        }
+    }
+    open.map_or(Ok(!what), Err)
 }
 
 /// Whether `text` is like `pattern`, in which a `*` stands for any number of any characters.

@@ -91,6 +91,7 @@ impl Reader<'_> {
         match self.feature(&name)? {
             Feature::Flag(flag) => Ok(Node::Flag(flag)),
             Feature::Switch => self.switch(),
+            Feature::Class => self.class(),
             Feature::Number(number) => self.number(&name, number),
             Feature::Text(text) => self.text(&name, text),
         }
@@ -143,6 +144,42 @@ impl Reader<'_> {
                 fault(format!("nobody in `tenants` has a flag `{name}`: there is {}", known.join(", ")))
             }
         }
+    }
+
+    /// A classifier of the file, and classes that it gives.
+    fn class(&mut self) -> Result<Node> {
+        let at = self.next + 1;
+        let name = self.argument("the classifier's name: class(\"task\")")?;
+        let Some(classifier) = self.terms.classifiers.get(&name) else {
+            let known: Vec<_> = self.terms.classifiers.names().collect();
+            let known =
+                if known.is_empty() { "there is none".to_owned() } else { format!("there is {}", known.join(", ")) };
+            let message = format!("`classifiers` has no `{name}`: {known}");
+            return Err(ConditionError { at: self.tokens[at].at, message });
+        };
+        let classifier = classifier.clone();
+        let from = self.next;
+        let negated = self.sign("!=");
+        let (classes, negated) = if negated || self.sign("==") {
+            (vec![self.string()?], negated)
+        } else {
+            let negated = self.word("not");
+            if !self.word("in") {
+                let message = format!("ask class(\"{name}\") == \"...\", or class(\"{name}\") in [...]");
+                return Err(self.fault(message));
+            }
+            (self.list()?, negated)
+        };
+        let unknown = classes.iter().find(|class| !classifier.labels.iter().any(|label| **label == ***class));
+        if let Some(unknown) = unknown {
+            // Where it stands, if it is not in a list of the file.
+            let is_it = |token: &&Token| matches!(&token.kind, Kind::Text(text) if text == unknown);
+            let at = self.tokens[from..self.next].iter().find(is_it).map_or(self.tokens[from].at, |token| token.at);
+            let message = format!("`{name}` gives no class `{unknown}`: there is {}", classifier.labels.join(", "));
+            return Err(ConditionError { at, message });
+        }
+        let node = Node::Class(classifier, classes);
+        Ok(if negated { Node::Not(Box::new(node)) } else { node })
     }
 
     fn number(&mut self, name: &str, number: Number) -> Result<Node> {

@@ -20,7 +20,7 @@ fn lists() -> Lists {
 }
 
 fn read(text: &str) -> Result<Condition, ConditionError> {
-    Condition::read(text, Terms { lists: &lists(), tenants: None })
+    Condition::read(text, Terms { lists: &lists(), tenants: None, classifiers: &Classifiers::default() })
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_condition_says_which_requests_are_meant() {
         ("not (stream or stream) and endpoint == \"chat\"", true),
     ] {
         let condition = read(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        assert_eq!(condition.holds(&exchange), expected, "{text}");
+        assert_eq!(condition.judge(&exchange).unwrap(), expected, "{text}");
     }
 }
 
@@ -87,21 +87,71 @@ fn a_flag_is_on_as_the_one_furthest_down_says_and_one_that_nobody_has_is_a_slip(
     });
     let (tenants, faults) = Tenants::read(section, &Default::default());
     assert_eq!(faults, []);
-    let read = |text: &str| Condition::read(text, Terms { lists: &lists(), tenants: Some(&tenants) });
+    let none = Classifiers::default();
+    let read =
+        |text: &str| Condition::read(text, Terms { lists: &lists(), tenants: Some(&tenants), classifiers: &none });
     let holds = |text: &str, user: &str| {
         let names = crate::tenants::Names { user: Some(user.into()), ..Default::default() };
         let mut exchange = testing::exchange(BODY);
         exchange.identify(Arc::new(crate::tenants::caller(Some(&tenants), &names, None).unwrap()));
-        read(text).unwrap().holds(&exchange)
+        read(text).unwrap().judge(&exchange).unwrap()
     };
     assert_eq!(["ann", "bob", "eve"].map(|user| holds("flag(\"beta\")", user)), [true, false, false]);
     assert_eq!(["ann", "bob", "eve"].map(|user| holds("not flag('beta') and flag('new')", user)), [false, true, false]);
-    assert!(!read("flag('beta')").unwrap().holds(&testing::exchange(BODY)), "whoever is not known has none");
+    assert!(!read("flag('beta')").unwrap().judge(&testing::exchange(BODY)).unwrap(), "whoever is not known has none");
     let error = read("stream or flag(\"betta\")").unwrap_err();
     assert!(error.at == 15 && error.message.contains("there is beta, new"), "{error}");
     assert!(read("flag").unwrap_err().message.contains("the flag's name"));
-    let none = Condition::read("flag('beta')", Terms { lists: &lists(), tenants: None });
-    assert!(none.unwrap_err().message.contains("no such section"));
+    let error = super::tests::read("flag('beta')").unwrap_err();
+    assert!(error.message.contains("no such section"));
+}
+
+fn classifiers() -> Classifiers {
+    let settings = serde_json::json!({ "task": { "model": "small", "labels": ["easy", "hard"], "otherwise": "hard" } });
+    let (classifiers, faults) = Classifiers::read(settings, &["small".into()], &crate::services::Shared::default());
+    assert_eq!(faults, []);
+    classifiers
+}
+
+#[tokio::test]
+async fn a_classifier_is_asked_once_and_only_where_nothing_else_decides() {
+    let classifiers = classifiers();
+    let read = |text: &str| {
+        Condition::read(text, Terms { lists: &lists(), tenants: None, classifiers: &classifiers }).unwrap()
+    };
+    for (text, decided) in [
+        ("class(\"task\") == \"easy\" and stream", Some(false)),
+        ("class(\"task\") == \"easy\" or has_tools", Some(true)),
+        ("not (class('task') in ['easy', 'hard'] and stream)", Some(true)),
+        ("class('task') == 'easy' and has_tools", None),
+        ("class('task') not in ['easy'] or stream", None),
+    ] {
+        assert_eq!(read(text).judge(&exchange()).ok(), decided, "{text}");
+    }
+    let mut exchange = exchange();
+    // There is no model here to be asked: it is what the file says for that.
+    assert!(!read("class('task') == 'easy' and has_tools").holds(&mut exchange).await);
+    assert!(read("class('task') != 'easy' and class('task') == 'hard'").holds(&mut exchange).await);
+    assert_eq!(exchange.take_notes(), [("class", "task=hard".to_owned())]);
+}
+
+#[test]
+fn a_class_that_is_never_given_is_a_fault_of_the_file() {
+    let classifiers = classifiers();
+    for (text, at, said) in [
+        ("class('tusk') == 'easy'", 6, "has no `tusk`: there is task"),
+        ("class('task') == 'harsh'", 17, "gives no class `harsh`: there is easy, hard"),
+        ("class('task') in ['easy', 'x']", 26, "no class `x`"),
+        ("class('task') in beta", 14, "no class `acme`"),
+        ("class('task') like 'e*'", 14, "ask class(\"task\") =="),
+        ("class", 5, "the classifier's name"),
+        ("class('task')", 13, "ask class"),
+    ] {
+        let terms = Terms { lists: &lists(), tenants: None, classifiers: &classifiers };
+        let error = Condition::read(text, terms).expect_err(text);
+        assert!(error.at == at && error.message.contains(said), "{text}: {error}");
+    }
+    assert!(read("class('task') == 'a'").unwrap_err().message.contains("there is none"));
 }
 
 #[test]
@@ -126,11 +176,11 @@ fn a_star_stands_for_anything() {
 proptest! {
     #[test]
     fn no_text_is_too_odd_to_be_read(pieces in prop::collection::vec(prop::sample::select(vec![
-        "not ", "and ", "or ", "(", ")", "org ", "== ", "in ", "[", "]", "\"a\"", "'", ",", "stream ", "n ", "> ", "9", "1M ", "header", "flag", "é", "\u{a0}", "-",
+        "not ", "and ", "or ", "(", ")", "org ", "== ", "in ", "[", "]", "\"a\"", "'", ",", "stream ", "n ", "> ", "9", "1M ", "header", "flag", "class", "é", "\u{a0}", "-",
     ]), 0..30)) {
         let text = pieces.concat();
         match read(&text) {
-            Ok(condition) => { condition.holds(&exchange()); }
+            Ok(condition) => { condition.judge(&exchange()).unwrap(); }
             Err(error) => prop_assert!(error.at <= text.len() && text.is_char_boundary(error.at)),
         }
     }

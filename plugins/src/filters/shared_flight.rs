@@ -7,7 +7,7 @@
 use crate::cache_key::{CacheKey, KeyMaker, Scope};
 use crate::exchange::{Exchange, Source};
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
-use crate::flight::{self, Counts, Flights, Form, Joined, Recorder, Told, count};
+use crate::flight::{self, Counts, Flights, Form, Joined, Recorder, Told, Waits, count};
 use crate::json;
 use crate::recording::{Failure, Recording};
 use crate::reply::Reply;
@@ -102,8 +102,9 @@ impl SharedFlight {
     fn lead(&self, exchange: &mut Exchange, recording: Arc<Recording>, seat: flight::Boarded, after: u32) -> Verdict {
         count(if after == 0 { &self.counts.flights.led } else { &self.counts.flights.took_over });
         exchange.note("flight", if after == 0 { "led" } else { "took_over" });
-        let hides = flight::ask_usage(exchange);
-        Verdict::Follow(Box::new(Recorder::new(recording, seat).hiding_usage(hides)))
+        // So that it can be told to those who ask for it, and whole.
+        exchange.ask_usage();
+        Verdict::Follow(Box::new(Recorder::new(recording, seat)))
     }
 
     fn alone(&self, exchange: &mut Exchange) -> Verdict {
@@ -139,7 +140,11 @@ impl Filter for SharedFlight {
                 Joined::TooLate => return Ok(self.alone(exchange)),
             };
             before = Some(reader.recording().clone());
-            match flight::tell(reader, endpoint, asked).await {
+            let told = {
+                let _waits = Waits::new(&self.counts);
+                flight::tell(reader, endpoint, asked).await
+            };
+            match told {
                 Told::Answer(reply) => return Ok(self.follow(exchange, reply)),
                 Told::Never => return Ok(self.alone(exchange)),
                 Told::Failed(Failure::Unasked) => {}

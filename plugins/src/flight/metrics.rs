@@ -13,6 +13,12 @@ pub const FLIGHTS: (&str, &str) = (
      (led after another had failed), alone (came too late, or could not be told in the form it asked for), failed (led, and \
      had no whole answer for others).",
 );
+/// The gauge of those who wait for another's answer.
+pub const WAITING: (&str, &str) = (
+    "tidegate_flight_waiting",
+    "Requests that wait for an answer that another has asked for: for its beginning, or for all of it where they want it \
+     in one piece.",
+);
 /// The counter of what became of requests with an idempotency key.
 pub const KEYS: (&str, &str) = (
     "tidegate_idempotency_requests_total",
@@ -33,6 +39,23 @@ pub struct FlightCounts {
     pub(crate) failed: AtomicU64,
     /// Bytes of the recordings there are.
     pub(crate) recorded: Arc<AtomicU64>,
+    pub(crate) waiting: AtomicU64,
+}
+
+/// One that waits, for as long as this lives.
+pub(crate) struct Waits(Arc<Counts>);
+
+impl Waits {
+    pub(crate) fn new(counts: &Arc<Counts>) -> Self {
+        count(&counts.flights.waiting);
+        Self(counts.clone())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.flights.waiting.fetch_sub(1, Relaxed);
+    }
 }
 
 /// What became of requests with an idempotency key.
@@ -74,6 +97,7 @@ pub(crate) fn count(counter: &AtomicU64) {
 pub struct FlightMetrics {
     counts: Arc<Counts>,
     flights: IntCounterVec,
+    waiting: IntGauge,
     keys: IntCounterVec,
     kept: IntGauge,
     /// Two scrapes at a time would add up.
@@ -89,6 +113,7 @@ impl FlightMetrics {
         Ok(Self {
             counts,
             flights: IntCounterVec::new(Opts::new(FLIGHTS.0, FLIGHTS.1), &["outcome"])?,
+            waiting: IntGauge::new(WAITING.0, WAITING.1)?,
             keys: IntCounterVec::new(Opts::new(KEYS.0, KEYS.1), &["outcome"])?,
             kept: IntGauge::new(KEPT.0, KEPT.1)?,
             scrape: Mutex::default(),
@@ -98,7 +123,7 @@ impl FlightMetrics {
 
 impl Collector for FlightMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.flights.desc(), self.keys.desc(), self.kept.desc()].concat()
+        [self.flights.desc(), self.waiting.desc(), self.keys.desc(), self.kept.desc()].concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -129,7 +154,9 @@ impl Collector for FlightMetrics {
         };
         fill(&self.flights, &of_flights);
         fill(&self.keys, &of_keys);
-        self.kept.set(i64::try_from(keys.bytes.load(Relaxed)).unwrap_or(i64::MAX));
-        [self.flights.collect(), self.keys.collect(), self.kept.collect()].concat()
+        let whole = |count: &AtomicU64| i64::try_from(count.load(Relaxed)).unwrap_or(i64::MAX);
+        self.waiting.set(whole(&flights.waiting));
+        self.kept.set(whole(&keys.bytes));
+        [self.flights.collect(), self.waiting.collect(), self.keys.collect(), self.kept.collect()].concat()
     }
 }

@@ -13,10 +13,10 @@ use crate::recording::{Reader, Recording};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use metrics::count;
-pub use metrics::{Counts, FLIGHTS, FlightMetrics, KEPT, KEYS};
+pub use metrics::{Counts, FLIGHTS, FlightMetrics, KEPT, KEYS, WAITING};
+pub(crate) use metrics::{Waits, count};
 pub use recorder::{Recorder, Seat};
-pub use told::{Form, Told, ask_usage, tell};
+pub use told::{Form, Told, tell};
 
 /// Flights under way, by what they answer.
 pub struct Flights {

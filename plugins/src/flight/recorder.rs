@@ -2,7 +2,6 @@
 
 use crate::exchange::{Exchange, Source};
 use crate::filter::{Audience, Head, ResponseFilter, Result};
-use crate::forms;
 use crate::recording::{Failure, Recording};
 use crate::reply::Refusal;
 use bytes::Bytes;
@@ -26,8 +25,6 @@ pub struct Recorder<S: Seat> {
     /// None once it is left.
     seat: Option<S>,
     step: Step,
-    /// Whether the client is not to see the usage that others may.
-    hides_usage: bool,
     /// Whether the backend refuses the request, as it would any time.
     refuses: bool,
 }
@@ -47,14 +44,7 @@ enum Step {
 impl<S: Seat> Recorder<S> {
     /// A recorder on `recording`, which others find at `seat`.
     pub fn new(recording: Arc<Recording>, seat: S) -> Self {
-        Self { recording, seat: Some(seat), step: Step::Waiting, hides_usage: false, refuses: false }
-    }
-
-    /// The client did not ask for the usage that its stream will have, and does not see it.
-    #[must_use]
-    pub fn hiding_usage(mut self, hides: bool) -> Self {
-        self.hides_usage = hides;
-        self
+        Self { recording, seat: Some(seat), step: Step::Waiting, refuses: false }
     }
 
     fn give_up(&mut self, failure: Failure) {
@@ -106,11 +96,6 @@ impl<S: Seat> ResponseFilter for Recorder<S> {
             return Ok(());
         }
         *data = self.recording.push(data);
-        if self.hides_usage
-            && let Some((left, _)) = forms::without_usage(data)
-        {
-            *data = left;
-        }
         if last {
             self.recording.finish(exchange.spent());
             self.step = Step::Whole;
@@ -123,10 +108,6 @@ impl<S: Seat> ResponseFilter for Recorder<S> {
             true => Failure::Backend(refusal.clone()),
             false => Failure::Unasked,
         });
-    }
-
-    fn rewrites(&self) -> bool {
-        self.hides_usage
     }
 
     fn audience(&self) -> Option<Arc<dyn Audience>> {

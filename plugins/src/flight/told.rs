@@ -1,13 +1,13 @@
 //! A recorded answer, told in the form that another request asks for: as it came, or whole for a stream, or as a stream
 //! for what came whole.
 
-use crate::call::{Call, Endpoint, Key};
+use crate::call::Endpoint;
 use crate::exchange::Exchange;
 use crate::filter::Head;
 use crate::forms::{self, Shape};
 use crate::recording::{Failure, Reader};
 use crate::reply::{Body, Pieces, Refusal, Reply};
-use crate::splice::Edits;
+use crate::splice;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -57,25 +57,6 @@ impl Form {
             false => Self::Whole,
         }
     }
-}
-
-/// Has the backend tell the usage of a stream although the client did not ask for it, so that it can be told to those who
-/// did, and whole. Says whether it had to be changed: the client is not to see it then.
-pub fn ask_usage(exchange: &mut Exchange) -> bool {
-    let Some(call) = exchange.call() else { return false };
-    if !call.stream || !forms::asks_for_usage(call.endpoint) || call.include_usage == Some(true) {
-        return false;
-    }
-    let (body, mut edits) = (exchange.body(), Edits::default());
-    let options = call.span(Key::StreamOptions).filter(|span| body[span.start] == b'{');
-    let edited = match options {
-        Some(options) => edits.set_member(body, options, "include_usage", "true"),
-        None => edits.set_key(call, Key::StreamOptions, r#"{"include_usage":true}"#),
-    };
-    let Ok(changed) = edited.and_then(|()| edits.apply(body)) else { return false };
-    let Ok(call) = Call::read(&changed, call.endpoint) else { return false };
-    exchange.replace_body(changed, Some(call));
-    true
 }
 
 /// Tells the answer that `reader` reads, once it begins, or once it is whole where another form wants all of it.
@@ -161,7 +142,7 @@ impl Pieces for WithoutUsage {
         loop {
             let next = ready!(self.0.poll_next(context));
             let Some(Ok(piece)) = next else { return Poll::Ready(next) };
-            let left = forms::without_usage(&piece).map_or(piece, |(left, _)| left);
+            let left = splice::without_usage(&piece).unwrap_or(piece);
             if !left.is_empty() {
                 return Poll::Ready(Some(Ok(left)));
             }

@@ -244,34 +244,3 @@ fn text_choice<'a>(writer: &mut Writer<'a>, mut choice: Object<'a>, shape: Shape
     choice.0.insert(2, (b"logprobs", Tree::json(b"null".as_slice())));
     writer.chunk(choice);
 }
-
-/// Takes a stream's usage out of `events`, a block of whole events: the chunk that has it, and the nulls before. What is
-/// left, and the chunk; nothing if there was none to take.
-pub(super) fn without_usage(events: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let mut left = Vec::with_capacity(events.len());
-    let mut taken = Vec::new();
-    let mut changed = false;
-    for event in crate::events::Events::new(events) {
-        let raw = &events[event.start..event.end];
-        let payload = event.payload();
-        let usage = json::member(&payload, "usage").map(|at| payload[at].first() == Some(&b'n'));
-        match usage {
-            Some(true) if event.data_lines == 1 => {
-                let mut chunk = Object::read(&payload);
-                chunk.remove(b"usage");
-                left.extend_from_slice(&super::event(None, &chunk.to_json()));
-                changed = true;
-            }
-            Some(false) if has_no_choices(&payload) => {
-                taken.extend_from_slice(raw);
-                changed = true;
-            }
-            _ => left.extend_from_slice(raw),
-        }
-    }
-    changed.then_some((left, taken))
-}
-
-fn has_no_choices(chunk: &[u8]) -> bool {
-    json::member(chunk, "choices").is_some_and(|at| json::elements_within(chunk, at).next().is_none())
-}

@@ -60,12 +60,6 @@ pub fn events(endpoint: Endpoint, whole: &[u8], shape: Shape) -> Option<Vec<Byte
     events.map(|events| events.into_iter().map(Bytes::from).collect())
 }
 
-/// Takes the usage out of a block of whole events of chat or completions: what is left, and the event that had it.
-/// None if there is nothing to take.
-pub fn without_usage(events: &[u8]) -> Option<(Bytes, Bytes)> {
-    chat::without_usage(events).map(|(left, taken)| (left.into(), taken.into()))
-}
-
 /// What the events say, each as JSON; end marks and comments say nothing.
 fn payloads(events: &[u8]) -> Vec<Cow<'_, [u8]>> {
     let events = Events::new(events).filter(|event| !event.is_comment_only() && !event.is_done());

@@ -1,5 +1,6 @@
 use super::*;
 use crate::events::StreamWatch;
+use crate::splice::split_usage;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -124,11 +125,11 @@ fn who_did_not_ask_for_the_usage_gets_none() {
     assert!(!text.contains("usage") && !text.contains("\"choices\":[]") && text.contains("timings"), "{text}");
 
     let asked = "data: {\"choices\":[{\"index\":0}],\"usage\":null}\n\ndata: {\"choices\":[],\"usage\":{\"a\":1}}\n\ndata: [DONE]\n\n";
-    let (left, taken) = without_usage(asked.as_bytes()).unwrap();
+    let (left, taken) = split_usage(asked.as_bytes()).unwrap();
     assert_eq!(left, "data: {\"choices\":[{\"index\":0}]}\n\ndata: [DONE]\n\n");
     assert_eq!(taken, "data: {\"choices\":[],\"usage\":{\"a\":1}}\n\n");
     // A usage that comes with a choice is nobody's addition.
-    assert_eq!(without_usage(b"data: {\"choices\":[{\"index\":0}],\"usage\":{\"a\":1}}\n\n"), None);
+    assert_eq!(split_usage(b"data: {\"choices\":[{\"index\":0}],\"usage\":{\"a\":1}}\n\n"), None);
 }
 
 #[test]
@@ -319,6 +320,6 @@ proptest! {
             let _ = events(endpoint, bytes.as_bytes(), Shape { usage: true, piece: 3 });
             let _ = Ids::of_events(endpoint, bytes.as_bytes());
         }
-        let _ = without_usage(bytes.as_bytes());
+        let _ = split_usage(bytes.as_bytes());
     }
 }

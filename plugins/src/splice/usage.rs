@@ -35,13 +35,23 @@ pub fn ask_usage(call: &Call, body: &Bytes) -> Option<(Bytes, Call)> {
 /// A block of whole events without the chunk that tells the usage, and without `"usage":null` in the others; none if
 /// there is neither.
 #[must_use]
-pub fn without_usage(block: &Bytes) -> Option<Bytes> {
+pub fn without_usage(block: &[u8]) -> Option<Bytes> {
+    split_usage(block).map(|(left, _)| left)
+}
+
+/// The same, and the chunk that tells the usage beside it, empty if there is none.
+#[must_use]
+pub fn split_usage(block: &[u8]) -> Option<(Bytes, Bytes)> {
     usage::KEY.find(block)?;
+    let mut taken = Bytes::new();
     let mut cuts: Vec<Range<usize>> = Vec::new();
     for event in Events::new(block) {
         let Some(data) = event.data_range().filter(|_| event.data_lines == 1) else { continue };
         cuts.extend(match what_tells(block, data) {
-            Some(Told::Chunk) => Some(event.start..event.end),
+            Some(Told::Chunk) => {
+                taken = Bytes::copy_from_slice(&block[event.start..event.end]);
+                Some(event.start..event.end)
+            }
             Some(Told::Nothing(member)) => Some(member),
             None => None,
         });
@@ -55,7 +65,7 @@ pub fn without_usage(block: &Bytes) -> Option<Bytes> {
         copied = cut.end;
     }
     left.extend_from_slice(&block[copied..]);
-    Some(left.freeze())
+    Some((left.freeze(), taken))
 }
 
 /// What a chunk says of the usage.

@@ -187,9 +187,12 @@ impl Ledger {
         self.quota.after(state, at, amount).map_err(|wait| self.wait(wait))
     }
 
-    /// Takes from a subject's bucket; says whether it is the one for those beyond the bound.
-    pub(super) fn take(&self, subject: Subject, at: At, amount: u64) -> (Result<u64, Duration>, bool) {
-        let (taken, overflow) = self.book.with(subject, at, |bucket| self.quota.take(bucket, at, amount));
+    /// Takes from a subject's bucket, not before `at`, which is then when; says whether it is the one for those beyond the
+    /// bound.
+    pub(super) fn take(&self, subject: Subject, at: &mut At, amount: u64) -> (Result<u64, Duration>, bool) {
+        let take = |bucket: &Bucket, at: At| (self.quota.take(bucket, at, amount), at);
+        let ((taken, when), overflow) = self.book.with(subject, *at, take);
+        *at = when;
         (taken.map_err(|wait| self.wait(wait)), overflow)
     }
 
@@ -283,25 +286,26 @@ impl Book {
                 match part.map.get(&subject) {
                     Some(bucket) => read(bucket),
                     None if self.is_crowded() => read(&self.overflow),
-                    None => (self.spec.quota.fresh(part.searched), 0),
+                    // It is full, as far as anybody knows who only looks.
+                    None => (0, 0),
                 }
             }
         }
     }
 
     /// Shows a subject's bucket, which is made if need be; says whether it is the one for those beyond the bound.
-    pub(super) fn with<T>(&self, subject: Subject, at: At, act: impl Fn(&Bucket) -> T) -> (T, bool) {
+    pub(super) fn with<T>(&self, subject: Subject, at: At, act: impl Fn(&Bucket, At) -> T) -> (T, bool) {
         let parts = match &self.buckets {
-            Buckets::One(bucket) => return (act(bucket), false),
+            Buckets::One(bucket) => return (act(bucket, at), false),
             Buckets::Many(parts) => parts,
         };
         let lock = part(parts, subject);
         if let Some(bucket) = lock.read().unwrap_or_else(PoisonError::into_inner).map.get(&subject) {
-            return (act(bucket), false);
+            return (act(bucket, at), false);
         }
         let mut part = lock.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = part.map.get(&subject) {
-            return (act(bucket), false);
+            return (act(bucket, at), false);
         }
         let is_full = part.map.len() == part.map.capacity();
         if (is_full || self.is_crowded()) && at.ticks >= part.searched.saturating_add(SEARCH_EVERY) {
@@ -309,12 +313,13 @@ impl Book {
         }
         if self.is_crowded() {
             self.counts.crowded.fetch_add(1, Relaxed);
-            return (act(&self.overflow), true);
+            return (act(&self.overflow, at), true);
         }
         self.subjects.fetch_add(1, Relaxed);
-        // Whoever looked at the clock before others were forgotten must not find their buckets fuller than they were.
-        let fresh = self.spec.quota.fresh(part.searched);
-        (act(part.map.entry(subject).or_insert_with(|| Bucket::new(fresh))), false)
+        // Whoever looked at the clock before others were forgotten must not find their buckets fuller than they were, nor
+        // its own, which it has never had, less than full: it is as late as that by now.
+        let (fresh, at) = (self.spec.quota.fresh(part.searched), At { ticks: at.ticks.max(part.searched), ..at });
+        (act(part.map.entry(subject).or_insert_with(|| Bucket::new(fresh)), at), false)
     }
 
     fn settle(&self, subject: Subject, overflow: bool, at: At, taken: u64, spent: u64) {
@@ -329,7 +334,7 @@ impl Book {
                     // Nothing was taken, or the bucket would be there: it waits for what is reserved.
                     None => {
                         drop(held);
-                        self.with(subject, at, settle);
+                        self.with(subject, at, |bucket, _| settle(bucket));
                     }
                 }
             }
@@ -363,7 +368,7 @@ impl Book {
         let quota = &self.spec.quota;
         if !quota.is_idle(&Bucket::new(Quota::restored(number, amount)), at) {
             let then = At { window: Window { number, ..at.window }, ..at };
-            self.with(subject, at, |bucket| quota.settle(bucket, then, 0, amount));
+            self.with(subject, at, |bucket, _| quota.settle(bucket, then, 0, amount));
         }
     }
 

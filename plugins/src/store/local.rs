@@ -123,7 +123,7 @@ fn take(demands: &mut [Demand]) -> bool {
             demand.taken = true;
             continue;
         }
-        let (taken, overflow) = demand.ledger.take(demand.subject, demand.at, demand.amount);
+        let (taken, overflow) = demand.ledger.take(demand.subject, &mut demand.at, demand.amount);
         match taken {
             Ok(state) => {
                 let quota = demand.ledger.quota();

@@ -364,6 +364,21 @@ fn what_is_reserved_keeps_its_bucket() {
 }
 
 #[test]
+fn who_comes_for_the_first_time_is_not_refused_because_others_are_being_forgotten() {
+    let clock = Clock::manual();
+    let store = Local::new(clock.clone());
+    let ledger = open(&store, "requests", per_second(1, 1));
+    // A request looks at the clock; before it takes, others are forgotten.
+    let looked = store.now();
+    clock.advance(Duration::from_millis(1));
+    (0..ledger::PARTS).for_each(|part| ledger.search(part, store.now()));
+    let take = || ledger.take(who(1), &mut ledger.at(looked), 1).0;
+    assert!(take().is_ok());
+    assert_eq!(level(&store, &ledger, who(1)).left, 0);
+    assert!(take().is_err(), "and nobody gets more by having looked earlier");
+}
+
+#[test]
 fn a_debt_is_paid_off_within_an_hour_whatever_a_backend_reports() {
     let clock = Clock::manual();
     let store = Local::new(clock.clone());

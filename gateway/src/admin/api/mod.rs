@@ -3,12 +3,15 @@
 
 mod backends;
 mod cache;
+mod config;
 mod keys;
 mod limits;
+mod log;
 mod spenders;
 
 use super::routes::{JSON, answer, problem};
 use crate::core::Core;
+use crate::reload::Reloads;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 pub use keys::shown as shown_key;
 
 /// All of it. What lets strangers in is only managed by those who have a token.
-pub(crate) fn router(core: Arc<Core>, has_token: bool) -> Router {
+pub(crate) fn router(core: Arc<Core>, reloads: Arc<Reloads>, has_token: bool) -> Router {
     Router::new()
         .merge(backends::routes())
         .merge(cache::routes())
@@ -25,6 +28,7 @@ pub(crate) fn router(core: Arc<Core>, has_token: bool) -> Router {
         .merge(limits::routes())
         .merge(spenders::routes())
         .with_state(core)
+        .merge(config::routes(has_token).merge(log::routes()).with_state(reloads))
 }
 
 fn json(status: StatusCode, body: &serde_json::Value) -> Response {

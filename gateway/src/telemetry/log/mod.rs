@@ -7,13 +7,14 @@
 mod events;
 mod queue;
 mod request;
+mod sample;
 mod text;
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,6 +27,8 @@ use super::metrics::IntCounter;
 use super::record::Record;
 use events::Wanted;
 use queue::Queue;
+use sample::{Sampled, Sampling};
+use tidegate_config::Sample;
 
 /// The target of the lines of requests, for `level`: `warn,tidegate::request=info`.
 const REQUEST_TARGET: &str = "tidegate::request";
@@ -59,6 +62,10 @@ pub struct Log(Arc<Shared>);
 struct Shared {
     queue: Arc<Queue>,
     levels: ArcSwap<Targets>,
+    /// The levels as they were said.
+    said: Mutex<String>,
+    sample: Sampling,
+    left_out: IntCounter,
     /// What of callers' metadata is in the lines of requests.
     metadata: ArcSwap<Vec<String>>,
     style: Style,
@@ -77,8 +84,9 @@ pub struct LogGuard(Arc<Queue>);
 
 impl Log {
     /// Starts the writer on stdout and becomes the process's `tracing` subscriber and `log` logger, unless it has some.
-    /// `level` is a level, or targets with levels (`info,tidegate=debug`); lines that get lost are counted in `dropped`.
-    pub fn start(format: Format, level: &str, dropped: IntCounter) -> (Log, LogGuard) {
+    /// `level` is a level, or targets with levels (`info,tidegate=debug`); lines that get lost are counted in `dropped`,
+    /// requests that leave none in `left_out`.
+    pub fn start(format: Format, level: &str, dropped: IntCounter, left_out: IntCounter) -> (Log, LogGuard) {
         let stdout = std::io::stdout();
         let style = match format {
             Format::Json => Style::Json,
@@ -90,7 +98,7 @@ impl Log {
             Ok(fd) => Box::new(File::from(fd)),
             Err(_) => Box::new(std::io::sink()),
         };
-        let (log, guard) = Self::over(output, style, dropped);
+        let (log, guard) = Self::over(output, style, dropped, left_out);
         let layer = log.clone().with_filter(Wanted(Arc::clone(&log.0)));
         // Whoever embeds the gateway may have a subscriber and a logger already: theirs stay.
         drop(tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)));
@@ -101,19 +109,37 @@ impl Log {
         (log, guard)
     }
 
-    fn over(output: Box<dyn Write + Send>, style: Style, dropped: IntCounter) -> (Log, LogGuard) {
+    fn over(output: Box<dyn Write + Send>, style: Style, dropped: IntCounter, left_out: IntCounter) -> (Log, LogGuard) {
         let queue = Queue::start(output, dropped);
         let levels = ArcSwap::from_pointee(with_quiet(Targets::new().with_default(LevelFilter::INFO)));
-        let shared = Shared { queue: Arc::clone(&queue), levels, metadata: ArcSwap::default(), style };
+        let (said, sample) = (Mutex::new("info".to_owned()), Sampling::default());
+        let metadata = ArcSwap::default();
+        let shared = Shared { queue: Arc::clone(&queue), levels, said, sample, left_out, metadata, style };
         (Log(Arc::new(shared)), LogGuard(queue))
     }
 
     /// Writes the line of a request that is over. A gateway fault is an error, a backend's a warning, the rest info.
     pub fn request(&self, record: &Record, route: &str, pool: &str) {
-        if self.0.wants(REQUEST_TARGET, request::level(record.cause)) {
-            let names = self.0.metadata.load();
-            self.0.line(|out| request::write(out, self.0.style, record, route, pool, &names));
+        if !self.0.wants(REQUEST_TARGET, request::level(record.cause)) {
+            return;
         }
+        match self.0.sample.of(record) {
+            Sampled::Out => self.0.left_out.inc(),
+            sampled => {
+                let names = self.0.metadata.load();
+                self.0.line(|out| request::write(out, self.0.style, record, route, pool, &names, sampled));
+            }
+        }
+    }
+
+    /// Which requests leave a line from now on; none: all do.
+    pub fn set_sample(&self, sample: Option<&Sample>) {
+        self.0.sample.set(sample);
+    }
+
+    /// What is logged, as it was said.
+    pub fn level(&self) -> String {
+        self.0.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes what of callers' metadata is in the lines of requests.
@@ -124,6 +150,7 @@ impl Log {
     /// Changes what is logged from now on, or tells what is wrong with `level`.
     pub fn set_level(&self, level: &str) -> Result<(), String> {
         let levels = parse(level)?;
+        level.clone_into(&mut self.0.said.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.levels.store(Arc::new(with_quiet(levels)));
         tracing::callsite::rebuild_interest_cache();
         log::set_max_level(events::log_filter(self.0.loudest()));

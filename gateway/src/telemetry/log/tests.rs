@@ -2,6 +2,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
+use tidegate_config::Share;
 use tidegate_plugins::usage::Usage;
 
 use super::*;
@@ -24,7 +25,7 @@ impl Write for Memory {
 /// What comes out when `work` logs, line by line.
 fn lines(style: Style, work: impl FnOnce(&Log)) -> Vec<String> {
     let memory = Memory::default();
-    let (log, guard) = Log::over(Box::new(memory.clone()), style, IntCounter::default());
+    let (log, guard) = Log::over(Box::new(memory.clone()), style, IntCounter::default(), IntCounter::default());
     let layer = log.clone().with_filter(Wanted(Arc::clone(&log.0)));
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || work(&log));
     drop(guard);
@@ -97,6 +98,57 @@ fn everything_known_is_in_the_line() {
         ("estimated", json!(true)),
     ] {
         assert_eq!(line[key], value, "{key}");
+    }
+}
+
+#[test]
+fn failures_and_slow_requests_are_kept_and_of_the_others_the_share() {
+    let sample = Sample { share: Share::percent(10), slow: Duration::from_secs(5) };
+    let lines = lines(Style::Json, |log| {
+        log.set_sample(Some(&sample));
+        let slow = record();
+        let slow = Record { ended: slow.started + sample.slow, request_id: id("slow"), ..slow };
+        let failed = Record { cause: Cause::Client, request_id: id("failed"), ..record() };
+        for _ in 0..100 {
+            for record in [&record(), &slow, &failed] {
+                log.request(record, "llama", "gpu");
+            }
+        }
+        assert_eq!(log.0.left_out.get(), 90);
+        log.set_sample(None);
+        log.request(&Record { request_id: id("all"), ..record() }, "llama", "gpu");
+    });
+    let of =
+        |id: &str| lines.iter().map(|line| parsed(line)).filter(|line| line["request_id"] == id).collect::<Vec<_>>();
+    assert_eq!((of("slow").len(), of("failed").len(), of("req-1").len(), of("all").len()), (100, 100, 10, 1));
+    assert!(of("req-1").iter().all(|line| line["sampled"] == 0.1));
+    assert!(of("slow").iter().chain(&of("failed")).chain(&of("all")).all(|line| line["sampled"].is_null()));
+}
+
+fn id(text: &str) -> RequestId {
+    RequestId::from_caller(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn no_field_of_foreign_origin_breaks_the_line() {
+    const EVIL: &str = "x\n{\"event\":\"forged\"}\r\u{1b}[31m\u{9b}2J\u{202e}\0";
+    let mut record = record();
+    record.path = EVIL.into();
+    record.error = Some(EVIL.into());
+    record.model_asked = Some(EVIL.into());
+    record.model_served = Some(EVIL.into());
+    record.upstream_request_id = Some(EVIL.into());
+    record.backend = Some(EVIL.into());
+    for who in [&mut record.user, &mut record.service, &mut record.team, &mut record.org, &mut record.key_id] {
+        *who = Some(EVIL.into());
+    }
+    record.notes = vec![("rule", EVIL.to_owned())];
+    record.cause = Cause::UpstreamError;
+    for style in [Style::Json, Style::Plain] {
+        let lines = lines(style, |log| log.request(&record, EVIL, EVIL));
+        assert_eq!(lines.len(), 1, "{style:?}: {lines:?}");
+        let disturbing = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!lines[0].contains(disturbing), "{style:?}: {}", lines[0]);
     }
 }
 

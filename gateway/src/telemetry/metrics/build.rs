@@ -1,6 +1,6 @@
 //! From the list to families, and to what others collect.
 
-use super::family::{Cell, Family, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Written};
+use super::family::{AmountVec, Cell, Family, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Written};
 use super::list::Spec;
 use std::cell::RefCell;
 
@@ -18,6 +18,10 @@ impl Builder {
     }
 
     pub(super) fn counters(&self, spec: &'static Spec) -> IntCounterVec {
+        self.family(spec)
+    }
+
+    pub(super) fn amounts(&self, spec: &'static Spec) -> AmountVec {
         self.family(spec)
     }
 

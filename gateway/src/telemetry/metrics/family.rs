@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::list::{Kind, Spec};
 
@@ -31,6 +32,17 @@ impl IntCounter {
     /// How many so far.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// An amount of money that only goes up, added up in billionths.
+#[derive(Debug, Clone, Default)]
+pub struct Amount(IntCounter);
+
+impl Amount {
+    /// So many billionths more.
+    pub fn add(&self, nanos: u64) {
+        self.0.inc_by(nanos);
     }
 }
 
@@ -66,10 +78,10 @@ pub struct Histogram(Arc<Cells>);
 
 #[derive(Debug)]
 struct Cells {
-    bounds: &'static [f64],
+    /// In parts of a whole, as the sum: whole numbers are compared and added up in one step.
+    bounds: Box<[u64]>,
     /// One for each bound, and one for what is above the last.
     buckets: Box<[AtomicU64]>,
-    /// In parts of a whole, so that adding is one step.
     sum: AtomicU64,
     parts: f64,
 }
@@ -80,11 +92,22 @@ fn parts_of(name: &str) -> f64 {
 }
 
 impl Histogram {
-    /// Adds one value. Whoever reads that it is there reads all that was added to others before.
+    /// Adds one value.
     pub fn observe(&self, value: f64) {
+        // What is added is never negative, and what is too large becomes the largest there is.
+        self.add((value * self.0.parts + 0.5) as u64);
+    }
+
+    /// Adds a time.
+    pub fn observe_time(&self, time: Duration) {
+        self.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Whoever reads that it is there reads all that was added to others before.
+    fn add(&self, value: u64) {
         let cells = &*self.0;
         let bucket = cells.bounds.partition_point(|bound| *bound < value);
-        cells.sum.fetch_add((value * cells.parts).round() as u64, Relaxed);
+        cells.sum.fetch_add(value, Relaxed);
         cells.buckets[bucket].fetch_add(1, Release);
     }
 }
@@ -122,6 +145,19 @@ impl Cell for IntCounter {
     }
 }
 
+impl Cell for Amount {
+    fn new(_: &Spec) -> Self {
+        Self::default()
+    }
+
+    fn write(&self, frame: &Frame, labels: &str, page: &mut String) {
+        page.push_str(frame.spec.name);
+        braced(page, labels);
+        page.push_str(&(self.0.get() as f64 / 1e9).to_string());
+        page.push('\n');
+    }
+}
+
 impl Cell for IntGauge {
     fn new(_: &Spec) -> Self {
         Self::default()
@@ -137,7 +173,9 @@ impl Cell for Histogram {
     fn new(spec: &Spec) -> Self {
         let bounds = if let Kind::Histogram(bounds) = spec.kind { bounds } else { &[] };
         let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Cells { bounds, buckets, sum: AtomicU64::new(0), parts: parts_of(spec.name) }))
+        let parts = parts_of(spec.name);
+        let bounds = bounds.iter().map(|bound| (bound * parts).round() as u64).collect();
+        Self(Arc::new(Cells { bounds, buckets, sum: AtomicU64::new(0), parts }))
     }
 
     fn write(&self, frame: &Frame, labels: &str, page: &mut String) {
@@ -199,8 +237,10 @@ pub(super) struct Family<T>(Arc<Rows<T>>);
 struct Rows<T> {
     frame: Frame,
     /// By the values of the labels, in the order of the list.
-    rows: RwLock<BTreeMap<Box<[Box<str>]>, Row<T>>>,
+    rows: RwLock<BTreeMap<Values, Row<T>>>,
 }
+
+type Values = Box<[Box<str>]>;
 
 struct Row<T> {
     /// As they stand between the braces, in the order of the alphabet.
@@ -209,6 +249,7 @@ struct Row<T> {
 }
 
 pub(super) type IntCounterVec = Family<IntCounter>;
+pub(super) type AmountVec = Family<Amount>;
 pub(super) type IntGaugeVec = Family<IntGauge>;
 pub(super) type HistogramVec = Family<Histogram>;
 
@@ -219,7 +260,7 @@ impl<T: Cell> Family<T> {
 
     /// The row with these values, in the order of the list; it is there from now on.
     pub(super) fn with_label_values(&self, values: &[&str]) -> T {
-        let values: Box<[Box<str>]> = values.iter().map(|value| Box::from(*value)).collect();
+        let values: Values = values.iter().map(|value| Box::from(*value)).collect();
         let labels = text_of(self.0.frame.spec.labels, &values);
         let mut rows = self.0.rows.write().unwrap_or_else(PoisonError::into_inner);
         rows.entry(values).or_insert_with(|| Row { labels, cell: T::new(self.0.frame.spec) }).cell.clone()

@@ -39,7 +39,7 @@ impl FilterSeries {
 
     /// Counts one request that it was asked about.
     pub fn judged(&self, judged: Judged, took: Duration) {
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe_time(took);
         self.verdicts[judged as usize].inc();
     }
 }
@@ -54,7 +54,7 @@ impl Laps {
     }
 
     /// How long the one took that ends here; the next begins.
-    pub fn next(&mut self) -> Duration {
+    pub fn lap(&mut self) -> Duration {
         let now = Instant::now();
         now.saturating_duration_since(std::mem::replace(&mut self.0, now))
     }

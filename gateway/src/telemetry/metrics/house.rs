@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 use super::Metrics;
-use super::family::IntGauge;
+use super::family::{IntCounter, IntGauge};
 use super::sets::closed_set;
 
 closed_set! {
@@ -31,6 +31,32 @@ closed_set! {
         Clients = "clients",
         /// What goes on beside the requests.
         House = "house",
+    }
+}
+
+closed_set! {
+    /// Who asked for another configuration.
+    ReloadBy {
+        /// SIGHUP.
+        Signal = "signal",
+        /// `POST /admin/reload`.
+        Request = "request",
+        /// A file that has changed.
+        Watch = "watch",
+        /// An operator, for one that was in use before.
+        Rollback = "rollback",
+    }
+}
+
+closed_set! {
+    /// What came of it.
+    ReloadOutcome {
+        /// Another is in use.
+        Applied = "applied",
+        /// It says what it said; files that it names have been read again.
+        Unchanged = "unchanged",
+        /// It has faults.
+        Refused = "refused",
     }
 }
 
@@ -60,6 +86,16 @@ impl Runtimes {
 }
 
 impl Metrics {
+    /// The configuration was to be replaced.
+    pub fn reloaded(&self, by: ReloadBy, outcome: ReloadOutcome) {
+        self.reloads[by as usize][outcome as usize].inc();
+    }
+
+    /// How often a listener's certificate was loaded, and refused.
+    pub fn certificate_loads(&self, listener: &str) -> [IntCounter; 2] {
+        ["loaded", "refused"].map(|outcome| self.families.certificate_loads.with_label_values(&[listener, outcome]))
+    }
+
     /// So much memory is held for this.
     pub fn holds(&self, purpose: Purpose, bytes: usize) {
         set(&self.memory[purpose as usize], bytes);

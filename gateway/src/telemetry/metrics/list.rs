@@ -3,10 +3,11 @@
 
 use crate::storage;
 use std::fmt::Write;
+use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
 use tidegate_plugins::filters::limits::{LIMITED, LIMITED_HELP, LIMITED_LABELS};
 use tidegate_plugins::filters::prompt_cache::metrics as cache;
-use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS};
+use tidegate_plugins::flight::{FLIGHTS, KEPT, KEYS, WAITING};
 use tidegate_plugins::keys::{self, KEYS_HELP};
 use tidegate_plugins::store::{DECISIONS, DECISIONS_HELP, ESTIMATED, ESTIMATED_HELP, SUBJECTS, SUBJECTS_HELP};
 
@@ -86,6 +87,8 @@ metrics! {
         "Retries that were not made because the pool's budget for them was spent.";
     OVERHEAD_SECONDS: Histogram(OVERHEAD), "tidegate_overhead_seconds", &["route", "pool", "status"],
         "Time the gateway itself added to a request.";
+    COST: Counter, "tidegate_cost_total", &["route", "pool"],
+        "What requests cost by the file's prices, in its currency; an answer that was paid for before costs nothing.";
     REQUEST_BYTES: Counter, "tidegate_request_bytes_total", &["route", "pool"],
         "Body bytes that clients sent.";
     RESPONSE_BYTES: Counter, "tidegate_response_bytes_total", &["route", "pool"],
@@ -102,6 +105,18 @@ metrics! {
         "Second requests because the first was slow: won and lost, and refused by the budget.";
     RESUMES: Counter, "tidegate_resumes_total", &["route", "pool", "outcome"],
         "Streams that broke in the middle, where the pool resumes them: won, failed, or why another backend was not asked.";
+    SHADOW_REQUESTS: Counter, "tidegate_shadow_requests_total", &["shadow", "pool", "cause"],
+        "Copies of requests whose answer is for nobody, by how that ended: none is well.";
+    SHADOW_DROPPED: Counter, "tidegate_shadow_dropped_total", &["shadow", "pool", "reason"],
+        "Copies that were not sent, because as many or as many bytes as may be are under way, or memory is near its end.";
+    SHADOW_IN_FLIGHT: Gauge, "tidegate_shadow_in_flight", &["shadow", "pool"],
+        "Copies that are under way.";
+    SHADOW_DURATION: Histogram(REQUEST), "tidegate_shadow_duration_seconds", &["shadow", "pool"],
+        "Time from a copy's sending to the end of its answer.";
+    SHADOW_FIRST_TOKEN: Histogram(FIRST_TOKEN), "tidegate_shadow_time_to_first_token_seconds", &["shadow", "pool"],
+        "Time from a copy's sending to the first token of its answer.";
+    SHADOW_TOKENS: Counter, "tidegate_shadow_tokens_total", &["shadow", "pool", "gen_ai_token_type"],
+        "Tokens of copies; cached_input is a part of input, reasoning is a part of output.";
     QUEUE_WAITING: Gauge, "tidegate_queue_waiting", &["pool"],
         "Requests that wait because all backends of the pool are at their max_in_flight.";
     QUEUE_WAIT: Histogram(QUEUED), "tidegate_queue_wait_seconds", &["pool"],
@@ -142,6 +157,8 @@ metrics! {
         "Client connections accepted.";
     CONNECTIONS_REFUSED: Counter, "tidegate_connections_refused_total", &[],
         "Client connections closed at once, because the limit was reached.";
+    SHED: Counter, "tidegate_shed_requests_total", &["priority", "reason"],
+        "Requests refused because the gateway's own limits are near (limits.shed) or reached, by how urgent they were and which limit: requests or bodies.";
     MEMORY: Gauge, "tidegate_memory_bytes", &["purpose"],
         "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share.";
     TASKS: Gauge, "tidegate_tasks", &["of"],
@@ -154,10 +171,16 @@ metrics! {
         "When the configuration in use was read, in seconds since 1970.";
     CONFIG_INFO: Gauge, "tidegate_config_info", &["hash"],
         "The configuration in use; always 1.";
+    CONFIG_RELOADS: Counter, "tidegate_config_reloads_total", &["by", "outcome"],
+        "Times that the configuration was to be replaced: applied, unchanged (the same, files read again), refused (it has faults, and the one before stays).";
+    CERTIFICATE_LOADS: Counter, "tidegate_certificate_loads_total", &["listener", "outcome"],
+        "Times that a listener's certificate was loaded, at start and when its files change, or refused, and the one before stays.";
     DRAINING: Gauge, "tidegate_draining", &[],
         "Whether the process is finishing its last requests (1).";
     LOG_LINES_DROPPED: Counter, "tidegate_log_lines_dropped_total", &[],
         "Log lines that were lost because nobody read the output fast enough.";
+    LOG_LEFT_OUT: Counter, "tidegate_log_requests_left_out_total", &[],
+        "Requests that leave no line in the log, because log.sample keeps a share only.";
     PANICS: Counter, "tidegate_panics_total", &[],
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
@@ -192,10 +215,22 @@ metrics! {
     CACHE_UNSTORED: Counter, cache::UNSTORED.0, cache::UNSTORED.1, cache::UNSTORED.2;
     CACHE_EVICTIONS: Counter, cache::EVICTIONS.0, cache::EVICTIONS.1, cache::EVICTIONS.2;
     CACHE_SAVED: Counter, cache::SAVED.0, cache::SAVED.1, cache::SAVED.2;
+    CACHE_SAVED_COST: Counter, cache::SAVED_COST.0, cache::SAVED_COST.1, cache::SAVED_COST.2;
     CACHE_BYTES: Gauge, cache::BYTES.0, cache::BYTES.1, cache::BYTES.2;
     CACHE_ENTRIES: Gauge, cache::ENTRIES.0, cache::ENTRIES.1, cache::ENTRIES.2;
+    CLASSIFIER_REQUESTS: Counter, classify::ASKED.0, classify::ASKED.1, classify::ASKED.2;
+    CLASSIFIER_CLASSES: Counter, classify::CLASSES.0, classify::CLASSES.1, classify::CLASSES.2;
+    CLASSIFIER_DURATION: Histogram(classify::DURATIONS), classify::DURATION.0, classify::DURATION.1, classify::DURATION.2;
+    CLASSIFIER_TOKENS: Counter, classify::TOKENS.0, classify::TOKENS.1, classify::TOKENS.2;
+    CACHE_FILE_READS: Counter, cache::FILE_READS.0, cache::FILE_READS.1, cache::FILE_READS.2;
+    CACHE_FILE_WRITES: Counter, cache::FILE_WRITES.0, cache::FILE_WRITES.1, cache::FILE_WRITES.2;
+    CACHE_FILE_FAULTS: Counter, cache::FILE_FAULTS.0, cache::FILE_FAULTS.1, cache::FILE_FAULTS.2;
+    CACHE_FILE_BYTES: Gauge, cache::FILE_BYTES.0, cache::FILE_BYTES.1, cache::FILE_BYTES.2;
+    CACHE_FILE_ENTRIES: Gauge, cache::FILE_ENTRIES.0, cache::FILE_ENTRIES.1, cache::FILE_ENTRIES.2;
     FLIGHT_REQUESTS: Counter, FLIGHTS.0, &["outcome"],
         FLIGHTS.1;
+    FLIGHT_WAITING: Gauge, WAITING.0, &[],
+        WAITING.1;
     IDEMPOTENCY_REQUESTS: Counter, KEYS.0, &["outcome"],
         KEYS.1;
     IDEMPOTENCY_BYTES: Gauge, KEPT.0, &[],

@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use super::Families;
-use super::family::{Histogram, HistogramVec, IntCounter, IntGauge};
+use super::family::{Amount, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use crate::telemetry::record::{Cause, Record};
 use crate::upstream::breaker::Opened;
 use tidegate_config::FallbackOn;
@@ -38,6 +38,8 @@ const COMMON: [(usize, Cause); 2] = [(1, Cause::None), (4, Cause::UpstreamError)
 pub struct Series {
     /// Requests under way: hold an [`InFlight`] of it.
     pub in_flight: IntGauge,
+    /// What its requests cost.
+    pub cost: Amount,
     route: Box<str>,
     pool: Box<str>,
     requests: [[OnceLock<IntCounter>; CAUSES]; CLASSES.len()],
@@ -68,6 +70,7 @@ impl Series {
         let labels = [route, pool];
         let series = Self {
             in_flight: families.route_in_flight.with_label_values(&labels),
+            cost: families.cost.with_label_values(&labels),
             route: route.into(),
             pool: pool.into(),
             requests: Default::default(),
@@ -247,6 +250,49 @@ impl BackendSeries {
     }
 }
 
+/// The metrics of a shadow's copies at its pool.
+pub struct ShadowSeries {
+    /// Copies under way: hold an [`InFlight`] of it.
+    pub in_flight: IntGauge,
+    requests: [IntCounter; CAUSES],
+    dropped: [IntCounter; ShadowDrop::ALL.len()],
+    duration: Histogram,
+    time_to_first_token: Histogram,
+    tokens: [IntCounter; TOKEN_TYPES.len()],
+}
+
+impl ShadowSeries {
+    pub(super) fn new(families: &Families, shadow: &str, pool: &str) -> Self {
+        let by = |family: &IntCounterVec, last: &str| family.with_label_values(&[shadow, pool, last]);
+        Self {
+            in_flight: families.shadow_in_flight.with_label_values(&[shadow, pool]),
+            requests: Cause::ALL.map(|cause| by(&families.shadow_requests, cause.label())),
+            dropped: ShadowDrop::ALL.map(|why| by(&families.shadow_dropped, why.label())),
+            duration: families.shadow_duration.with_label_values(&[shadow, pool]),
+            time_to_first_token: families.shadow_first_token.with_label_values(&[shadow, pool]),
+            tokens: TOKEN_TYPES.map(|kind| by(&families.shadow_tokens, kind)),
+        }
+    }
+
+    /// Counts one that was not sent.
+    pub fn dropped(&self, why: ShadowDrop) {
+        self.dropped[why as usize].inc();
+    }
+
+    /// Counts one that is over.
+    pub fn observe(&self, record: &Record) {
+        self.requests[record.cause as usize].inc();
+        self.duration.observe(record.duration().as_secs_f64());
+        if let Some(time) = record.time_to_first_token() {
+            self.time_to_first_token.observe(time.as_secs_f64());
+        }
+        let counts = record.usage.map(|usage| [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning]);
+        for (counter, count) in self.tokens.iter().zip(counts.into_iter().flatten()) {
+            counter.inc_by(count.unwrap_or(0));
+        }
+    }
+}
+
 /// The metrics of a pool's queue.
 pub struct QueueSeries {
     /// How many wait.
@@ -317,6 +363,28 @@ macro_rules! closed_set {
 }
 
 pub(super) use closed_set;
+
+closed_set! {
+    /// Which of the gateway's own limits a request was refused for.
+    ShedReason {
+        /// Requests at once.
+        Requests = "requests",
+        /// Memory for bodies.
+        Bodies = "bodies",
+    }
+}
+
+closed_set! {
+    /// Why a copy of a request was not sent.
+    ShadowDrop {
+        /// As many are under way as may be.
+        InFlight = "in_flight",
+        /// They hold as many bytes as they may.
+        Bytes = "bytes",
+        /// The memory for bodies is wanted by those who wait for an answer.
+        Memory = "memory",
+    }
+}
 
 closed_set! {
     /// What can go wrong with a backend.

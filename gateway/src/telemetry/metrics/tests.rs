@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use tidegate_plugins::classify::Classifiers;
 use tidegate_plugins::keys::KeyMetrics;
 use tidegate_plugins::usage::Usage;
 use tidegate_plugins::{Registry, Services};
@@ -146,8 +147,10 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.config_loaded("aaaa");
     metrics.backend("gpu", "a");
     metrics.queue("gpu");
+    metrics.shadow("next", "gpu");
     metrics.bad_request(BadHead::Framing);
     metrics.filter("limits");
+    metrics.certificate_loads("127.0.0.1:8443");
     metrics.observe(&metrics.series("llama", "gpu"), &record());
     // What filters share counts once there is somebody who does something.
     let shared = crate::assemble::first_shared(&metrics);
@@ -156,6 +159,8 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let built = [("jwt", jwt), ("limits", json!([{ "per": "global", "requests": "1/s" }]))]
         .map(|(name, settings)| Registry::built_in().filter(name, settings, &services));
     assert!(built.iter().all(|filter| matches!(filter, Some(Ok(_)))));
+    let classifier = json!({ "task": { "model": "m", "labels": ["a", "b"], "otherwise": "a" } });
+    assert!(Classifiers::read(classifier, &["m".into()], &shared).1.is_empty());
     shared.caches.counts().begin("other");
     shared.limited.counter().with_label_values(&["l", "user", "m", "refused"]).inc();
     metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();

@@ -3,6 +3,7 @@
 use super::settings::Sticky;
 use crate::exchange::Exchange;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -32,6 +33,19 @@ impl Choice {
                 // A golden-ratio walk over the weights spreads a small share evenly instead of sending it in a burst.
                 None => at(models, turn.fetch_add(1, Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             },
+        }
+    }
+}
+
+/// For people.
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(model) => f.write_str(model),
+            Self::Split { models, .. } => {
+                let weights = models.iter().map(|(model, weight)| format!("{model} {weight}"));
+                f.write_str(&weights.collect::<Vec<_>>().join(", "))
+            }
         }
     }
 }
@@ -68,7 +82,7 @@ fn sticking<'a>(models: &'a [(Arc<str>, u32)], rule: &str, subject: &[u8]) -> &'
 
 impl Sticky {
     /// Who that is in a request.
-    fn of<'a>(&self, exchange: &'a Exchange) -> Option<&'a [u8]> {
+    pub(crate) fn of<'a>(&self, exchange: &'a Exchange) -> Option<&'a [u8]> {
         let caller = exchange.caller();
         let named = match self {
             Self::Key => caller.and_then(|caller| caller.key.as_ref()),

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use choice::Choice;
 use std::sync::Arc;
 
+pub(crate) use settings::unknown_model;
 pub use settings::{Rule, Settings, Sticky};
 
 /// See the module.
@@ -32,16 +33,43 @@ struct Meant {
 
 #[async_trait]
 impl Filter for ModelRoute {
+    fn explain(&self, exchange: &Exchange) -> Option<String> {
+        exchange.model()?;
+        for Meant { name, when, choice } in &self.rules {
+            match when.as_ref().map_or(Ok(true), |when| when.judge(exchange)) {
+                Ok(true) => return Some(format!("rule {name}: {choice}")),
+                Ok(false) => {}
+                // Asking costs tokens, and what it says is not for certain.
+                Err(classifier) => {
+                    let (class, model) = (&classifier.name, &classifier.model);
+                    let text = format!(
+                        "rule {name} asks {model} for the class by {class}, which is not asked here: {choice}, or the next rule"
+                    );
+                    return Some(text);
+                }
+            }
+        }
+        Some("no rule is for this request".to_owned())
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         // What names no model is not a matter of models.
-        let Some(asked) = exchange.model() else { return Ok(Verdict::Continue) };
-        let rule = self.rules.iter().find(|rule| rule.when.as_ref().is_none_or(|when| when.holds(exchange)));
-        if let Some(rule) = rule {
-            let model = rule.choice.model(&rule.name, exchange);
-            if **asked != **model {
-                exchange.send_to(model.clone());
+        if exchange.model().is_none() {
+            return Ok(Verdict::Continue);
+        }
+        for rule in &self.rules {
+            let meant = match &rule.when {
+                Some(when) => when.holds(exchange).await,
+                None => true,
+            };
+            if meant {
+                let model = rule.choice.model(&rule.name, exchange);
+                if exchange.model().is_none_or(|asked| **asked != **model) {
+                    exchange.send_to(model.clone());
+                }
+                exchange.note("routed_by", &*rule.name);
+                break;
             }
-            exchange.note("routed_by", &*rule.name);
         }
         Ok(Verdict::Continue)
     }

@@ -68,7 +68,8 @@ fn header<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HeaderNam
 
 impl Settings {
     pub(super) fn meant(self, services: &Services, faults: &mut Vec<SettingsError>) -> Vec<Meant> {
-        let terms = Terms { lists: &self.lists, tenants: services.tenants.as_deref() };
+        let terms =
+            Terms { lists: &self.lists, tenants: services.tenants.as_deref(), classifiers: &services.classifiers };
         if self.rules.is_empty() {
             faults.push(SettingsError::at("rules", "there is no rule").help("leave the filter out if you want none"));
         }
@@ -101,18 +102,16 @@ impl Settings {
     }
 }
 
+/// What is wrong with a model's name that is not among those of the file.
+pub(crate) fn unknown_model(models: &[Arc<str>], model: &str, path: &str) -> Option<SettingsError> {
+    let found = models.iter().any(|name| crate::caller::matches(name, model));
+    let message = format!("the file has no model '{model}'");
+    (!found).then(|| SettingsError::at(path, message).help("name one of `models`"))
+}
+
 impl Rule {
     fn choice(self, path: &str, models: &[Arc<str>], faults: &mut Vec<SettingsError>) -> Option<Choice> {
-        let mut known = |model: &str, path: String| {
-            let found = models.iter().any(|name| match name.strip_suffix('*') {
-                Some(prefix) => model.starts_with(prefix),
-                None => **name == *model,
-            });
-            if !found {
-                let message = format!("the file has no model '{model}'");
-                faults.push(SettingsError::at(path, message).help("name one of `models`"));
-            }
-        };
+        let mut known = |model: &str, path: String| faults.extend(unknown_model(models, model, &path));
         match (self.model, self.split) {
             (Some(model), None) if self.sticky.is_none() => {
                 known(&model, format!("{path}.model"));

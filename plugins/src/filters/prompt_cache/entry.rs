@@ -11,6 +11,7 @@ use crate::call::Endpoint;
 use crate::events::{Events, StreamWatch};
 use crate::forms::{self, Fresh, Ids, Shape};
 use crate::reply::Body;
+use crate::splice;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -104,50 +105,23 @@ impl Entry {
         Some(Self::new(label, Form::Whole, body, (Bytes::new(), Bytes::new()), (content_type, ids, usage)))
     }
 
-    /// A stream; none if it is not complete, or not one to keep. `usage_event` is what was taken out of it on the way.
-    pub(super) fn events(
-        label: Label,
-        content_type: HeaderValue,
-        stream: Bytes,
-        usage_event: Bytes,
-        choices: u64,
-    ) -> Option<Self> {
+    /// A stream; none if it is not complete, or not one to keep.
+    pub(super) fn events(label: Label, content_type: HeaderValue, mut stream: Bytes, choices: u64) -> Option<Self> {
         let mut watch = StreamWatch::new(label.endpoint).with_choices(choices);
         watch.see(&stream);
-        if !usage_event.is_empty() {
-            // After the end mark nothing is looked at.
-            let mut told = StreamWatch::new(label.endpoint);
-            told.see(&usage_event);
-            if let Some(usage) = told.usage() {
-                return Self::streamed(label, content_type, stream, usage_event, &watch, Some(usage));
-            }
-        }
-        Self::streamed(label, content_type, stream, usage_event, &watch, None)
-    }
-
-    fn streamed(
-        label: Label,
-        content_type: HeaderValue,
-        stream: Bytes,
-        mut usage_event: Bytes,
-        watch: &StreamWatch,
-        usage: Option<Usage>,
-    ) -> Option<Self> {
         if !watch.complete() || watch.saw_error() || was_filtered(&stream) {
             return None;
         }
-        let mut stream = stream;
+        let mut usage_event = Bytes::new();
         if forms::asks_for_usage(label.endpoint)
-            && usage_event.is_empty()
-            && let Some((left, taken)) = forms::without_usage(&stream)
+            && let Some((left, taken)) = splice::split_usage(&stream)
         {
             (stream, usage_event) = (left, taken);
         }
         let done = Events::new(&stream).find(|event| event.is_done()).map(|event| event.start);
         let end = done.map_or_else(Bytes::new, |start| stream.split_off(start));
         let ids = Ids::of_events(label.endpoint, &stream);
-        let usage = usage.or_else(|| watch.usage());
-        Some(Self::new(label, Form::Events, stream, (usage_event, end), (content_type, ids, usage)))
+        Some(Self::new(label, Form::Events, stream, (usage_event, end), (content_type, ids, watch.usage())))
     }
 
     /// One item of an embedding.

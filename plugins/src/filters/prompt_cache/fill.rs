@@ -31,15 +31,12 @@ pub(super) struct Fill {
     key: CacheKey,
     /// Why it had to be fetched.
     why: &'static str,
-    /// Whether the usage is told on our account only.
-    asks_usage: bool,
     /// What was kept and is too old, for when there is nothing better.
     old: Option<Arc<Entry>>,
     content_type: Option<HeaderValue>,
     /// How long a whole answer says it is.
     length: Option<usize>,
     recorded: BytesMut,
-    usage_event: Bytes,
     state: State,
 }
 
@@ -61,12 +58,10 @@ impl Fill {
         asked: Asked,
         key: CacheKey,
         why: &'static str,
-        asks_usage: bool,
         old: Option<Arc<Entry>>,
     ) -> Self {
-        let (recorded, usage_event) = (BytesMut::new(), Bytes::new());
-        let state = State::Running;
-        Self { cache, asked, key, why, asks_usage, old, content_type: None, length: None, recorded, usage_event, state }
+        let (recorded, state) = (BytesMut::new(), State::Running);
+        Self { cache, asked, key, why, old, content_type: None, length: None, recorded, state }
     }
 
     fn give_up(&mut self, why: &'static str) {
@@ -108,13 +103,13 @@ impl Fill {
     fn keep(&mut self, choices: u64) -> std::result::Result<(), &'static str> {
         let Some(content_type) = self.content_type.take() else { return Err("error") };
         let recorded = std::mem::take(&mut self.recorded).freeze();
-        let (label, usage) = (self.asked.label.clone(), std::mem::take(&mut self.usage_event));
+        let label = self.asked.label.clone();
         let entry = match self.asked.wanted.stream && forms::streams(label.endpoint) {
-            true => Entry::events(label, content_type, recorded, usage, choices),
+            true => Entry::events(label, content_type, recorded, choices),
             false => Entry::whole(label, content_type, recorded),
         };
         let entry = entry.ok_or("incomplete")?;
-        self.cache.keep(self.key, entry);
+        self.cache.keep(vec![(self.key, entry)]);
         Ok(())
     }
 }
@@ -136,14 +131,6 @@ impl ResponseFilter for Fill {
     }
 
     fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
-        if self.asks_usage
-            && let Some((left, taken)) = forms::without_usage(data)
-        {
-            *data = left;
-            if !taken.is_empty() {
-                self.usage_event = taken;
-            }
-        }
         // Two backends made it, and neither would have made the whole of it so.
         if exchange.is_resumed() {
             self.give_up("resumed");
@@ -162,10 +149,6 @@ impl ResponseFilter for Fill {
             }
         }
         Ok(())
-    }
-
-    fn rewrites(&self) -> bool {
-        self.asks_usage
     }
 
     fn audience(&self) -> Option<Arc<dyn Audience>> {

@@ -1,12 +1,14 @@
 //! What the cache did, for `/metrics`. Labels are the entries of the file's `models` and words of ours.
 
 use super::memory::Caches;
+use super::tier::{TierCounts, Tiers};
+use crate::prices::{NANOS, Price};
 use crate::usage::Usage;
 use moka::notification::RemovalCause;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
-use std::sync::Arc;
+use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec, IntGauge, Opts};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The metrics: name, labels, help.
 pub const REQUESTS: (&str, &[&str], &str) = (
@@ -42,12 +44,45 @@ pub const SAVED: (&str, &[&str], &str) = (
     "Tokens of answers that were given again, and so were not computed.",
 );
 
+/// What was not paid for, in money.
+pub const SAVED_COST: (&str, &[&str], &str) = (
+    "tidegate_cache_saved_cost_total",
+    &["route"],
+    "What answers that were given again would have cost, by the file's prices, in their currency.",
+);
+/// Looks into files.
+pub const FILE_READS: (&str, &[&str], &str) = (
+    "tidegate_cache_file_reads_total",
+    &["outcome"],
+    "Answers looked for in a file: hit, miss, late (the file did not say so in time), unreadable (not what was written).",
+);
+/// Writes to files.
+pub const FILE_WRITES: (&str, &[&str], &str) = (
+    "tidegate_cache_file_writes_total",
+    &["outcome"],
+    "Writes to the files that answers are kept in: stored, dropped (too many waited), refused (wrong).",
+);
+/// Failures of files.
+pub const FILE_FAULTS: (&str, &[&str], &str) = (
+    "tidegate_cache_file_faults_total",
+    &[],
+    "Times that a file that answers are kept in could not be opened, read or written.",
+);
+/// What is in files.
+pub const FILE_BYTES: (&str, &[&str], &str) =
+    ("tidegate_cache_file_bytes", &[], "Bytes of the answers that files have.");
+/// How many are in files.
+pub const FILE_ENTRIES: (&str, &[&str], &str) = ("tidegate_cache_file_entries", &[], "Answers that files have.");
+
 /// Why requests are not for the cache.
 const BYPASS_REASONS: &[&str] =
     &["anonymous", "model", "no-route", "no-store", "not-deterministic", "stateful", "unreadable"];
 
 /// Why answers are not kept.
 const UNSTORED_REASONS: &[&str] = &["elsewhere", "error", "flight", "incomplete", "large", "no-store", "resumed"];
+
+/// What becomes of looking for an answer in a file.
+const READ_OUTCOMES: &[&str] = &["hit", "miss", "late", "unreadable"];
 
 /// Counts of all caches of a process.
 pub struct Counts {
@@ -56,6 +91,8 @@ pub struct Counts {
     stores: IntCounterVec,
     unstored: IntCounterVec,
     saved: IntCounterVec,
+    saved_cost: CounterVec,
+    reads: IntCounterVec,
     expired: IntCounter,
     crowded: IntCounter,
     purged: IntCounter,
@@ -73,6 +110,7 @@ pub(super) struct RouteCounts {
     pub stores: IntCounter,
     saved_input: IntCounter,
     saved_output: IntCounter,
+    saved_cost: Counter,
 }
 
 fn vec((name, labels, help): (&str, &[&str], &str)) -> IntCounterVec {
@@ -86,11 +124,15 @@ impl Default for Counts {
         let cause = |cause| evictions.with_label_values(&[cause]);
         let (expired, crowded, purged) = (cause("expired"), cause("size"), cause("purged"));
         let (requests, bypasses, stores) = (vec(REQUESTS), vec(BYPASSES), vec(STORES));
-        let (unstored, saved) = (vec(UNSTORED), vec(SAVED));
+        let (unstored, saved, reads) = (vec(UNSTORED), vec(SAVED), vec(FILE_READS));
+        let (name, labels, help) = SAVED_COST;
+        let saved_cost = CounterVec::new(Opts::new(name, help), labels);
+        let saved_cost = saved_cost.unwrap_or_else(|error| unreachable!("{name}: {error}"));
         // A counter that is there from the beginning shows its first step.
         BYPASS_REASONS.iter().for_each(|reason| drop(bypasses.with_label_values(&[*reason])));
         UNSTORED_REASONS.iter().for_each(|reason| drop(unstored.with_label_values(&[*reason])));
-        Self { requests, bypasses, stores, unstored, saved, expired, crowded, purged, evictions }
+        READ_OUTCOMES.iter().for_each(|outcome| drop(reads.with_label_values(&[*outcome])));
+        Self { requests, bypasses, stores, unstored, saved, saved_cost, reads, expired, crowded, purged, evictions }
     }
 }
 
@@ -112,6 +154,7 @@ impl Counts {
             stores: self.stores.with_label_values(&[route]),
             saved_input: self.saved.with_label_values(&[route, "input"]),
             saved_output: self.saved.with_label_values(&[route, "output"]),
+            saved_cost: self.saved_cost.with_label_values(&[route]),
         }
     }
 
@@ -121,6 +164,11 @@ impl Counts {
 
     pub(super) fn not_stored(&self, reason: &'static str) {
         self.unstored.with_label_values(&[reason]).inc();
+    }
+
+    /// So many answers were looked for in a file.
+    pub(super) fn file_read(&self, outcome: &'static str, count: usize) {
+        self.reads.with_label_values(&[outcome]).inc_by(count as u64);
     }
 
     pub(super) fn removed(&self, cause: RemovalCause) {
@@ -135,10 +183,13 @@ impl Counts {
 }
 
 impl RouteCounts {
-    pub(super) fn saved(&self, usage: Option<&Usage>) {
-        if let Some(usage) = usage {
-            self.saved_input.inc_by(usage.prompt.unwrap_or(0));
-            self.saved_output.inc_by(usage.completion.unwrap_or(0));
+    /// An answer was given again that had cost this much.
+    pub(super) fn saved(&self, usage: Option<&Usage>, price: Option<&Price>) {
+        let usage = usage.copied().unwrap_or_default();
+        self.saved_input.inc_by(usage.prompt.unwrap_or(0));
+        self.saved_output.inc_by(usage.completion.unwrap_or(0));
+        if let Some(price) = price {
+            self.saved_cost.inc_by(price.of(&usage) as f64 / NANOS as f64);
         }
     }
 }
@@ -146,55 +197,95 @@ impl RouteCounts {
 /// Collects from the caches of a process. To be registered once.
 pub struct CacheMetrics {
     caches: Arc<Caches>,
-    bytes: IntGauge,
-    entries: IntGauge,
+    tiers: Arc<dyn Tiers>,
+    gauges: [IntGauge; 4],
+    /// What the files say of themselves, as it was when they were last looked at.
+    writes: IntCounterVec,
+    faults: IntCounter,
+    /// Two scrapes at a time would add up.
+    scrape: Mutex<()>,
 }
 
 impl CacheMetrics {
-    /// Collects from `caches`.
+    /// Collects from `caches` and the files behind them.
     ///
     /// # Errors
     /// Never, unless the names are none.
-    pub fn new(caches: Arc<Caches>) -> prometheus::Result<Self> {
+    pub fn new(caches: Arc<Caches>, tiers: Arc<dyn Tiers>) -> prometheus::Result<Self> {
         let gauge = |(name, _, help): (&str, &[&str], &str)| IntGauge::with_opts(Opts::new(name, help));
-        Ok(Self { caches, bytes: gauge(BYTES)?, entries: gauge(ENTRIES)? })
+        let gauges = [gauge(BYTES)?, gauge(ENTRIES)?, gauge(FILE_BYTES)?, gauge(FILE_ENTRIES)?];
+        let faults = IntCounter::with_opts(Opts::new(FILE_FAULTS.0, FILE_FAULTS.2))?;
+        Ok(Self { caches, tiers, gauges, writes: vec(FILE_WRITES), faults, scrape: Mutex::default() })
     }
 
-    fn counters(&self) -> [&IntCounterVec; 6] {
+    fn collectors(&self) -> impl Iterator<Item = &dyn Collector> {
         let counts = self.caches.counts();
-        [&counts.requests, &counts.bypasses, &counts.stores, &counts.unstored, &counts.evictions, &counts.saved]
+        let counters: [&dyn Collector; 10] = [
+            &counts.requests,
+            &counts.bypasses,
+            &counts.stores,
+            &counts.unstored,
+            &counts.evictions,
+            &counts.saved,
+            &counts.saved_cost,
+            &counts.reads,
+            &self.writes,
+            &self.faults,
+        ];
+        counters.into_iter().chain(self.gauges.iter().map(|gauge| gauge as &dyn Collector))
+    }
+
+    fn look(&self) {
+        let mut files = TierCounts::default();
+        for tier in self.tiers.all() {
+            let one = tier.counts();
+            files.bytes += one.bytes;
+            files.entries += one.entries;
+            files.stored += one.stored;
+            files.dropped += one.dropped;
+            files.refused += one.refused;
+            files.faults += one.faults;
+        }
+        self.writes.reset();
+        for (outcome, count) in [("stored", files.stored), ("dropped", files.dropped), ("refused", files.refused)] {
+            self.writes.with_label_values(&[outcome]).inc_by(count);
+        }
+        self.faults.reset();
+        self.faults.inc_by(files.faults);
+        let (bytes, entries) = self.caches.load();
+        for (gauge, now) in self.gauges.iter().zip([bytes, entries, files.bytes, files.entries]) {
+            gauge.set(i64::try_from(now).unwrap_or(i64::MAX));
+        }
     }
 }
 
 impl Collector for CacheMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        let gauges = [self.bytes.desc(), self.entries.desc()].concat();
-        self.counters().iter().flat_map(|counter| counter.desc()).chain(gauges).collect()
+        self.collectors().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let (bytes, entries) = self.caches.load();
-        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
-        let gauges = [self.bytes.collect(), self.entries.collect()].concat();
-        self.counters().iter().flat_map(|counter| counter.collect()).chain(gauges).collect()
+        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look();
+        self.collectors().flat_map(Collector::collect).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tier::NoTiers;
     use super::*;
 
     #[test]
     fn every_metric_is_collected_once() {
-        let metrics = CacheMetrics::new(Arc::default()).expect("good names");
+        let metrics = CacheMetrics::new(Arc::default(), Arc::new(NoTiers)).expect("good names");
         let counts = metrics.caches.counts();
         counts.route("m").hit.inc();
         let mut names: Vec<_> = metrics.collect().iter().map(|family| family.name().to_owned()).collect();
         names.sort();
-        let mut known: Vec<_> = [REQUESTS, BYPASSES, STORES, UNSTORED, EVICTIONS, BYTES, ENTRIES, SAVED]
-            .map(|(name, ..)| name.to_owned())
-            .into();
+        let memory = [REQUESTS, BYPASSES, STORES, UNSTORED, EVICTIONS, BYTES, ENTRIES, SAVED, SAVED_COST];
+        let files = [FILE_READS, FILE_WRITES, FILE_FAULTS, FILE_BYTES, FILE_ENTRIES];
+        let mut known: Vec<_> = memory.into_iter().chain(files).map(|(name, ..)| name.to_owned()).collect();
         known.sort();
         assert_eq!(names, known);
     }

@@ -20,14 +20,15 @@ mod tests;
 pub mod tier;
 
 use crate::cache_key::{CacheKey, KeyMaker, Tenant};
-use crate::call::{Call, Endpoint, Key};
+use crate::call::Endpoint;
 use crate::exchange::{Answerer, Exchange, Source};
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::forms;
 use crate::json;
+use crate::prices::Prices;
 use crate::reply::{Refusal, Renewal, Reply};
 use crate::services::Services;
-use crate::splice::Edits;
+use crate::usage::Usage;
 use async_trait::async_trait;
 use control::{Control, Status};
 use entry::{Entry, Label, Manner, Wanted};
@@ -55,6 +56,7 @@ struct Inner {
     memory: Arc<Memory>,
     file: Option<Arc<dyn Tier>>,
     counts: Arc<Counts>,
+    prices: Arc<Prices>,
     routes: HashMap<Arc<str>, RouteCounts>,
     other: RouteCounts,
 }
@@ -89,14 +91,14 @@ impl Filter for PromptCache {
             Err(why) => return Ok(inner.bypass(exchange, why)),
         };
         if exchange.endpoint() == Endpoint::Embeddings
-            && let Some(verdict) = embeddings::request(inner, exchange, &asked)
+            && let Some(verdict) = embeddings::request(inner, exchange, &asked).await
         {
             return Ok(verdict);
         }
         let tenant = inner.settings.scope.tenant(exchange.caller().map(|caller| &**caller));
         let key = tenant.and_then(|tenant| inner.keys.key(exchange, &asked.answerer, tenant));
         let Some(key) = key else { return Ok(inner.bypass(exchange, Why("unreadable"))) };
-        inner.look_up(&key).await;
+        inner.look_up(std::slice::from_ref(&key)).await;
         Ok(inner.answer(exchange, asked, key))
     }
 
@@ -157,31 +159,57 @@ impl Inner {
         Ok(Asked { answerer, label, wanted, control, counts })
     }
 
-    /// Brings an answer from the file to memory, if it is there and not here.
-    async fn look_up(&self, key: &CacheKey) {
-        let Some(file) = self.file.as_ref().filter(|_| !self.memory.has(key)) else { return };
-        let Some(bytes) = file.get(key).await else { return };
-        if let Some(entry) = stored::read(&bytes).filter(|entry| entry.age() < entry.label.keep_for) {
-            self.memory.put(*key, entry);
+    /// Brings answers from the file to memory, those that are there and not here.
+    async fn look_up(&self, keys: &[CacheKey]) {
+        let Some(file) = &self.file else { return };
+        let missing: Vec<_> = keys.iter().filter(|key| !self.memory.has(key)).copied().collect();
+        if missing.is_empty() {
+            return;
+        }
+        let Some(found) = file.get(missing.clone()).await else {
+            self.counts.file_read("late", missing.len());
+            return;
+        };
+        for (key, bytes) in missing.into_iter().zip(found) {
+            let read = bytes.as_ref().map(stored::read);
+            self.counts.file_read(
+                match read {
+                    None => "miss",
+                    Some(None) => "unreadable",
+                    Some(Some(_)) => "hit",
+                },
+                1,
+            );
+            if let Some(entry) = read.flatten().filter(|entry| entry.age() < entry.label.keep_for) {
+                self.memory.put(key, entry);
+            }
         }
     }
 
-    /// Keeps an answer in memory, and sees to it that it comes into the file.
-    fn keep(&self, key: CacheKey, entry: Entry) {
+    /// Keeps answers in memory, and sees to it that they come into the file.
+    fn keep(&self, answers: Vec<(CacheKey, Entry)>) {
+        let stored = |entry: Entry| {
+            let made = stored::made(&entry);
+            Stored {
+                tenant: entry.label.tenant.clone(),
+                route: entry.label.route.clone(),
+                made,
+                until: made + entry.label.keep_for,
+                bytes: Box::new(move || stored::write(&entry, made)),
+            }
+        };
         if let Some(file) = &self.file {
-            let (made, entry) = (stored::made(&entry), entry.clone());
-            file.put(
-                key,
-                Stored {
-                    tenant: entry.label.tenant.clone(),
-                    route: entry.label.route.clone(),
-                    made,
-                    until: made + entry.label.keep_for,
-                    bytes: Box::new(move || stored::write(&entry, made)),
-                },
-            );
+            file.put(answers.iter().map(|(key, entry)| (*key, stored(entry.clone()))).collect());
         }
-        self.memory.put(key, entry);
+        for (key, entry) in answers {
+            self.memory.put(key, entry);
+        }
+    }
+
+    /// An answer was given again that had cost this much.
+    fn saved(&self, exchange: &Exchange, asked: &Asked, usage: Option<&Usage>) {
+        let price = exchange.model().and_then(|model| self.prices.of(model));
+        asked.counts.saved(usage, price);
     }
 
     fn good_for(&self, route: &str) -> Duration {
@@ -217,7 +245,7 @@ impl Inner {
                 && let Some(reply) = self.told(entry, asked.wanted, None)
             {
                 asked.counts.hit.inc();
-                asked.counts.saved(entry.usage.as_ref());
+                self.saved(exchange, &asked, entry.usage.as_ref());
                 exchange.note("cache", "hit");
                 return Verdict::Answer(reply);
             }
@@ -226,7 +254,7 @@ impl Inner {
                 && let Some(reply) = self.told(entry, asked.wanted, Some("stale-while-revalidate"))
             {
                 asked.counts.stale.inc();
-                asked.counts.saved(entry.usage.as_ref());
+                self.saved(exchange, &asked, entry.usage.as_ref());
                 exchange.note("cache", "stale");
                 let renewal = self.renewal(exchange, &asked, key, entry);
                 return Verdict::Answer(Reply { renewal, ..reply });
@@ -245,8 +273,15 @@ impl Inner {
             Some(_) => "request",
         };
         exchange.note("cache", why);
-        let asks_usage = self.ask_usage(exchange, asked.wanted);
-        Verdict::Follow(Box::new(Fill::new(self.clone(), asked, key, why, asks_usage, kept)))
+        self.ask_usage(exchange);
+        Verdict::Follow(Box::new(Fill::new(self.clone(), asked, key, why, kept)))
+    }
+
+    /// So that a stream can be told to those who ask for its usage, and whole.
+    fn ask_usage(&self, exchange: &mut Exchange) {
+        if self.settings.ask_usage {
+            exchange.ask_usage();
+        }
     }
 
     /// A kept answer as a reply. None if it cannot be told as it is wanted.
@@ -272,29 +307,9 @@ impl Inner {
         if !entry.begin_renewal() {
             return None;
         }
-        let asks_usage = self.ask_usage(exchange, asked.wanted);
-        let fill = Fill::new(self.clone(), asked.clone(), key, "stale", asks_usage, None);
+        self.ask_usage(exchange);
+        let fill = Fill::new(self.clone(), asked.clone(), key, "stale", None);
         Some(Box::new(Renewal(Box::new(fill))))
-    }
-
-    /// Asks a stream of chat or completions for its usage on the cache's own account; says whether it did.
-    fn ask_usage(&self, exchange: &mut Exchange, wanted: Wanted) -> bool {
-        let (endpoint, body) = (exchange.endpoint(), exchange.body().clone());
-        let may = self.settings.ask_usage && exchange.answerer().is_some_and(|answerer| answerer.tells_usage);
-        let Some(call) = exchange.call() else { return false };
-        if !may || !wanted.stream || wanted.usage || !forms::asks_for_usage(endpoint) {
-            return false;
-        }
-        let mut edits = Edits::default();
-        let options = call.span(Key::StreamOptions).filter(|span| body[span.clone()].starts_with(b"{"));
-        let edited = match options {
-            Some(options) => edits.set_member(&body, options, "include_usage", "true"),
-            None => edits.set_key(call, Key::StreamOptions, "{\"include_usage\":true}"),
-        };
-        let Some(body) = edited.ok().and_then(|()| edits.apply(&body).ok()) else { return false };
-        let Ok(call) = Call::read(&body, endpoint) else { return false };
-        exchange.replace_body(body, Some(call));
-        true
     }
 
     fn explain(&self, exchange: &Exchange) -> String {
@@ -391,6 +406,7 @@ impl Plugin for PromptCache {
         let counts = caches.counts().clone();
         let routes = services.models.iter().map(|route| (route.clone(), counts.route(route))).collect();
         let (keys, other) = (KeyMaker::new(secret, &vary), counts.route("other"));
-        Ok(Self(Arc::new(Inner { settings, keys, memory, file, counts, routes, other })))
+        let prices = services.prices.clone();
+        Ok(Self(Arc::new(Inner { settings, keys, memory, file, counts, prices, routes, other })))
     }
 }

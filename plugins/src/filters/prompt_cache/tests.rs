@@ -40,8 +40,7 @@ const DONE: &str = "data: [DONE]\n\n";
 #[tokio::test]
 async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
     let asked = Bytes::from([STREAM, USAGE, DONE].concat());
-    let entry =
-        Entry::events(label(Endpoint::Chat), json_type(), asked.clone(), Bytes::new(), 1).expect("a whole stream");
+    let entry = Entry::events(label(Endpoint::Chat), json_type(), asked.clone(), 1).expect("a whole stream");
     let (with, without) = (Wanted { stream: true, usage: true }, Wanted { stream: true, usage: false });
     assert_eq!(told(&entry, with).await.unwrap(), asked);
     assert_eq!(told(&entry, without).await.unwrap(), [STREAM, DONE].concat());
@@ -50,8 +49,7 @@ async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
         serde_json::from_slice(&told(&entry, Wanted { stream: false, usage: false }).await.unwrap()).unwrap();
     assert_eq!(whole["usage"]["prompt_tokens"], 3);
 
-    let unknown =
-        Entry::events(label(Endpoint::Chat), json_type(), [STREAM, DONE].concat().into(), Bytes::new(), 1).unwrap();
+    let unknown = Entry::events(label(Endpoint::Chat), json_type(), [STREAM, DONE].concat().into(), 1).unwrap();
     assert!(told(&unknown, without).await.is_some());
     assert!(
         told(&unknown, with).await.is_none() && told(&unknown, Wanted { stream: false, usage: false }).await.is_none()
@@ -60,9 +58,8 @@ async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
 
 #[test]
 fn half_a_stream_is_none() {
-    let of = |stream: &str, choices| {
-        Entry::events(label(Endpoint::Chat), json_type(), stream.to_owned().into(), Bytes::new(), choices)
-    };
+    let of =
+        |stream: &str, choices| Entry::events(label(Endpoint::Chat), json_type(), stream.to_owned().into(), choices);
     assert!(of(STREAM, 1).is_some(), "every choice has its reason");
     assert!(of(STREAM, 2).is_none());
     assert!(of(&STREAM[..STREAM.len() / 2], 1).is_none());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// An answer for a tier to keep.
 pub struct Stored {
@@ -26,23 +26,46 @@ pub struct Stored {
     pub bytes: Box<dyn Fn() -> Vec<u8> + Send>,
 }
 
+/// What a tier has, and what became of what it was to keep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TierCounts {
+    /// Bytes of the answers it has.
+    pub bytes: u64,
+    /// How many it has.
+    pub entries: u64,
+    /// Writes that are in it: several answers, if they came together.
+    pub stored: u64,
+    /// Writes that it had no room to wait for.
+    pub dropped: u64,
+    /// Writes that were wrong.
+    pub refused: u64,
+    /// Times that it could not be opened, read or written.
+    pub faults: u64,
+}
+
 /// Where answers are kept beside memory.
 #[async_trait]
 pub trait Tier: Send + Sync {
     /// What keys are made with: it lives as long as what is kept under them.
     fn secret(&self) -> [u8; 32];
 
-    /// The bytes under `key`. None if there are none, or not soon enough.
-    async fn get(&self, key: &CacheKey) -> Option<Bytes>;
+    /// The bytes under each of these keys, for those that have some. None if it does not say so soon enough.
+    async fn get(&self, keys: Vec<CacheKey>) -> Option<Vec<Option<Bytes>>>;
 
-    /// Keeps an answer, later or never: this does not wait.
-    fn put(&self, key: CacheKey, stored: Stored);
+    /// Keeps answers, later or never: this does not wait.
+    fn put(&self, answers: Vec<(CacheKey, Stored)>);
 
     /// Forgets what `what` is about; how many. None if it cannot now.
     async fn purge(&self, what: &Purge) -> Option<u64>;
 
-    /// Bytes and answers kept, as far as is known.
+    /// Bytes and answers kept, looked up: not for who must not wait.
     fn load(&self) -> (u64, u64);
+
+    /// What it has and did, as far as is known without looking.
+    fn counts(&self) -> TierCounts;
+
+    /// Waits until all that it was to keep is kept; whether it was within the time.
+    fn flush(&self, within: Duration) -> bool;
 }
 
 /// Opens tiers.
@@ -79,11 +102,11 @@ impl Tier for Nothing {
         [0; 32]
     }
 
-    async fn get(&self, _: &CacheKey) -> Option<Bytes> {
-        None
+    async fn get(&self, keys: Vec<CacheKey>) -> Option<Vec<Option<Bytes>>> {
+        Some(vec![None; keys.len()])
     }
 
-    fn put(&self, _: CacheKey, _: Stored) {}
+    fn put(&self, _: Vec<(CacheKey, Stored)>) {}
 
     async fn purge(&self, _: &Purge) -> Option<u64> {
         Some(0)
@@ -91,5 +114,13 @@ impl Tier for Nothing {
 
     fn load(&self) -> (u64, u64) {
         (0, 0)
+    }
+
+    fn counts(&self) -> TierCounts {
+        TierCounts::default()
+    }
+
+    fn flush(&self, _: Duration) -> bool {
+        true
     }
 }

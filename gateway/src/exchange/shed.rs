@@ -1,0 +1,70 @@
+//! Who is refused first when the gateway's own limits are near: so many requests at once, so much memory for bodies.
+//!
+//! What is left above the share of the less urgent is for those who are more so. Judged once it is known who calls, and
+//! mostly before anything of a body is read; while it is read, the memory that it may fill is that of its urgency.
+
+use super::arrive::Plan;
+use super::fail::{Fault, Result};
+use super::{Trip, body, place};
+use std::time::Duration;
+use tidegate_config::Urgency;
+use tidegate_plugins::Priority;
+
+pub(super) use crate::telemetry::ShedReason as Reason;
+
+/// Judges a request behind the filters that need no body. Whether who calls is known by now, as far as it will be:
+/// otherwise only what holds for everybody is judged, and [`late`] does the rest.
+///
+/// # Errors
+/// 503: it is not urgent enough, or there is no room for anybody.
+pub(super) fn early(trip: &mut Trip<'_>, plan: &Plan) -> Result<bool> {
+    let known = trip.exchange.caller().is_some() || !trip.snapshot.identifies_late;
+    let priority = if known { place::priority(&trip.exchange) } else { Priority::MOST.get() };
+    // Only the bodies of calls are held whole.
+    let declared = body::declared_length(trip.exchange.headers()).filter(|_| matches!(plan, Plan::Call));
+    judge(trip, Urgency::of(priority), declared.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))?;
+    Ok(known)
+}
+
+/// Judges a request of which only a filter that needs the body has found out who sends it.
+///
+/// # Errors
+/// As [`early`].
+pub(super) fn late(trip: &mut Trip<'_>) -> Result<()> {
+    judge(trip, Urgency::of(place::priority(&trip.exchange)), 0)
+}
+
+fn judge(trip: &mut Trip<'_>, urgency: Urgency, more: usize) -> Result<()> {
+    let limits = &trip.snapshot.limits;
+    let (requests, memory) = (limits.requests_for(urgency), limits.bodies_for(urgency));
+    trip.memory = memory;
+    // The request itself is one of them.
+    if trip.core.requests.now() > requests {
+        return Err(refuse(trip, urgency, Reason::Requests));
+    }
+    if trip.core.bodies.taken().saturating_add(more) > memory {
+        return Err(refuse(trip, urgency, Reason::Bodies));
+    }
+    Ok(())
+}
+
+fn refuse(trip: &mut Trip<'_>, urgency: Urgency, reason: Reason) -> Fault {
+    count_as(trip, urgency, reason);
+    let (what, wait) = match urgency {
+        Urgency::Batch => ("a request of this priority", Duration::from_secs(10)),
+        Urgency::Normal => ("a request of this priority", Duration::from_secs(3)),
+        Urgency::Interactive => ("more requests", Duration::from_secs(1)),
+    };
+    Fault::no_room(&format!("The gateway is too busy for {what} now. Try again shortly."), wait)
+}
+
+/// Counts a request that is refused while its body is read.
+pub(super) fn count(trip: &mut Trip<'_>, reason: Reason) {
+    let urgency = Urgency::of(place::priority(&trip.exchange));
+    count_as(trip, urgency, reason);
+}
+
+fn count_as(trip: &mut Trip<'_>, urgency: Urgency, reason: Reason) {
+    trip.core.metrics.shed(urgency, reason);
+    trip.exchange.note("shed", reason.label());
+}
