@@ -52,11 +52,8 @@ struct Broken {
 /// Keeps what is needed to continue the stream that begins, if it is one that can be.
 pub(super) fn begin(trip: &mut Trip<'_>) {
     let Some(settings) = settings(trip) else { return };
-    let refused = headers::text(trip.exchange.headers(), "x-tidegate-resume").is_some_and(|value| value == "off");
-    // A copy is one attempt.
-    let refused = refused || trip.shadow;
     let whole = matches!(trip.body, Body::Whole) && trip.replayable;
-    let Some(call) = trip.exchange.call().filter(|_| whole && !refused) else { return };
+    let Some(call) = trip.exchange.call().filter(|_| whole) else { return };
     if is_plain(call, trip.exchange.body()) {
         trip.resuming = Some(Box::new(Resuming {
             given: Given::new(call.endpoint, settings.text),
@@ -71,8 +68,10 @@ pub(super) fn begin(trip: &mut Trip<'_>) {
     }
 }
 
+/// How the pool resumes streams, if this one may be: a copy is one attempt, and a client may want none.
 fn settings(trip: &Trip<'_>) -> Option<Resume> {
-    trip.route.as_ref()?.pool.resume
+    let refused = |trip: &Trip<'_>| headers::text(trip.exchange.headers(), "x-tidegate-resume") == Some("off");
+    trip.route.as_ref()?.pool.resume.filter(|_| !trip.shadow && !refused(trip))
 }
 
 impl Resuming {
