@@ -59,7 +59,7 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	.ci/alerts
 
 .PHONY: hammer
-hammer: ## 64 clients on one bucket of each kind, for ten seconds each: what they got and what the file allows
+hammer: ## 64 clients on one bucket of each kind, and a million clients with one each: what they got and what the file allows
 	HAMMER=10 cargo test -q -p tidegate --test it -- --nocapture --test-threads=1 hammer::
 
 .PHONY: chaos

@@ -2,6 +2,7 @@
 //!
 //! Serialized it is such a file again, with all defaults written out and every secret as `***`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -359,7 +360,10 @@ pub struct Discover {
     /// Where.
     #[serde(flatten)]
     pub from: Discovered,
-    /// How often it is looked.
+    /// Who is asked for names; `None`: who the system asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<SocketAddr>,
+    /// How often it is looked, at most.
     #[serde(with = "units::duration")]
     pub every: Duration,
 }
@@ -370,6 +374,8 @@ pub struct Discover {
 pub enum Discovered {
     /// Every address of its host name is such a backend.
     Dns(Box<Backend>),
+    /// Whatever the SRV records of its host name tell of is such a backend.
+    Srv(Box<Backend>),
     /// This file has a list of them.
     File(PathBuf),
 }

@@ -293,16 +293,22 @@ pub(crate) struct Pool {
     pub(crate) discover: Option<Discover>,
 }
 
-/// Where to find the servers of a pool: `dns`, or `file`. One that is gone is sent no more requests; those it has end by
-/// themselves.
+/// Where to find the servers of a pool: `dns`, `srv`, or `file`. One that is gone is sent no more requests; those it has
+/// end by themselves.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Discover {
     /// Every address (A, AAAA) of this host name is a server: a URL, or a table with `url` and what belongs to it.
     pub(crate) dns: Option<TextOr<Backend>>,
+    /// The SRV records of this name say where the servers are, their ports and their weights; of their priorities the
+    /// lowest counts that has a server that is up: a URL without a port, or a table with `url` and what belongs to it.
+    pub(crate) srv: Option<TextOr<Backend>>,
+    /// Who is asked, `ADDRESS` or `ADDRESS:PORT`. Absent: who the system asks.
+    pub(crate) server: Option<String>,
     /// A YAML or JSON file with a list of servers, written as under `backends`; relative to the directory of this file.
     pub(crate) file: Option<PathBuf>,
-    /// How often the name is asked for, or the file is looked at.
+    /// How often the file is looked at, or the name is asked for at most: an answer is good for as long as it says itself,
+    /// up to a minute, if that is longer.
     #[serde(default = "five_seconds", with = "units::duration")]
     #[schemars(with = "DurationText")]
     pub(crate) every: Duration,

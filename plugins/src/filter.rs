@@ -73,8 +73,16 @@ pub enum Verdict {
 }
 
 /// The answer side: owned by one request, its state is its fields. Give back what must be given back in `Drop`,
-/// report in [`ResponseFilter::end`]. Nothing here may wait: it stands between two tokens.
+/// report in [`ResponseFilter::end`]. What sees the answer may not wait: it stands between two tokens.
+#[async_trait]
 pub trait ResponseFilter: Send + Sync {
+    /// Asked before a request overflows to another model than it asked for, whose tokens have the price of `model`: whether
+    /// the caller can pay for it. What that takes is held until [`ResponseFilter::end`]. May be asked more than once.
+    async fn affords(&mut self, exchange: &Exchange, model: &str) -> bool {
+        let _ = (exchange, model);
+        true
+    }
+
     /// Sees, and may change, the head of the answer.
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
         let _ = (exchange, head);

@@ -3,6 +3,7 @@
 use clap::Parser;
 use std::io::{Error, Result};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ pub(crate) struct Arguments {
     /// The body itself, in place of one made up.
     #[arg(long)]
     pub body: Option<PathBuf>,
+    /// No two requests have the same body, so that no cache has their answers.
+    #[arg(long, conflicts_with = "body")]
+    pub distinct: bool,
     /// Sent as `authorization: Bearer KEY`.
     #[arg(long)]
     pub key: Option<String>,
@@ -61,7 +65,15 @@ pub(crate) struct Arguments {
 pub(crate) struct Target {
     pub address: SocketAddr,
     pub request: Vec<u8>,
+    /// Where in the request a number stands that is another each time.
+    pub number: Option<Range<usize>>,
 }
+
+/// What follows the text of the last message.
+const END: &str = "\"}]}";
+
+/// Digits that tell one request from all others.
+const DIGITS: usize = 16;
 
 impl Arguments {
     /// Requests that are under way at most.
@@ -103,7 +115,9 @@ impl Arguments {
         )
         .into_bytes();
         request.extend_from_slice(&body);
-        Ok(Target { address, request })
+        let end = request.len() - END.len().min(request.len());
+        let number = self.distinct.then(|| end - DIGITS..end);
+        Ok(Target { address, request, number })
     }
 }
 
@@ -114,11 +128,10 @@ fn body(model: &str, stream: bool, size: usize) -> String {
     const MESSAGE: usize = 900;
     let options = if stream { ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" } else { "" };
     let mut body = format!("{{\"model\":\"{model}\",\"temperature\":0.7{options},\"messages\":[");
-    let end = "\"}]}";
     let begin = "{\"role\":\"user\",\"content\":\"";
     body += begin;
     let mut message = 0;
-    while body.len() + TURN.len() + end.len() + begin.len() + 3 <= size {
+    while body.len() + TURN.len() + END.len() + begin.len() + 3 <= size {
         if message > MESSAGE {
             body += "\"},";
             body += begin;
@@ -128,9 +141,9 @@ fn body(model: &str, stream: bool, size: usize) -> String {
             message += TURN.len();
         }
     }
-    let left = size.saturating_sub(body.len() + end.len());
+    let left = size.saturating_sub(body.len() + END.len());
     body.extend(std::iter::repeat_n('x', left));
-    body + end
+    body + END
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use crate::arguments::{Arguments, Target};
 use crate::clock::Clock;
 use crate::process::{self, Spent};
 use crate::samples::{Gap, Samples};
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::io::Result;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ struct Run {
     clock: Clock,
     samples: RefCell<Samples>,
     stream: bool,
+    /// Requests that have been made, if each is to be another.
+    made: Cell<u64>,
 }
 
 /// Drives the load and measures.
@@ -50,6 +53,7 @@ pub(crate) async fn measure(arguments: &Arguments) -> Result<Measured> {
         clock: Clock::new(arguments.requests, until, arguments.rate),
         samples: RefCell::new(Samples::new(from)),
         stream: arguments.streams.is_some(),
+        made: Cell::new(0),
     });
     let workers = arguments.workers();
     let tasks: Vec<_> = (0..workers)
@@ -84,8 +88,10 @@ impl Run {
     /// One connection's requests, on a new connection whenever the old one is lost.
     async fn work(&self) {
         let mut open = None;
+        let mut bytes = Cow::Borrowed(&*self.target.request);
         while let Some(due) = self.clock.next().await {
-            match self.request(&mut open, due).await {
+            self.number(&mut bytes);
+            match self.request(&bytes, &mut open, due).await {
                 Ok(()) => {}
                 Err(kind) => {
                     open = None;
@@ -96,14 +102,27 @@ impl Run {
         }
     }
 
-    async fn request(&self, open: &mut Option<Connection>, due: Instant) -> std::result::Result<(), &'static str> {
+    /// Makes the request another than all before it, if that is asked for.
+    fn number(&self, request: &mut Cow<'_, [u8]>) {
+        if let Some(place) = self.target.number.clone() {
+            let made = self.made.replace(self.made.get() + 1);
+            request.to_mut()[place].copy_from_slice(format!("{made:016}").as_bytes());
+        }
+    }
+
+    async fn request(
+        &self,
+        bytes: &[u8],
+        open: &mut Option<Connection>,
+        due: Instant,
+    ) -> std::result::Result<(), &'static str> {
         if open.is_none() {
             let socket = TcpStream::connect(self.target.address).await.map_err(|_| "connect")?;
             socket.set_nodelay(true).map_err(|_| "connect")?;
             *open = Some(Connection { socket, buffer: vec![0; if self.stream { ROOM / 4 } else { ROOM }] });
         }
         let Some(connection) = open.as_mut() else { return Err("connect") };
-        connection.socket.write_all(&self.target.request).await.map_err(|_| "write")?;
+        connection.socket.write_all(bytes).await.map_err(|_| "write")?;
         let answer = self.read(connection, due).await?;
         if answer.closes {
             *open = None;

@@ -1,10 +1,9 @@
 //! The cache: what it costs to know that two requests are the same, and to answer the second.
 
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use tidegate_bench_micro::cache::{Cached, answered, exchange};
-use tidegate_bench_micro::{chat, event};
+use tidegate_bench_micro::cache::{Cached, answered, exchange, stream, whole};
+use tidegate_bench_micro::chat;
 use tidegate_plugins::cache_key::{KeyMaker, Tenant};
 
 fn keys(criterion: &mut Criterion) {
@@ -23,19 +22,6 @@ fn keys(criterion: &mut Criterion) {
 
 fn hits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cache_hit");
-    let whole = |size: usize| {
-        let text = "tide ".repeat(size / 5);
-        let body = format!(
-            r#"{{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","created":1730000000,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1,"completion_tokens":1}}}}"#
-        );
-        Bytes::from(body)
-    };
-    let stream = |size: usize| {
-        let events = event().repeat(size / event().len());
-        let last =
-            r#"data: {"id":"chatcmpl-0123456789abcdef","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
-        Bytes::from([&events[..], last.as_bytes(), b"\n\ndata: [DONE]\n\n"].concat())
-    };
     for (name, streams, answer) in [
         ("whole/1KiB", false, whole(1 << 10)),
         ("whole/64KiB", false, whole(64 << 10)),

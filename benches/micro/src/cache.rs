@@ -1,5 +1,6 @@
 //! A cache with one answer in it.
 
+use super::event;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -23,6 +24,23 @@ pub fn exchange(body: &Bytes) -> Exchange {
     let (route, pool, model) = ("m".into(), "p".into(), "m".into());
     exchange.settle_on(Arc::new(Answerer { route, pool, model, revision: 0 }));
     exchange
+}
+
+/// A whole answer of about this size.
+pub fn whole(size: usize) -> Bytes {
+    let text = "tide ".repeat(size / 5);
+    let body = format!(
+        r#"{{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","created":1730000000,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1,"completion_tokens":1}}}}"#
+    );
+    Bytes::from(body)
+}
+
+/// A streamed answer of about this size.
+pub fn stream(size: usize) -> Bytes {
+    let events = event().repeat(size / event().len());
+    let last = r#"data: {"id":"chatcmpl-0123456789abcdef","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    let events = String::from_utf8_lossy(&events).replace(",\"usage\":null", "");
+    Bytes::from([events.as_bytes(), last.as_bytes(), b"\n\ndata: [DONE]\n\n"].concat())
 }
 
 /// A cache, and the request it has the answer to.

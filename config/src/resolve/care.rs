@@ -1,11 +1,16 @@
 //! How a pool takes care of its backends: who picks, who is asked, who is left alone, and where they come from.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::Resolver;
 use super::pools::bare;
 use crate::key_path::KeyPath;
-use crate::meant::{BackendUrl, Balance, Discover, Discovered};
+use crate::meant::{Backend, BackendUrl, Balance, Discover, Discovered};
 use crate::settings::{Breaker, Health, ProbeBy, Signals};
 use crate::written::{self, OneFilter, Switch, TextOr};
+
+/// The port of name servers.
+const DNS: u16 = 53;
 
 impl Resolver<'_> {
     pub(super) fn balance(&mut self, path: &KeyPath, balance: TextOr<OneFilter>) -> Balance {
@@ -88,25 +93,54 @@ impl Resolver<'_> {
         if discover.every.is_zero() {
             self.fault(&path.key("every"), "`every` cannot be 0", None);
         }
-        let from = match (discover.dns, discover.file) {
-            (Some(dns), None) => self.named_host(&path.key("dns"), dns)?,
-            (None, Some(file)) => {
+        let named = discover.file.is_none();
+        let from = match (discover.dns, discover.srv, discover.file) {
+            (Some(dns), None, None) => Discovered::Dns(self.named_host(&path.key("dns"), dns)?),
+            (None, Some(srv), None) => Discovered::Srv(self.service(&path.key("srv"), srv)?),
+            (None, None, Some(file)) => {
                 let file = self.directory.join(file);
                 if let Err(error) = self.environment.read_file(&file) {
                     self.fault(&path.key("file"), format!("cannot read {}: {error}", file.display()), None);
                 }
                 Discovered::File(file)
             }
-            (None, None) | (Some(_), Some(_)) => {
-                self.fault(path, "backends are found by `dns` or in a `file`: exactly one of them", None);
+            _ => {
+                self.fault(path, "backends are found by `dns`, by `srv` or in a `file`: exactly one of them", None);
                 return None;
             }
         };
-        Some(Discover { from, every: discover.every })
+        let server = discover.server.and_then(|server| self.name_server(&path.key("server"), &server, named));
+        Some(Discover { from, server, every: discover.every })
+    }
+
+    /// Who is asked for names.
+    fn name_server(&mut self, path: &KeyPath, written: &str, named: bool) -> Option<SocketAddr> {
+        if !named {
+            self.fault(path, "nobody is asked for a file", None);
+        }
+        let ip = || written.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, DNS));
+        let server = written.parse().ok().or_else(ip).filter(|server| server.port() > 0);
+        if server.is_none() {
+            self.fault(path, "this is no address; expected `ADDRESS` or `ADDRESS:PORT`", None);
+        }
+        server
+    }
+
+    /// A backend for each SRV record of a name.
+    fn service(&mut self, path: &KeyPath, srv: TextOr<written::Backend>) -> Option<Box<Backend>> {
+        let backend = self.named_host(path, srv)?;
+        let authority = &backend.url.authority;
+        if matches!(&backend.url.address, crate::Address::Name { host, .. } if host != authority) {
+            self.fault(path, "SRV records have ports of their own: write the URL without one", None);
+        }
+        if backend.weight != 1 {
+            self.fault(&path.key("weight"), "SRV records have weights of their own", None);
+        }
+        Some(backend)
     }
 
     /// A backend for each address of a name.
-    fn named_host(&mut self, path: &KeyPath, dns: TextOr<written::Backend>) -> Option<Discovered> {
+    fn named_host(&mut self, path: &KeyPath, dns: TextOr<written::Backend>) -> Option<Box<Backend>> {
         let written = match dns {
             TextOr::Table(backend) => backend,
             TextOr::Text(url) => match BackendUrl::parse(&url) {
@@ -124,6 +158,6 @@ impl Resolver<'_> {
         if written.name.as_ref().is_some_and(|name| *name != written.url.address.to_string()) {
             self.fault(&path.key("name"), "each address has its own name, its address and port", None);
         }
-        Some(Discovered::Dns(Box::new(self.backend(path.clone(), written))))
+        Some(Box::new(self.backend(path.clone(), written)))
     }
 }

@@ -100,6 +100,11 @@ fn settings(pool: &config::Pool, written: &config::Backend, authority: Option<&A
             config::Address::Name { host, .. } => host.clone(),
             other => other.to_string(),
         },
+        // One that a service has shows its own.
+        (Some(config::Discover { from: config::Discovered::Srv(_), .. }), _) => {
+            let authority = &written.url.authority;
+            authority.rsplit_once(':').map_or(authority.clone(), |(host, _)| host.to_owned())
+        }
         (_, Address::Tcp(host, _)) => host.clone(),
         (_, Address::Unix(_)) => "localhost".to_owned(),
     });

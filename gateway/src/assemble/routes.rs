@@ -53,15 +53,18 @@ impl<'p, F: Fn(&str) -> Option<&'p Arc<Pool>>> Builder<'_, F> {
             weight,
             timeouts: model.timeouts.resolve(&pool.timeouts),
             series: self.parts.metrics.series(self.route, &pool.name),
-            hedging: hedge.map(|hedge| self.hedging(&pool.name, hedge)),
+            hedging: hedge.map(|hedge| self.hedging(&pool.name, send_as, hedge)),
         }
     }
 
     /// What is known of how long first tokens take outlives a reload that does not change how it is used.
-    fn hedging(&self, pool: &str, hedge: &config::Hedge) -> Arc<Hedging> {
+    fn hedging(&self, pool: &str, send_as: Option<&str>, hedge: &config::Hedge) -> Arc<Hedging> {
         let before = self.parts.previous.and_then(|previous| {
             let model = previous.models.iter().find(|model| *model.name == *self.route)?;
-            model.targets.iter().find(|target| *target.pool.name == *pool)?.hedging.clone()
+            // It may be where it falls back to that is asked.
+            let below = model.fallback.iter().flat_map(|step| &step.serves.targets);
+            let is_same = |target: &&Target| *target.pool.name == *pool && target.send_as.as_deref() == send_as;
+            model.targets.iter().chain(below).find(is_same)?.hedging.clone()
         });
         before.filter(|before| before.settings == *hedge).unwrap_or_else(|| Arc::new(Hedging::new(hedge.clone())))
     }

@@ -76,6 +76,22 @@ impl Chain {
         self.steps[self.next..].iter().any(|step| step.on.contains(&why) && may(trip, step))
     }
 
+    /// Whether the caller can pay for the step that an overflow would lead to, if there is one; what that takes is held.
+    pub(super) async fn affords(&self, trip: &mut Trip<'_>) -> bool {
+        let left = &self.steps[self.next..];
+        let Some(step) = left.iter().find(|step| step.on.contains(&FallbackOn::Overloaded) && may(trip, step)) else {
+            return false;
+        };
+        let Some(model) = step.priced_as.as_ref().or(trip.exchange.model()) else { return true };
+        for follower in &mut trip.followers {
+            if !follower.affords(&trip.exchange, model).await {
+                trip.exchange.note("overflow", "unaffordable");
+                return false;
+            }
+        }
+        true
+    }
+
     /// The next step for this. Those before it are passed by.
     fn take(&mut self, trip: &Trip<'_>, why: FallbackOn) -> Option<Step> {
         let left = &self.steps[self.next..];
@@ -115,6 +131,10 @@ pub(super) async fn turn(
             Ok(false) => {}
             Err(fault) => return Err(Missed::Fault(fault)),
         }
+    }
+    // Waiting costs nothing: who cannot pay for going elsewhere has had its chance here.
+    if stuck.why == Some(FallbackOn::Overloaded) && !chain.affords(trip).await {
+        return Err(stuck.missed);
     }
     let Some((why, step)) = stuck.why.and_then(|why| Some((why, chain.take(trip, why)?))) else {
         return Err(stuck.missed);

@@ -8,7 +8,7 @@ use super::fail::{Fault, Result, Wait};
 use super::fallback::{self, Chain, Stuck};
 use super::hedge;
 use super::opening::{Opened, Opening};
-use super::place::{self, NoPlace};
+use super::place::{self, NoPlace, Overflow};
 use super::retry::Retrying;
 use super::{Route, Session, Trip};
 use crate::core::Core;
@@ -253,7 +253,7 @@ async fn at(
     let mut retrying = Retrying::new(trip, route);
     // As long as there is somewhere to go, nobody waits for longer than this.
     let overflow = route.model.as_ref().and_then(|model| model.overflow_after);
-    let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded));
+    let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded)).map(|after| Overflow { after, chain });
     let mut place = match place::take(session, trip, route, deadline, overflow, &[]).await {
         Ok(place) => place,
         Err(why) => return Ok(At::Stuck(Stuck::without_place(trip, route, why))),

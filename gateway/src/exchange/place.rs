@@ -2,6 +2,7 @@
 
 use super::arrive::short;
 use super::fail::{Fault, Result};
+use super::fallback::Chain;
 use super::fetch::{Deadline, alongside};
 use super::{Route, Session, Trip, headers, relay};
 use crate::upstream::queue::{Claim, NoWait, Place, Queue, Ticket};
@@ -33,8 +34,17 @@ pub(super) enum Refused {
     TooLong,
 }
 
+/// Where a request goes that would wait, or has waited, for too long.
+#[derive(Clone, Copy)]
+pub(super) struct Overflow<'a> {
+    /// For longer than this.
+    pub after: Duration,
+    /// Along this.
+    pub chain: &'a Chain,
+}
+
 /// A place for an attempt at a pool, at none of the backends in `tried`: now, or when it is this request's turn. Where
-/// there is somewhere else to go, it waits no longer than `overflow`.
+/// there is somewhere else to go that its caller can pay for, it waits no longer than `overflow` says.
 ///
 /// # Errors
 /// Why there is none.
@@ -43,7 +53,7 @@ pub(super) async fn take(
     trip: &mut Trip<'_>,
     route: &Route,
     deadline: Deadline,
-    overflow: Option<Duration>,
+    mut overflow: Option<Overflow<'_>>,
     tried: &[Arc<Backend>],
 ) -> std::result::Result<Place, NoPlace> {
     let pool = &route.pool;
@@ -55,17 +65,35 @@ pub(super) async fn take(
             outcome => return outcome.map_err(NoPlace::Backend),
         }
     }
-    let patience = patience(trip, queue, deadline).min(overflow.unwrap_or(Duration::MAX));
+    let most = patience(trip, queue, deadline);
+    overflow = overflow.filter(|overflow| overflow.after < most);
+    let patience = overflow.map_or(most, |overflow| overflow.after);
     if let Some(rest) = pool.rest()
         && rest > patience
     {
         return Err(NoPlace::Backend(NoBackend::Resting(rest)));
     }
-    let ticket = queue.join(&claim(trip, queue), patience).map_err(|(why, wait)| match why {
+    let claim = claim(trip, queue);
+    let joined = Instant::now();
+    let mut ticket = queue.join(&claim, patience);
+    if let (Err((NoWait::Hopeless, _)), Some(Overflow { chain, .. })) = (&ticket, overflow)
+        && !chain.affords(trip).await
+    {
+        (overflow, ticket) = (None, queue.join(&claim, most));
+    }
+    let ticket = ticket.map_err(|(why, wait)| match why {
         NoWait::Full => NoPlace::Queue(Refused::Full, wait),
         NoWait::Hopeless => NoPlace::Queue(Refused::TooLong, wait),
     })?;
-    wait(session, trip, route, ticket, Instant::now() + patience, tried).await
+    wait(
+        session,
+        trip,
+        route,
+        ticket,
+        (joined + most, overflow.map(|overflow| (joined + overflow.after, overflow))),
+        tried,
+    )
+    .await
 }
 
 /// A place now, without waiting. For attempts after the first: their request has had its turn.
@@ -79,28 +107,36 @@ pub(super) fn now(pool: &Arc<Pool>, trip: &Trip<'_>, tried: &[Arc<Backend>]) -> 
     Ok(Place::new(lease, pool.queue.as_ref()))
 }
 
-/// Waits until it is this request's turn and there is a place.
+/// Waits until it is this request's turn and there is a place, no longer than until the first of the two; from the second
+/// on it may go elsewhere, if its caller can pay for that.
 async fn wait(
     session: &mut Session,
     trip: &mut Trip<'_>,
     route: &Route,
     ticket: Ticket,
-    until: Instant,
+    (last, mut overflow): (Instant, Option<(Instant, Overflow<'_>)>),
     tried: &[Arc<Backend>],
 ) -> std::result::Result<Place, NoPlace> {
     let told = |trip: &Trip<'_>| route.pool.queue.as_ref()?.settings.tell.filter(|_| trip.exchange.wants_stream());
     let mut tells = told(trip).map(|every| Instant::now() + every);
     loop {
+        let until = overflow.map_or(last, |(until, _)| until);
         let next = tells.map_or(until, |tells| tells.min(until));
         let core = trip.core;
         let turn = async {
             tokio::select! {
                 biased;
-                () = ticket.called() => true,
-                () = tokio::time::sleep_until(next.into()) => false,
+                called = ticket.called() => Some(called),
+                () = tokio::time::sleep_until(next.into()) => None,
             }
         };
-        if alongside(core, session, turn).await.map_err(NoPlace::Fault)? {
+        let called = alongside(core, session, turn).await.map_err(NoPlace::Fault)?;
+        if called == Some(false) {
+            let (waited, wait) = ticket.displaced();
+            trip.record.queued += waited;
+            return Err(NoPlace::Queue(Refused::Full, wait));
+        }
+        if called.is_some() {
             match now(&route.pool, trip, tried) {
                 Ok(place) => {
                     trip.record.queued += ticket.served();
@@ -113,6 +149,12 @@ async fn wait(
                 }
             }
         } else if Instant::now() >= until {
+            if let Some((_, Overflow { chain, .. })) = overflow.take()
+                && !chain.affords(trip).await
+            {
+                // It keeps its place in line.
+                continue;
+            }
             let wait = ticket.outlook().1.unwrap_or(UNKNOWN);
             trip.record.queued += ticket.expired();
             return Err(NoPlace::Queue(Refused::TooLong, wait));

@@ -277,6 +277,7 @@ fn destination(
         candidates: pool.backends.iter().map(candidate).collect(),
         discovered: pool.discover.as_ref().map(|discover| match &discover.from {
             Discovered::Dns(backend) => format!("the addresses of {}", backend.url),
+            Discovered::Srv(backend) => format!("the SRV records of {}", backend.url),
             Discovered::File(file) => format!("the list in {}", file.display()),
         }),
     })

@@ -1,10 +1,11 @@
-//! Backends that come and go: the addresses of a name, or the list in a file.
+//! Backends that come and go: the addresses of a name, the servers of a service, or the list in a file.
 //!
 //! A source that cannot be asked, or has nothing, or nonsense, changes nothing. A backend that is still there keeps its
 //! state, its connections and its requests. One that is gone gets no more requests, ends those it has, and is forgotten.
 
 use super::backend::Backend;
 use super::membership::Membership;
+use super::names::{Found, Names, Served};
 use super::pool::Pool;
 use crate::assemble::Recipe;
 use crate::core::Core;
@@ -19,6 +20,9 @@ use tokio::task::JoinSet;
 /// How often it is looked whether a source is due, and whether one that is gone has ended its requests.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long an answer is believed to be good at most.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Backends that one source may name.
 const MOST: usize = 10_000;
 
@@ -27,6 +31,9 @@ pub struct Discovery {
     /// Where.
     pub discover: Discover,
     recipe: Recipe,
+    names: Names,
+    /// What was found last, and until when that is good; held while it is looked.
+    known: tokio::sync::Mutex<Option<(Instant, Vec<Served>)>>,
     /// Those that are gone, with requests that are not over.
     leaving: Mutex<Vec<Arc<Backend>>>,
     /// What was wrong the last time, so that it is said once.
@@ -36,27 +43,59 @@ pub struct Discovery {
 impl Discovery {
     /// A source whose backends are made by `recipe`.
     pub fn new(discover: Discover, recipe: Recipe) -> Self {
-        Self { discover, recipe, leaving: Mutex::default(), trouble: Mutex::default() }
+        let names = Names::new(discover.server);
+        let known = tokio::sync::Mutex::default();
+        Self { discover, recipe, names, known, leaving: Mutex::default(), trouble: Mutex::default() }
+    }
+
+    /// Looks once, unless somebody does: at the source, or, while what it said is good, at who of those is up.
+    async fn tend(&self, pool: &Pool, metrics: &Metrics) {
+        let Ok(mut known) = self.known.try_lock() else { return };
+        let began = Instant::now();
+        if known.as_ref().is_none_or(|(until, _)| *until <= began) {
+            match self.look().await {
+                Ok(found) => {
+                    *known = Some((began + found.ttl.min(LONGEST), found.all));
+                    self.say(pool, None);
+                }
+                Err(trouble) => {
+                    self.say(pool, Some(trouble));
+                    // It is asked again the next time, whatever was good before.
+                    if let Some((until, _)) = known.as_mut() {
+                        *until = began;
+                    }
+                }
+            }
+        }
+        if let Some((_, all)) = known.as_ref() {
+            self.apply(pool, &first(all, &pool.backends()), metrics);
+        }
     }
 
     /// Who is there now, as the source says.
-    async fn look(&self) -> Result<Vec<config::Backend>, String> {
+    async fn look(&self) -> Result<Found<Served>, String> {
+        let at_once = |backend| Served { priority: 0, backend };
         let found = match &self.discover.from {
             Discovered::File(file) => {
                 let file = file.clone();
                 let read = tokio::task::spawn_blocking(move || read(&file)).await;
-                read.map_err(|error| error.to_string())??
+                let all = read.map_err(|error| error.to_string())??.into_iter().map(at_once).collect();
+                Found { all, ttl: Duration::ZERO }
             }
-            Discovered::Dns(backend) => resolve(backend).await?,
+            Discovered::Dns(named) => {
+                let found = self.names.addresses(named).await?;
+                Found { all: found.all.into_iter().map(at_once).collect(), ttl: found.ttl }
+            }
+            Discovered::Srv(named) => self.names.service(named).await?,
         };
-        if found.is_empty() || found.len() > MOST {
-            return Err(format!("{} backends; 1 to {MOST} are taken", found.len()));
+        if found.all.is_empty() || found.all.len() > MOST {
+            return Err(format!("{} backends; 1 to {MOST} are taken", found.all.len()));
         }
         Ok(found)
     }
 
     /// Puts what was found into the pool: who stays keeps its state.
-    fn apply(&self, pool: &Pool, found: &[config::Backend], metrics: &Metrics) {
+    fn apply(&self, pool: &Pool, found: &[&config::Backend], metrics: &Metrics) {
         let before = pool.backends();
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         let known: Vec<_> = before.iter().chain(leaving.iter()).cloned().collect();
@@ -116,18 +155,17 @@ pub fn read(file: &Path) -> Result<Vec<config::Backend>, String> {
     config::load_backends(&source, &ProcessEnvironment).map_err(|faults| faults.to_string())
 }
 
-/// A backend for each address of a name, in the order of their names.
-async fn resolve(backend: &config::Backend) -> Result<Vec<config::Backend>, String> {
-    let config::Address::Name { host, port } = &backend.url.address else { return Ok(vec![backend.clone()]) };
-    let found = tokio::net::lookup_host((host.as_str(), *port)).await.map_err(|error| error.to_string())?;
-    let mut addresses: Vec<_> = found.collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let at = |address: std::net::SocketAddr| {
-        let url = config::BackendUrl { address: config::Address::Ip(address), ..backend.url.clone() };
-        config::Backend { name: address.to_string(), url, ..backend.clone() }
+/// Those that get requests: of the priorities as many, from the lowest on, as it takes for one of `known` to be up, or not
+/// heard of yet.
+fn first<'a>(all: &'a [Served], known: &[Arc<Backend>]) -> Vec<&'a config::Backend> {
+    let may_be_up = |served: &&Served| {
+        let backend = known.iter().find(|backend| *backend.settings.name == *served.backend.name);
+        backend.is_none_or(|backend| backend.health.is_up())
     };
-    Ok(addresses.into_iter().map(at).collect())
+    let is_one = all.iter().all(|served| served.priority == all[0].priority);
+    let last = if is_one { None } else { all.iter().filter(may_be_up).map(|served| served.priority).min() };
+    let gets = |served: &&Served| last.is_none_or(|last| served.priority <= last);
+    all.iter().filter(gets).map(|served| &served.backend).collect()
 }
 
 /// Looks at the sources of whatever configuration is current, until dropped.
@@ -154,12 +192,9 @@ pub async fn run(core: &Core) {
                 *at = now + discovery.discover.every;
                 let (pool, metrics) = (pool.clone(), core.metrics.clone());
                 looks.spawn(async move {
-                    let Some(discovery) = &pool.discovery else { return };
-                    let found = discovery.look().await;
-                    if let Ok(found) = &found {
-                        discovery.apply(&pool, found, &metrics);
+                    if let Some(discovery) = &pool.discovery {
+                        discovery.tend(&pool, &metrics).await;
                     }
-                    discovery.say(&pool, found.err());
                 });
             }
         }

@@ -15,6 +15,7 @@ mod idle;
 pub mod lease;
 pub mod limiter;
 pub mod membership;
+mod names;
 pub mod pool;
 pub mod probe;
 pub mod queue;

@@ -42,6 +42,25 @@ def process(command, log, **more):
                 child.wait()
 
 
+@contextlib.contextmanager
+def behind_a_key(direct, key_and_hash, folder, who, filters):
+    """A gateway before `direct` with these filters behind the one that knows the key; gives its address and its admin's."""
+    port, admin = free_port(), free_port()
+    config, log = folder / f"behind-{port}.yaml", folder / f"behind-{port}.log"
+    config.write_text(f"""\
+listen: 127.0.0.1:{port}
+admin: {{ listen: 127.0.0.1:{admin} }}
+filters:
+  - api_key: {{ keys: [ {{ id: clients, hash: "{key_and_hash[1]}", {who} }} ] }}
+  - {filters}
+pools:
+  chat: {{ backends: [{direct}] }}
+""")
+    with process([BINARY, "run", "--config", str(config)], log) as child:
+        wait_for(f"http://127.0.0.1:{admin}/readyz", child, log)
+        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+
+
 def wait_for(url, child, log):
     """Until `url` answers 200; a child that dies or hangs fails with what it said."""
     end = time.monotonic() + 30

@@ -1,12 +1,10 @@
 """What SDKs make of a kept answer is what they made of the first one, whichever way either came: real llama.cpp answers."""
 
-import contextlib
-
 import anthropic
 import httpx2
 import openai
 import pytest
-from conftest import BINARY, free_port, process, wait_for
+from conftest import behind_a_key
 
 HI = [{"role": "user", "content": "hi there"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -15,21 +13,8 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 @pytest.fixture
 def cached(direct, key_and_hash, folder):
     """A gateway with a cache; gives its address and its admin's."""
-    with contextlib.ExitStack() as stack:
-        port, admin = free_port(), free_port()
-        config, log = folder / f"cache-{port}.yaml", folder / f"cache-{port}.log"
-        config.write_text(f"""\
-listen: 127.0.0.1:{port}
-admin: {{ listen: 127.0.0.1:{admin} }}
-filters:
-  - api_key: {{ keys: [ {{ id: clients, hash: "{key_and_hash[1]}", org: tests }} ] }}
-  - prompt_cache: {{ for: 1h }}
-pools:
-  chat: {{ backends: [{direct}] }}
-""")
-        child = stack.enter_context(process([BINARY, "run", "--config", str(config)], log))
-        wait_for(f"http://127.0.0.1:{admin}/readyz", child, log)
-        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+    with behind_a_key(direct, key_and_hash, folder, "org: tests", "prompt_cache: { for: 1h }") as addresses:
+        yield addresses
 
 
 def hits(admin):
@@ -70,7 +55,6 @@ def said(answer):
     return sorted(choices), (answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else None
 
 
-# The SDK itself cannot add up a live stream whose second choice begins first, as llama.cpp's may.
 LOGPROBS = {"logprobs": True, "top_logprobs": 2}
 FIRST = [("whole", {}), ("whole", {"n": 2}), ("whole", LOGPROBS), ("whole", {"tools": [TOOL]}),
          ("stream", {}), ("stream", LOGPROBS), ("stream", {"tools": [TOOL]})]
@@ -89,6 +73,29 @@ def test_openai_python_cannot_tell_a_kept_answer_from_the_first(cached, key, fir
     assert hits(admin) == 4
     assert [said(answer) for answer in again] == [said(live)] * 4
     assert plain(again[0]) == plain(again[2]) and again[0].id != again[2].id
+
+
+def added(chunks):
+    """What the chunks of each choice say, whichever begins first: the SDK's own helper cannot add up such a stream."""
+    text, reasons = {}, {}
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        text[choice.index] = text.get(choice.index, "") + (choice.delta.content or "")
+        reasons[choice.index] = choice.finish_reason or reasons.get(choice.index)
+    usage = chunks[-1].usage
+    return sorted(text.items()), sorted(reasons.items()), (usage.prompt_tokens, usage.completion_tokens)
+
+
+def test_openai_python_reads_a_kept_stream_of_two_choices(cached, key):
+    url, admin = cached
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+    ask = {"model": "tiny-random", "messages": HI, "max_tokens": 8, "temperature": 1.0, "n": 2}
+    stream = {"stream": True, "stream_options": {"include_usage": True}}
+    live, again = [added(list(client.chat.completions.create(**ask, **stream))) for _ in range(2)]
+    assert live == again and len(live[0]) == 2
+    whole = client.chat.completions.create(**ask)
+    assert sorted((choice.index, choice.message.content) for choice in whole.choices) == live[0]
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == live[2]
+    assert hits(admin) == 2
 
 
 def test_openai_python_gets_no_usage_it_did_not_ask_for(cached, key):

@@ -10,7 +10,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from conftest import BINARY, HERE, free_port, process, wait_for
+from conftest import HERE, behind_a_key
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -21,20 +21,7 @@ def limited(direct, key_and_hash, folder):
     with contextlib.ExitStack() as stack:
 
         def start(limits):
-            port, admin = free_port(), free_port()
-            config, log = folder / f"limits-{port}.yaml", folder / f"limits-{port}.log"
-            config.write_text(f"""\
-listen: 127.0.0.1:{port}
-admin: {{ listen: 127.0.0.1:{admin} }}
-filters:
-  - api_key: {{ keys: [ {{ id: clients, hash: "{key_and_hash[1]}", user: ann }} ] }}
-  - limits: [{limits}]
-pools:
-  chat: {{ backends: [{direct}] }}
-""")
-            child = stack.enter_context(process([BINARY, "run", "--config", str(config)], log))
-            wait_for(f"http://127.0.0.1:{admin}/readyz", child, log)
-            return f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+            return stack.enter_context(behind_a_key(direct, key_and_hash, folder, "user: ann", f"limits: [{limits}]"))
 
         yield start
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Gate, Script};
 use crate::client::{End, Request};
-use crate::gateway::{Folder, Gateway, command};
+use crate::gateway::{Folder, Gateway, command, free_port};
+use crate::name_server::{NameServer, Record};
 
 const POOL: &str = "pools:\n  main:\n    health: off\n    discover: { file: backends.yaml, every: 50ms }\n";
 
@@ -121,6 +122,105 @@ async fn the_addresses_of_a_name_are_backends_with_the_names_host() {
     let name = format!("127.0.0.1:{port}");
     let about = gateway.admin("/admin/backends").await.json()["main"]["backends"][&name].clone();
     assert_eq!(about["max_in_flight"], 16, "{about}");
+}
+
+const HERE: std::net::Ipv4Addr = std::net::Ipv4Addr::LOCALHOST;
+const SERVICE: &str = "_llm._tcp.engines.test";
+
+fn srv(ttl: u32, priority: u16, weight: u16, backend: &Backend) -> Record {
+    Record::Srv(ttl, priority, weight, backend.address().port(), "host.test")
+}
+
+async fn with_service(server: &NameServer, more: &str) -> Gateway {
+    let found = format!("{{ srv: \"http://{SERVICE}/base\", server: \"{}\", every: 50ms }}", server.address());
+    Gateway::start(&format!("pools:\n  main:\n    retries: 3\n    discover: {found}\n{more}")).await
+}
+
+#[tokio::test]
+async fn the_records_of_a_service_say_where_its_servers_are_and_how_much_each_takes() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let server = NameServer::start().await;
+    server.says("host.test", &[Record::A(0, HERE)]);
+    server.says(SERVICE, &[srv(0, 10, 3, &a), srv(0, 10, 1, &b)]);
+    let gateway = with_service(&server, "    health: off\n").await;
+    backends_are(&gateway, &[(&a, "up"), (&b, "up")]).await;
+    for _ in 0..8 {
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    }
+    assert_eq!((a.count(), b.count()), (6, 2), "by weight");
+    let seen = a.seen(0).await;
+    assert_eq!(seen.target, "/base/v1/chat/completions");
+    assert_eq!(seen.header("host"), Some(&*format!("host.test:{}", a.address().port())));
+    server.says(SERVICE, &[srv(0, 10, 0, &b)]);
+    backends_are(&gateway, &[(&b, "up")]).await;
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    assert_eq!((a.count(), b.count()), (6, 3));
+}
+
+#[tokio::test]
+async fn a_name_server_that_fails_or_names_nobody_takes_nothing_away() {
+    let a = Backend::start().await;
+    let server = NameServer::start().await;
+    server.says("host.test", &[Record::A(0, HERE)]);
+    server.says(SERVICE, &[srv(0, 0, 0, &a)]);
+    let gateway = with_service(&server, "    health: off\n").await;
+    backends_are(&gateway, &[(&a, "up")]).await;
+    for trouble in ["fails", "names nobody", "does not know the host"] {
+        server.fails(trouble == "fails");
+        server.says(SERVICE, if trouble == "names nobody" { &[] } else { &[Record::Srv(0, 0, 0, 1, "other.test")] });
+        gateway.log.line(|line| line["message"] == "backends cannot be discovered; those that are known stay").await;
+        let asked = server.asked_for_service(SERVICE);
+        let until = Instant::now() + Duration::from_secs(10);
+        while server.asked_for_service(SERVICE) < asked + 2 {
+            assert!(Instant::now() < until, "{trouble}: it is not asked again");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        backends_are(&gateway, &[(&a, "up")]).await;
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200, "{trouble}");
+    }
+    let b = Backend::start().await;
+    server.says(SERVICE, &[srv(0, 0, 0, &b)]);
+    backends_are(&gateway, &[(&b, "up")]).await;
+    gateway.log.line(|line| line["message"] == "backends are discovered again").await;
+}
+
+#[tokio::test]
+async fn an_answer_is_asked_for_again_when_it_is_not_good_any_more() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let server = NameServer::start().await;
+    server.says("host.test", &[Record::A(60, HERE)]);
+    server.says(SERVICE, &[srv(2, 0, 0, &a)]);
+    let began = Instant::now();
+    let gateway = with_service(&server, "    health: off\n").await;
+    backends_are(&gateway, &[(&a, "up")]).await;
+    server.says(SERVICE, &[srv(2, 0, 0, &b)]);
+    backends_are(&gateway, &[(&b, "up")]).await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2), "{took:?}: it was good for two seconds");
+    let asked = server.asked_for_service(SERVICE) as u64;
+    assert!(asked <= 1 + took.as_secs() / 2, "asked {asked} times within {took:?}");
+}
+
+#[tokio::test]
+async fn those_of_a_higher_priority_number_are_for_when_the_others_are_down() {
+    let (port, spare) = (free_port(), Backend::start().await);
+    let server = NameServer::start().await;
+    server.says("host.test", &[Record::A(60, HERE)]);
+    server.says(SERVICE, &[Record::Srv(60, 1, 0, port, "host.test"), srv(60, 2, 0, &spare)]);
+    let health = "    health: { every: 50ms, down_after: 1 }\n    breaker: { slow_start: 0s }\n";
+    let gateway = with_service(&server, health).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    // Nobody listens there: the next are taken in, and answer.
+    while gateway.send(&Request::chat("m")).await.status != 200 {
+        assert!(Instant::now() < until, "the others are not asked");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(spare.count() > 0);
+    let main = Backend::on(tokio::net::TcpListener::bind((HERE, port)).await.unwrap());
+    backends_are(&gateway, &[(&main, "up")]).await;
+    let before = spare.count();
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    assert_eq!((main.count(), spare.count()), (1, before));
 }
 
 #[test]

@@ -128,3 +128,47 @@ async fn a_long_queue_overflows_into_the_cloud() {
     assert_eq!(first.answer().await.status, 200);
     assert_eq!((local.count(), cloud.count()), (1, 1));
 }
+
+#[tokio::test]
+async fn who_cannot_pay_for_an_overflow_keeps_its_place_in_line() {
+    let (local, cloud) = (Backend::start().await, Backend::start().await);
+    let (busy, paid) = (Gate::closed(), Gate::closed());
+    let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+    local.always(Script::new().wait(&busy).send(answer));
+    cloud.always(Script::new().wait(&paid).send(answer));
+    let narrow = format!("{{ url: {}, max_in_flight: 1 }}", local.url());
+    let money =
+        "prices: { models: { m: {}, big: { request: 5 } } }\nfilters:\n  - limits: [{ per: global, cost: 8/day }]\n";
+    let text = config(&narrow, cloud.url(), "fallback: [big], overflow_after: 100ms") + money;
+    let gateway = Gateway::start(&text).await;
+    let ask = |id: &'static str| {
+        let (gateway, request) = (&gateway, Request::chat("m").header("x-request-id", id));
+        async move { gateway.send(&request).await }
+    };
+    let mut first = gateway.connect().await;
+    first.send(Request::chat("m").bytes()).await;
+    local.seen(0).await;
+    // Two would go to the cloud, and there is money for one: what it takes is held while it is there.
+    let both = futures_util::future::join(ask("a"), ask("b"));
+    let control = async {
+        cloud.seen(0).await;
+        gateway.metric_is("tidegate_queue_waiting", &[("pool", "local")], 1.0).await;
+        let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
+        assert_eq!((bucket["left"].as_f64(), bucket["reserved"].as_f64()), (Some(3.0), Some(5.0)), "{bucket}");
+        // Long after it would have gone.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!((local.count(), cloud.count()), (1, 1));
+        paid.open();
+        busy.open();
+    };
+    let ((a, b), ()) = futures_util::future::join(both, control).await;
+    let went: Vec<_> = [&a, &b].map(|answer| answer.header("x-tidegate-fallback").is_some()).into();
+    assert_eq!((a.status, b.status, went.iter().filter(|went| **went).count()), (200, 200, 1));
+    let stayed = if went[0] { "b" } else { "a" };
+    assert_eq!(gateway.log.request(stayed).await["notes"]["overflow"], "unaffordable");
+    assert_eq!(first.answer().await.status, 200);
+    assert_eq!((local.count(), cloud.count()), (2, 1));
+    gateway.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
+    let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
+    assert_eq!((bucket["left"].as_f64(), bucket["reserved"].as_f64()), (Some(3.0), Some(0.0)), "{bucket}");
+}

@@ -173,3 +173,30 @@ async fn a_stream_without_content_passes_a_hold() {
     let answer = gateway.send(&Request::stream("m")).await;
     assert!(answer.status == 200 && answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
 }
+
+#[tokio::test]
+async fn what_was_learned_of_a_pool_that_is_fallen_back_to_outlives_a_reload() {
+    let (a, b, dead) = (Backend::start().await, Backend::start().await, crate::gateway::refused());
+    for backend in [&a, &b] {
+        backend.always(words(Duration::from_millis(5), "x"));
+    }
+    let config = format!(
+        "models:\n  m: {{ pool: local, fallback: [cloud] }}\npools:\n  local: {{ health: off, retries: 0, backends: [\"{dead}\"] }}\n  cloud:\n    health: off\n    hedge: {{ after: p90, budget: 100% }}\n    backends: [{}, {}]\n",
+        a.url(),
+        b.url()
+    );
+    let gateway = Gateway::start(&config).await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..60 {
+        assert_eq!(connection.exchange(&Request::stream("m")).await.end, End::Whole);
+    }
+    gateway.rewrite(&(config.clone() + "limits: { body: 1MiB }\n"));
+    gateway.signal("HUP");
+    gateway.log.line(|line| line["message"].as_str().is_some_and(|text| text.contains("configuration"))).await;
+    a.always(words(SLOW, "slow"));
+    for _ in 0..4 {
+        let began = Instant::now();
+        assert_eq!(gateway.send(&Request::stream("m")).await.end, End::Whole);
+        assert!(began.elapsed() < SLOW / 2, "{:?}: nothing is known any more", began.elapsed());
+    }
+}

@@ -49,6 +49,7 @@ mod managed_keys;
 mod measures;
 mod models;
 mod multipart;
+mod name_server;
 mod observe;
 mod pools;
 mod prompt_cache;

@@ -299,3 +299,45 @@ async fn a_reload_leaves_those_who_wait_where_they_are() {
         assert_eq!(connection.answer().await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn an_organisation_that_fills_the_queue_does_not_keep_the_others_out() {
+    let (backend, gate) = (Backend::start().await, Gate::closed());
+    let orgs = ["heavy", "light"].map(Key::new);
+    let entry = |(key, org): (&Key, &str)| format!("        - {{ id: {org}, hash: \"{}\", org: {org} }}\n", key.hash);
+    let keys: String = orgs.iter().zip(["heavy", "light"]).map(entry).collect();
+    let lines = pool(&backend, "    queue: { most: 5 }\n");
+    let gateway = Gateway::start(&format!("filters:\n  - api_key:\n      keys:\n{keys}{lines}")).await;
+    backend.push(Script::new().wait(&gate).send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"));
+    let mut open = vec![send(&gateway, named("first").bearer(&orgs[0].key)).await];
+    backend.seen(0).await;
+    for n in 0..5 {
+        open.push(send(&gateway, named(&format!("heavy{n}")).bearer(&orgs[0].key)).await);
+        waiting(&gateway, f64::from(n) + 1.0).await;
+    }
+    let sixth = gateway.send(&named("heavy5").bearer(&orgs[0].key)).await;
+    assert_eq!(sixth.openai_error(503)["code"], "queue_full", "its own requests fill it");
+    let mut light = send(&gateway, named("light").bearer(&orgs[1].key)).await;
+    // Whoever would have been last goes, and hears of it at once.
+    let displaced = open.pop().unwrap().answer().await;
+    assert_eq!(displaced.openai_error(503)["code"], "queue_full");
+    assert!(displaced.header("retry-after").is_some());
+    waiting(&gateway, 5.0).await;
+    gate.open();
+    assert_eq!(light.answer().await.status, 200);
+    for connection in &mut open {
+        assert_eq!(connection.answer().await.status, 200);
+    }
+    let place = async |name: &str| {
+        for n in 0..6 {
+            if backend.seen(n).await.text().contains(name) {
+                return n;
+            }
+        }
+        6
+    };
+    assert!(place("light").await <= 3, "not behind all that came before it");
+    gateway.metric_is("tidegate_queue_outcomes_total", &[("outcome", "full")], 2.0).await;
+    gateway.metric_is("tidegate_queue_outcomes_total", &[("outcome", "served")], 5.0).await;
+    waiting(&gateway, 0.0).await;
+}

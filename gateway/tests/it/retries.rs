@@ -227,3 +227,48 @@ async fn no_retries_are_none() {
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 502]);
 }
+
+/// A pool of a silent backend and two good ones, where a first byte may take this long.
+fn with_silent(silent: &Backend, good: [&Backend; 2], lines: &str) -> String {
+    silent.always(Script::new().hang());
+    let rules = "    balance: round_robin\n    timeouts: { first_byte: 400ms }\n";
+    pool_of(&[silent, good[0], good[1]]) + rules + lines
+}
+
+#[tokio::test]
+async fn a_backend_that_never_answers_costs_one_request_its_time_and_the_others_nothing() {
+    let (silent, a, b) = (Backend::start().await, Backend::start().await, Backend::start().await);
+    let rules = "    breaker: { pause: 1h }\n    retries: { on: [timeout] }\n";
+    let gateway = Gateway::start(&with_silent(&silent, [&a, &b], rules)).await;
+    let mut connection = gateway.connect().await;
+    let mut slow = 0;
+    for _ in 0..60 {
+        let answer = connection.exchange(&Request::chat("m")).await;
+        assert_eq!(answer.status, 200);
+        slow += usize::from(answer.header("x-tidegate-attempts") == Some("2"));
+    }
+    assert_eq!((silent.count(), a.count() + b.count(), slow), (1, 60, 1));
+    gateway.metric_is("tidegate_retries_total", &[], 1.0).await;
+    gateway.metric_is("tidegate_backend_breaker_opened_total", &[("reason", "silent")], 1.0).await;
+}
+
+#[tokio::test]
+async fn what_a_silent_backend_owes_is_asked_of_the_others_within_the_budget() {
+    let (silent, a, b) = (Backend::start().await, Backend::start().await, Backend::start().await);
+    // It is asked again and again.
+    let rules = "    breaker: off\n    retries: { on: [timeout], budget: 10%, always: 0 }\n";
+    let gateway = Gateway::start(&with_silent(&silent, [&a, &b], rules)).await;
+    let request = Request::chat("m");
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        let answers = futures_util::future::join_all((0..30).map(|_| gateway.send(&request))).await;
+        statuses.extend(answers.iter().map(|answer| answer.status));
+    }
+    // A first attempt each; what there was besides were retries, all of them at the others or again at the silent one.
+    let (asked, all) = (statuses.len(), silent.count() + a.count() + b.count());
+    let (retries, good) = (all - asked, statuses.iter().filter(|status| **status == 200).count());
+    assert_eq!(asked, 180);
+    assert!((18..=10 + 18).contains(&retries), "{retries} retries of {asked} requests, {} silent", silent.count());
+    assert_eq!(good, a.count() + b.count(), "whoever was answered was so by one of the others");
+    gateway.metric_is("tidegate_retries_total", &[], retries as f64).await;
+}

@@ -107,19 +107,34 @@ impl Fresh {
 
     /// The block with the new ones: what has none of the old is handed on as it is.
     pub fn apply(&self, block: &Bytes) -> Bytes {
-        let places = self.places(block);
-        if places.is_empty() {
+        if self.places(block).is_empty() {
             return block.clone();
         }
         let mut out = BytesMut::from(&block[..]);
-        put(&mut out, &places);
+        self.renew(&mut out);
         out.freeze()
     }
 
-    /// Puts the new ones in the place of the old.
+    /// Puts the new ones in the place of the old, with no memory of its own.
     pub fn renew(&self, block: &mut [u8]) {
-        let places = self.places(block);
-        put(block, &places);
+        let next = |block: &[u8], from: usize, finder: &Finder<'_>| finder.find(&block[from..]).map(|at| from + at);
+        if let Some((finder, new)) = &self.id {
+            let mut from = 0;
+            while let Some(at) = next(block, from, finder) {
+                from = at + new.len();
+                block[at..from].copy_from_slice(new);
+            }
+        }
+        let Some((old, new)) = &self.made else { return };
+        for name in MADE {
+            let (mut from, finder) = (0, Finder::new(name));
+            while let Some(at) = next(block, from, &finder) {
+                from = at + name.len();
+                if let Some(value) = time_after(block, from, old) {
+                    block[value..value + new.len()].copy_from_slice(new);
+                }
+            }
+        }
     }
 
     /// The block with the new ones, as slices of it with the new ones between: for large blocks with few of them. What
@@ -157,14 +172,9 @@ impl Fresh {
         }
         if let Some((old, new)) = &self.made {
             for name in MADE {
-                places.extend(memchr::memmem::find_iter(block, name).filter_map(|at| {
-                    let colon = json::skip_blanks(block, at + name.len());
-                    let value = json::skip_blanks(block, colon + 1);
-                    let is_it = block.get(colon) == Some(&b':')
-                        && block[value..].starts_with(old)
-                        && !block.get(value + old.len()).is_some_and(u8::is_ascii_digit);
-                    is_it.then_some((value, &new[..]))
-                }));
+                let values = memchr::memmem::find_iter(block, name);
+                let values = values.filter_map(|at| time_after(block, at + name.len(), old));
+                places.extend(values.map(|value| (value, &new[..])));
             }
         }
         places.sort_unstable_by_key(|(at, _)| *at);
@@ -172,10 +182,14 @@ impl Fresh {
     }
 }
 
-fn put(block: &mut [u8], places: &[(usize, &[u8])]) {
-    for (at, new) in places {
-        block[*at..at + new.len()].copy_from_slice(new);
-    }
+/// Where the time `old` stands that is the value of the name that ends at `end`; none if it is another's.
+fn time_after(block: &[u8], end: usize, old: &[u8]) -> Option<usize> {
+    let colon = json::skip_blanks(block, end);
+    let value = json::skip_blanks(block, colon + 1);
+    let is_it = block.get(colon) == Some(&b':')
+        && block[value..].starts_with(old)
+        && !block.get(value + old.len()).is_some_and(u8::is_ascii_digit);
+    is_it.then_some(value)
 }
 
 /// An id that looks like this one: what is before its last mark of a kind stays, and each letter gives way to one of its

@@ -47,6 +47,13 @@ pub struct Claim {
     pub cost: u64,
 }
 
+impl Claim {
+    /// On the virtual time.
+    fn length(&self) -> u64 {
+        self.cost.max(1).saturating_mul(SCALE) / u64::from(self.weight.max(1))
+    }
+}
+
 /// All who wait for one pool, with what each has left there.
 #[derive(Debug)]
 pub(super) struct Line<T> {
@@ -108,7 +115,7 @@ impl<T> Line<T> {
         let behind = class.now.saturating_sub(class.usual * CREDIT);
         // Who was not here begins where all are: only who was can have left something to others.
         let start = class.ends.get(&claim.tenant).map_or(class.now, |end| behind.max(*end));
-        let length = claim.cost.max(1).saturating_mul(SCALE) / u64::from(claim.weight.max(1));
+        let length = claim.length();
         class.usual = class.usual - class.usual / 16 + length / 16;
         class.furthest = class.furthest.max(start.saturating_add(length));
         class.ends.insert(claim.tenant.clone(), start.saturating_add(length));
@@ -129,6 +136,21 @@ impl<T> Line<T> {
         let who = self.classes[spot.class].waiting.remove(&spot.tag)?;
         self.waiting -= 1;
         Some(who)
+    }
+
+    /// Who would be served last; it is out of the line then.
+    pub(super) fn last(&mut self) -> Option<(Spot, T)> {
+        let (class, last) = self.classes.iter_mut().enumerate().rfind(|(_, class)| !class.waiting.is_empty())?;
+        let (tag, who) = last.waiting.pop_last()?;
+        self.waiting -= 1;
+        Some((Spot { class, tag }, who))
+    }
+
+    /// What was to be served at `spot` for `claim` is not: it counts as nothing of its organisation's share.
+    pub(super) fn forgo(&mut self, spot: Spot, claim: &Claim) {
+        if let Some(end) = self.classes[spot.class].ends.get_mut(&claim.tenant) {
+            *end = end.saturating_sub(claim.length());
+        }
     }
 
     /// Who is next; it is out of the line then.

@@ -11,7 +11,7 @@ mod pace;
 use line::{Line, Spot};
 use pace::Pace;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_config as config;
@@ -49,13 +49,16 @@ struct State {
 }
 
 struct Waiter {
+    claim: Claim,
     notify: Notify,
+    /// Another has got its place in line. Written while the line is locked.
+    displaced: AtomicBool,
 }
 
 /// Why nobody is let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoWait {
-    /// As many wait as may.
+    /// As many wait as may, all of them before it.
     Full,
     /// It would wait longer than it can.
     Hopeless,
@@ -98,27 +101,30 @@ impl Queue {
         self.present.load(Relaxed) == 0
     }
 
-    /// Joins the line, for at most `patience`.
+    /// Joins the line, for at most `patience`. Where as many wait as may, whoever would be served last goes: an organisation
+    /// that fills the line does not keep the others out of it.
     ///
     /// # Errors
     /// That there is no point, and when there may be one again.
     pub fn join(self: &Arc<Self>, claim: &Claim, patience: Duration) -> Result<Ticket, (NoWait, Duration)> {
-        let (now, waiter) = (Instant::now(), Arc::new(Waiter { notify: Notify::new() }));
+        let waiter = Waiter { claim: claim.clone(), notify: Notify::new(), displaced: AtomicBool::new(false) };
+        let (now, waiter) = (Instant::now(), Arc::new(waiter));
         let mut state = self.lock();
         let before = state.line.len() + state.called;
         if before == 0 {
             state.pace.begins(now);
         }
-        if before >= self.settings.most {
+        let spot = state.line.join(claim, waiter.clone());
+        if before >= self.settings.most && !state.displace(spot) {
             let wait = state.pace.wait_for(before + 1, now).unwrap_or(UNKNOWN);
             drop(state);
             self.series.full.inc();
             return Err((NoWait::Full, wait));
         }
-        let spot = state.line.join(claim, waiter.clone());
         let wait = state.pace.wait_for(state.line.before(spot) + state.called + 1, now);
         if let Some(wait) = wait.filter(|wait| *wait > patience) {
             state.line.leave(spot);
+            state.line.forgo(spot, claim);
             drop(state);
             self.series.hopeless.inc();
             return Err((NoWait::Hopeless, wait));
@@ -158,6 +164,15 @@ impl Queue {
 const UNKNOWN: Duration = Duration::from_secs(1);
 
 impl State {
+    /// Sends whoever would be served last away; whether that is another than who stands at `spot`.
+    fn displace(&mut self, spot: Spot) -> bool {
+        let Some((last, waiter)) = self.line.last() else { return false };
+        self.line.forgo(last, &waiter.claim);
+        waiter.displaced.store(true, Relaxed);
+        waiter.notify.notify_one();
+        last != spot
+    }
+
     /// Calls the next in line.
     fn call(&mut self, now: Instant) {
         self.last_call = now;
@@ -173,13 +188,13 @@ impl State {
 }
 
 impl Ticket {
-    /// Returns when it is this one's turn to take a place, or to look for one. To be answered with [`Ticket::served`] or
-    /// [`Ticket::not_yet`].
-    pub async fn called(&self) {
+    /// Returns when it is this one's turn to take a place, or to look for one: true, to be answered with
+    /// [`Ticket::served`] or [`Ticket::not_yet`]. False: another has got its place in line.
+    pub async fn called(&self) -> bool {
         loop {
             let looks = tokio::time::timeout(LOOK, self.waiter.notify.notified()).await;
             if looks.is_ok() {
-                break;
+                return !self.waiter.displaced.load(Relaxed);
             }
             // Nobody was called for long: whoever is next looks.
             let now = Instant::now();
@@ -233,6 +248,16 @@ impl Ticket {
         (before, state.pace.wait_for(before + 1, Instant::now()))
     }
 
+    /// Another has got its place in line.
+    pub fn displaced(mut self) -> (Duration, Duration) {
+        self.end = End::Expired;
+        self.queue.series.full.inc();
+        let state = self.queue.lock();
+        let wait = state.pace.wait_for(state.line.len() + state.called + 1, Instant::now());
+        drop(state);
+        (self.waited(), wait.unwrap_or(UNKNOWN))
+    }
+
     /// It has waited for as long as it could.
     pub fn expired(mut self) -> Duration {
         self.end = End::Expired;
@@ -251,6 +276,10 @@ impl Drop for Ticket {
             End::Left => self.queue.series.left.inc(),
         }
         let mut state = self.queue.lock();
+        if self.waiter.displaced.load(Relaxed) {
+            return;
+        }
+        state.line.forgo(self.spot, &self.waiter.claim);
         // Not in line any more: it was called, and the call goes to the next.
         if state.line.leave(self.spot).is_none() {
             state.called -= 1;

@@ -12,6 +12,7 @@ use crate::store::Demand;
 use crate::tenants::Tenant;
 use crate::turns::Turns;
 use crate::usage::Usage;
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::header;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub(super) struct Held {
     estimate: Arc<Estimate>,
     reserved: Vec<Demand>,
     in_flight: Vec<Demand>,
+    /// What a dearer model takes besides, and which that is.
+    dearer: Option<(Box<str>, Vec<Demand>)>,
     cost: Cost,
     spends: Spends,
     /// Bytes of the answer that are still to come, if it says how many there are.
@@ -36,7 +39,7 @@ impl Held {
         let is_flight = |demand: &Demand| limits.limit(demand, &asked.tenants).kind == Kind::InFlight;
         let (in_flight, reserved) = asked.demands.into_iter().partition(is_flight);
         let (cost, spends, tenants) = (asked.cost, asked.spends, asked.tenants);
-        Self { limits, tenants, estimate, reserved, in_flight, cost, spends, left: None, is_whole: false }
+        Self { limits, tenants, estimate, reserved, in_flight, dearer: None, cost, spends, left: None, is_whole: false }
     }
 
     /// The client is about to know that its answer is complete, and may ask for more before `end` is called: what it
@@ -53,9 +56,22 @@ impl Held {
         for demand in &mut reserved {
             demand.spent = spent(self.limits.limit(demand, &self.tenants), demand);
         }
+        // What was spent is told of the first demands; these go back.
+        reserved.extend(self.dearer.take().into_iter().flat_map(|(_, demands)| demands));
         if !reserved.is_empty() {
             self.limits.store.settle(&reserved);
         }
+    }
+
+    /// What a request of this cost takes of a limit of money besides what it has.
+    fn more(&self, demand: &Demand, cost: &Cost, exchange: &Exchange) -> Option<Demand> {
+        let limit = self.limits.limit(demand, &self.tenants);
+        let most = demand.ledger.quota().burst();
+        let needs = if limit.kind == Kind::Cost { limit.amount(cost, exchange).min(most) } else { 0 };
+        let amount = needs.checked_sub(demand.amount).filter(|amount| *amount > 0)?;
+        let mut more = Demand::new(demand.ledger.clone(), demand.subject, amount);
+        (more.tag, more.binding) = (demand.tag, demand.binding);
+        Some(more)
     }
 
     /// What a request has cost: as the backend says, or as far as can be told without.
@@ -154,7 +170,34 @@ impl Again {
 /// The status of a request whose client has left.
 const CLIENT_GONE: u16 = 499;
 
+#[async_trait]
 impl ResponseFilter for Held {
+    async fn affords(&mut self, exchange: &Exchange, model: &str) -> bool {
+        if self.dearer.as_ref().is_some_and(|(known, _)| **known == *model) {
+            return true;
+        }
+        if let Some((_, demands)) = self.dearer.take() {
+            self.limits.store.settle(&demands);
+        }
+        let price = self.limits.prices.of(model).copied().unwrap_or_default();
+        let mut cost = self.cost;
+        cost.price = price;
+        let mut demands: Vec<_> =
+            self.reserved.iter().filter_map(|demand| self.more(demand, &cost, exchange)).collect();
+        // A look first: what is not taken is no refusal.
+        for demand in demands.iter().filter(|demand| demand.binding) {
+            let left = self.limits.store.peek(&demand.ledger, demand.subject).await.level.left;
+            if left < demand.amount {
+                return false;
+            }
+        }
+        let granted = demands.is_empty() || self.limits.store.try_take(&mut demands).await;
+        if granted {
+            self.dearer = Some((model.into(), demands));
+        }
+        granted
+    }
+
     fn turns(&mut self, exchange: &Exchange) -> Option<Box<dyn Turns>> {
         let turns = Conversation::new(&self.limits, &self.estimate, exchange)?;
         Some(Box::new(turns))

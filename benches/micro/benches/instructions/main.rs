@@ -1,0 +1,107 @@
+//! What a decision costs in instructions, which are the same on a busy machine as on an idle one. `make instructions`
+//! compares them with `benches/results/instructions.txt`.
+//!
+//! Each has been met once before it is counted, so that what is counted is what each further request costs.
+
+#![expect(missing_docs, reason = "what gungraun's macros make has none")]
+
+mod upstream;
+
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use tidegate_bench_micro::balancers::Pick;
+use tidegate_bench_micro::cache::{Cached, answered, stream, whole};
+use tidegate_bench_micro::limits::{Buckets, House, Sums, eight, one};
+
+#[library_benchmark]
+#[bench::of_one(Buckets::new(1))]
+#[bench::of_eight(Buckets::new(8))]
+fn store(mut buckets: Buckets) -> Buckets {
+    buckets.take_and_settle();
+    buckets
+}
+
+#[library_benchmark]
+#[bench::of_one(House::new(one()))]
+#[bench::of_eight(House::new(eight()))]
+fn filter(mut house: House) -> House {
+    house.decide();
+    house
+}
+
+#[library_benchmark]
+#[bench::of_one(Sums::new())]
+fn spenders(sums: Sums) -> Sums {
+    sums.add();
+    sums
+}
+
+#[library_benchmark]
+#[bench::round_robin_of_1(Pick::new("round_robin", 1, 4096))]
+#[bench::round_robin_of_10(Pick::new("round_robin", 10, 4096))]
+#[bench::round_robin_of_1000(Pick::new("round_robin", 1000, 4096))]
+#[bench::least_busy_of_1(Pick::new("least_busy", 1, 4096))]
+#[bench::least_busy_of_10(Pick::new("least_busy", 10, 4096))]
+#[bench::least_busy_of_1000(Pick::new("least_busy", 1000, 4096))]
+#[bench::peak_ewma_of_1(Pick::new("peak_ewma", 1, 4096))]
+#[bench::peak_ewma_of_10(Pick::new("peak_ewma", 10, 4096))]
+#[bench::peak_ewma_of_1000(Pick::new("peak_ewma", 1000, 4096))]
+#[bench::session_of_1(Pick::new("session", 1, 4096))]
+#[bench::session_of_10(Pick::new("session", 10, 4096))]
+#[bench::session_of_1000(Pick::new("session", 1000, 4096))]
+#[bench::prefix_affinity_of_1(Pick::new("prefix_affinity", 1, 4096))]
+#[bench::prefix_affinity_of_10(Pick::new("prefix_affinity", 10, 4096))]
+#[bench::prefix_affinity_of_1000(Pick::new("prefix_affinity", 1000, 4096))]
+fn pick(mut pick: Pick) -> Pick {
+    pick.pick();
+    pick
+}
+
+#[library_benchmark]
+#[bench::whole_1_kib(Cached::new("fresh", false, &whole(1 << 10)))]
+#[bench::whole_64_kib(Cached::new("fresh", false, &whole(64 << 10)))]
+#[bench::whole_64_kib_original(Cached::new("original", false, &whole(64 << 10)))]
+#[bench::stream_64_kib(Cached::new("fresh", true, &stream(64 << 10)))]
+#[bench::stream_64_kib_original(Cached::new("original", true, &stream(64 << 10)))]
+fn hit(cached: Cached) -> Cached {
+    answered(&cached);
+    cached
+}
+
+#[library_benchmark]
+#[bench::round_robin_of_1(upstream::Pool::new("round_robin", 1))]
+#[bench::round_robin_of_10(upstream::Pool::new("round_robin", 10))]
+#[bench::round_robin_of_1000(upstream::Pool::new("round_robin", 1000))]
+#[bench::least_busy_of_10(upstream::Pool::new("least_busy", 10))]
+#[bench::least_busy_of_1000(upstream::Pool::new("least_busy", 1000))]
+fn lease(pool: upstream::Pool) -> upstream::Pool {
+    pool.lease();
+    pool
+}
+
+#[library_benchmark]
+#[bench::with_a_fault(upstream::Broken::new())]
+fn breaker(broken: upstream::Broken) -> upstream::Broken {
+    broken.pass();
+    broken
+}
+
+#[library_benchmark]
+#[bench::behind_10(upstream::Line::new(10))]
+#[bench::behind_1000(upstream::Line::new(1000))]
+fn queue(line: upstream::Line) -> upstream::Line {
+    line.pass();
+    line
+}
+
+#[library_benchmark]
+#[bench::learned(upstream::learned())]
+fn hedge(hedging: tidegate::upstream::hedge::Hedging) -> tidegate::upstream::hedge::Hedging {
+    upstream::decide(&hedging);
+    hedging
+}
+
+library_benchmark_group!(name = backends; benchmarks = lease, breaker, queue, hedge);
+library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
+library_benchmark_group!(name = balancers; benchmarks = pick);
+library_benchmark_group!(name = cache; benchmarks = hit);
+main!(library_benchmark_groups = limits, balancers, backends, cache);

@@ -1,0 +1,116 @@
+//! What a request costs on its way to a backend: a place there, the breaker, the queue, the look at whether it is hedged.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate::assemble::{self, Parts};
+use tidegate::snapshot::Snapshot;
+use tidegate::telemetry::Metrics;
+use tidegate::upstream::breaker::{Breakers, Verdict};
+use tidegate::upstream::hedge::Hedging;
+use tidegate::upstream::queue::{Claim, Queue, Ticket};
+use tidegate_config::{Breaker, Environment, Hedge, Source, load};
+use tidegate_plugins::testing::exchange;
+use tidegate_plugins::{Exchange, Registry};
+
+/// As long as anybody waits here.
+const LONG: Duration = Duration::from_secs(3600);
+
+struct Nothing;
+
+impl Environment for Nothing {
+    fn var(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn vars(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    fn read_file(&self, _: &std::path::Path) -> std::io::Result<String> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+/// A pool as a file makes it.
+pub(crate) struct Pool {
+    snapshot: Snapshot,
+    request: Exchange,
+}
+
+impl Pool {
+    /// Of so many backends, among which `balance` picks.
+    pub(crate) fn new(balance: &str, count: usize) -> Self {
+        let urls: Vec<_> = (0..count).map(|n| format!("{{ url: \"http://b{n}:1\", max_in_flight: 64 }}")).collect();
+        let text = format!("pools:\n  main: {{ balance: {balance}, backends: [{}] }}\n", urls.join(", "));
+        let config = load(&Source { name: "bench".to_owned(), text }, &Nothing).ok().expect("a good file").config;
+        let (registry, metrics) = (Registry::built_in(), Metrics::new());
+        let parts = Parts { registry: &registry, metrics: &metrics, previous: None };
+        let snapshot = assemble::assemble(&config, &parts).ok().expect("a good file");
+        let mut request = exchange(r#"{"model": "m", "messages": []}"#);
+        request.send_to("m".into());
+        let pool = Self { snapshot, request };
+        pool.lease();
+        pool
+    }
+
+    /// A place, taken and given back.
+    pub(crate) fn lease(&self) {
+        drop(self.snapshot.pools[0].lease(&self.request, &[]));
+    }
+}
+
+/// The breakers of a backend, one of which has seen a fault.
+pub(crate) struct Broken(Breakers, Breaker);
+
+impl Broken {
+    pub(crate) fn new() -> Self {
+        let broken = Self(Breakers::default(), Breaker::default());
+        broken.0.judge(7, Verdict::Fault, false, &broken.1);
+        broken
+    }
+
+    /// What one request does with them.
+    pub(crate) fn pass(&self) {
+        let admits = self.0.find(7).is_some_and(|breaker| breaker.admits(std::time::Instant::now()));
+        assert!(admits);
+        self.0.judge(7, Verdict::Good, false, &self.1);
+    }
+}
+
+/// A queue in which so many wait.
+pub(crate) struct Line {
+    queue: Arc<Queue>,
+    claim: Claim,
+    _waiting: Vec<Ticket>,
+}
+
+impl Line {
+    pub(crate) fn new(waiting: usize) -> Self {
+        let settings = tidegate_config::Queue { most: waiting + 1, ..tidegate_config::Queue::default() };
+        let queue = Arc::new(Queue::new(settings, Metrics::new().queue("main")));
+        let claim = |n: usize| Claim { priority: 5, tenant: format!("org-{}", n % 50).into(), weight: 1, cost: 600 };
+        let join = |n| queue.join(&claim(n), LONG).ok().expect("there is room");
+        let waiting: Vec<_> = (0..waiting).map(join).collect();
+        Self { claim: claim(0), queue, _waiting: waiting }
+    }
+
+    /// One joins and leaves.
+    pub(crate) fn pass(&self) {
+        drop(self.queue.join(&self.claim, LONG).ok().expect("there is room"));
+    }
+}
+
+/// Hedging that has learned.
+pub(crate) fn learned() -> Hedging {
+    let hedging = Hedging::new(Hedge::default());
+    (0..500).for_each(|n| hedging.took(true, Duration::from_millis(50 + n)));
+    hedging
+}
+
+/// What one stream does with it, hedge included.
+pub(crate) fn decide(hedging: &Hedging) {
+    hedging.budget.earn();
+    assert!(hedging.patience(true).is_some());
+    hedging.budget.spend();
+    hedging.took(true, Duration::from_millis(90));
+}
