@@ -32,14 +32,14 @@ impl Environment for Nothing {
 }
 
 /// A pool as a file makes it.
-pub struct Pool {
+pub(crate) struct Pool {
     snapshot: Snapshot,
     request: Exchange,
 }
 
 impl Pool {
     /// Of so many backends, among which `balance` picks.
-    pub fn new(balance: &str, count: usize) -> Self {
+    pub(crate) fn new(balance: &str, count: usize) -> Self {
         let urls: Vec<_> = (0..count).map(|n| format!("{{ url: \"http://b{n}:1\", max_in_flight: 64 }}")).collect();
         let text = format!("pools:\n  main: {{ balance: {balance}, backends: [{}] }}\n", urls.join(", "));
         let config = load(&Source { name: "bench".to_owned(), text }, &Nothing).ok().expect("a good file").config;
@@ -54,23 +54,23 @@ impl Pool {
     }
 
     /// A place, taken and given back.
-    pub fn lease(&self) {
+    pub(crate) fn lease(&self) {
         drop(self.snapshot.pools[0].lease(&self.request, &[]));
     }
 }
 
 /// The breakers of a backend, one of which has seen a fault.
-pub struct Broken(Breakers, Breaker);
+pub(crate) struct Broken(Breakers, Breaker);
 
 impl Broken {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let broken = Self(Breakers::default(), Breaker::default());
         broken.0.judge(7, Verdict::Fault, false, &broken.1);
         broken
     }
 
     /// What one request does with them.
-    pub fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let admits = self.0.find(7).is_some_and(|breaker| breaker.admits(std::time::Instant::now()));
         assert!(admits);
         self.0.judge(7, Verdict::Good, false, &self.1);
@@ -78,14 +78,14 @@ impl Broken {
 }
 
 /// A queue in which so many wait.
-pub struct Line {
+pub(crate) struct Line {
     queue: Arc<Queue>,
     claim: Claim,
     _waiting: Vec<Ticket>,
 }
 
 impl Line {
-    pub fn new(waiting: usize) -> Self {
+    pub(crate) fn new(waiting: usize) -> Self {
         let settings = tidegate_config::Queue { most: waiting + 1, ..tidegate_config::Queue::default() };
         let queue = Arc::new(Queue::new(settings, Metrics::new().queue("main")));
         let claim = |n: usize| Claim { priority: 5, tenant: format!("org-{}", n % 50).into(), weight: 1, cost: 600 };
@@ -95,20 +95,20 @@ impl Line {
     }
 
     /// One joins and leaves.
-    pub fn pass(&self) {
+    pub(crate) fn pass(&self) {
         drop(self.queue.join(&self.claim, LONG).ok().expect("there is room"));
     }
 }
 
 /// Hedging that has learned.
-pub fn learned() -> Hedging {
+pub(crate) fn learned() -> Hedging {
     let hedging = Hedging::new(Hedge::default());
     (0..500).for_each(|n| hedging.took(true, Duration::from_millis(50 + n)));
     hedging
 }
 
 /// What one stream does with it, hedge included.
-pub fn decide(hedging: &Hedging) {
+pub(crate) fn decide(hedging: &Hedging) {
     hedging.budget.earn();
     assert!(hedging.patience(true).is_some());
     hedging.budget.spend();
