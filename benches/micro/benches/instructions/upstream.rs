@@ -42,10 +42,10 @@ impl Pool {
     pub(crate) fn new(balance: &str, count: usize) -> Self {
         let urls: Vec<_> = (0..count).map(|n| format!("{{ url: \"http://b{n}:1\", max_in_flight: 64 }}")).collect();
         let text = format!("pools:\n  main: {{ balance: {balance}, backends: [{}] }}\n", urls.join(", "));
-        let config = load(&Source { name: "bench".to_owned(), text }, &Nothing).ok().expect("a good file").config;
+        let config = load(&Source { name: "bench".to_owned(), text }, &Nothing).expect("a good file").config;
         let (registry, metrics) = (Registry::built_in(), Metrics::new());
         let parts = Parts { registry: &registry, metrics: &metrics, previous: None };
-        let snapshot = assemble::assemble(&config, &parts).ok().expect("a good file");
+        let snapshot = assemble::assemble(&config, &parts).expect("a good file");
         let mut request = exchange(r#"{"model": "m", "messages": []}"#);
         request.send_to("m".into());
         let pool = Self { snapshot, request };
@@ -89,14 +89,14 @@ impl Line {
         let settings = tidegate_config::Queue { most: waiting + 1, ..tidegate_config::Queue::default() };
         let queue = Arc::new(Queue::new(settings, Metrics::new().queue("main")));
         let claim = |n: usize| Claim { priority: 5, tenant: format!("org-{}", n % 50).into(), weight: 1, cost: 600 };
-        let join = |n| queue.join(&claim(n), LONG).ok().expect("there is room");
+        let join = |n| queue.join(&claim(n), LONG).expect("there is room");
         let waiting: Vec<_> = (0..waiting).map(join).collect();
         Self { claim: claim(0), queue, _waiting: waiting }
     }
 
     /// One joins and leaves.
     pub(crate) fn pass(&self) {
-        drop(self.queue.join(&self.claim, LONG).ok().expect("there is room"));
+        drop(self.queue.join(&self.claim, LONG).expect("there is room"));
     }
 }
 
