@@ -239,12 +239,12 @@ async fn linger(session: &mut Session) {
 /// Bytes listened to before hanging up: enough for what is under way.
 const LINGER: usize = 4 << 20;
 
-/// Sends the head of an answer, with the ids and the headers that say why.
+/// Sends the head of an answer, with the ids and the headers that say why. Its headers go with it.
 ///
 /// # Errors
 /// That the client has left.
-pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: &Head) -> Result<()> {
-    let mut headers = head.headers.clone();
+pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head) -> Result<()> {
+    let mut headers = std::mem::take(&mut head.headers);
     identify(trip, &mut headers);
     session.set_write_timeout(trip.snapshot.limits.write_timeout);
     trip.head_sent = true;

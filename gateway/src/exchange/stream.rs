@@ -151,8 +151,8 @@ async fn flow(
 
 /// Gives the client a block, and before the first one the head.
 async fn pass(session: &mut Session, trip: &mut Trip<'_>, it: &mut Streaming, block: Bytes) -> Result<()> {
-    if let Some(head) = it.head.take() {
-        answer::send_head(session, trip, &head).await?;
+    if let Some(mut head) = it.head.take() {
+        answer::send_head(session, trip, &mut head).await?;
     }
     relay::write(session, trip, block).await
 }
