@@ -10,6 +10,8 @@ use std::sync::Arc;
 laying_down! {
     /// A key: its name, its hash, and whose it is.
     #[derive(Default, Serialize)]
+    #[serde(expecting = "an entry such as `{ id: NAME, hash: HASH }`, never a key: `tidegate keys hash` prints the hash of one \
+                         that somebody has already, `tidegate keys new` makes a new one and prints its entry")]
     pub struct Key {
         /// A name for the key itself, for logs. Unique.
         id: String,
@@ -50,6 +52,10 @@ impl Key {
         faults: &mut Vec<SettingsError>,
     ) -> Caller {
         let below = |setting: &str| if path.is_empty() { setting.to_owned() } else { format!("{path}.{setting}") };
+        if super::holds_key(&self.id) {
+            let fault = SettingsError::at(below("id"), "the id is a key itself, and ids are written to logs");
+            faults.push(fault.help("an id is a name such as `anns-laptop`"));
+        }
         let own = self.about().tenant(Level::Key, &self.id, own, path, faults);
         match tenants::caller(tenants, &self.names(), Some(own.clone())) {
             Ok(caller) => {
