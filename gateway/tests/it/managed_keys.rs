@@ -228,6 +228,20 @@ async fn what_the_admin_listener_cannot_do_it_says_as_a_problem() {
 }
 
 #[tokio::test]
+async fn an_overlap_lasts_at_least_as_long_as_was_asked_for() {
+    let rig = Rig::new(TENANTS).await;
+    for (id, overlap) in [("a", "500ms"), ("b", "1s")] {
+        let made = rig.admin("POST", "/admin/keys", &json!({ "user": "ann", "id": id })).await.json();
+        let begun = Instant::now();
+        let answer = rig.admin("POST", &format!("/admin/keys/{id}/rotate"), &json!({ "overlap": overlap })).await;
+        assert_eq!(answer.status, 200);
+        let least = tidegate_config::parse_duration(overlap).unwrap();
+        rig.becomes(made["key"].as_str().unwrap(), 401).await;
+        assert!(begun.elapsed() >= least, "{overlap}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn lists_come_in_pages() {
     let rig = Rig::new("").await;
     for id in ["d", "b", "a", "e", "c"] {

@@ -135,8 +135,7 @@ async fn rotate(State(core): State<Arc<Core>>, Path(id): Path<String>, body: Byt
     let new = secret(&core)?;
     let sealed = new.sealed();
     let rotated = write(&core, move |transaction| {
-        let now = When::now();
-        stored::rotate(transaction, &id, &sealed, now, now.after(overlap))
+        stored::rotate(transaction, &id, &sealed, When::now(), When::from_now(overlap))
     });
     let record = done(rotated.await?, "this key was revoked: make another")?;
     Ok(json(StatusCode::OK, &with_secret(&record, &new)))

@@ -101,7 +101,7 @@ impl New {
             models: (!self.models.is_empty()).then(|| self.models.clone()),
             priority: self.priority,
             metadata: self.metadata.iter().cloned().collect(),
-            expires: self.expires.or_else(|| self.expires_in.map(|time| When::now().after(time))),
+            expires: self.expires.or_else(|| self.expires_in.map(When::from_now)),
             ..Key::default()
         })
     }
