@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::client::{Answer, Connection, Request};
-use crate::gateway::{Folder, Gateway, Metrics, command, pool_of};
+use crate::gateway::{Folder, Gateway, Key, Metrics, command, pool_of};
 
 const TOKEN: &str = "admin-token-of-the-test";
 const TENANTS: &str =
@@ -225,6 +225,39 @@ async fn what_the_admin_listener_cannot_do_it_says_as_a_problem() {
     let open = Gateway::start(&config(&rig.backend, TENANTS).replace(&format!(", token: {TOKEN}"), "")).await;
     assert_eq!(open.admin("/admin/keys").await.status, 403);
     assert_eq!(open.admin("/admin/keys/x/rotate").await.status, 403);
+}
+
+#[tokio::test]
+async fn an_id_that_a_key_in_the_file_has_is_no_other_keys() {
+    let (backend, in_file) = (Backend::start().await, Key::new("mine"));
+    let with = |id: &str| {
+        let entry =
+            format!("api_key: {{ managed: true, keys: [ {{ id: {id}, hash: \"{}\", org: acme }} ] }}", in_file.hash);
+        config(&backend, "")
+            .replace("api_key: { managed: true }", &entry)
+            .replace("keys: { pepper: of-the-test }\n", "")
+    };
+    let gateway = Gateway::start(&with("mine")).await;
+    let rig = Rig { backend: Backend::start().await, gateway };
+    let taken = rig.admin("POST", "/admin/keys", &json!({ "id": "mine", "org": "globex" })).await;
+    assert_eq!((taken.status, taken.header("content-type")), (409, Some("application/problem+json")));
+    let (said, ok) = rig.try_keys(&["new", "--id", "mine", "--org", "globex"]);
+    assert!(!ok && said.contains("a key in the file has this id"), "{said}");
+
+    // The file gets the id of a key in the store: its own lets in, and everybody is told.
+    let stored = rig.keys(&["new", "--id", "stored", "--org", "globex"]);
+    rig.becomes(&stored, 200).await;
+    rig.gateway.rewrite(&with("stored"));
+    let warning = "managed keys have the ids of keys in the file, and let nobody in: stored";
+    let reloaded = rig.admin("POST", "/admin/reload", &Value::Null).await;
+    assert!(reloaded.status == 200 && reloaded.text().contains(warning), "{}", reloaded.text());
+    assert_eq!((rig.status(&in_file.key).await, rig.status(&stored).await), (200, 401));
+    let checked = command(&["check", &rig.file("gateway.yaml").display().to_string()]);
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains(warning) && checked.contains("tidegate keys revoke"), "{checked}");
+    rig.keys(&["revoke", "stored"]);
+    let checked = command(&["check", &rig.file("gateway.yaml").display().to_string()]);
+    assert!(!String::from_utf8_lossy(&checked.stdout).contains(warning));
 }
 
 #[tokio::test]

@@ -102,6 +102,9 @@ async fn show(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Answer {
 
 async fn create(State(core): State<Arc<Core>>, body: Bytes) -> Answer {
     let key = wanted(&core, &body)?;
+    if core.snapshot.load().views.has_key(&key.id) {
+        return Err(refused(StatusCode::CONFLICT, "a key in the file has this id: it would have the same buckets"));
+    }
     let new = secret(&core)?;
     let sealed = new.sealed();
     let made = write(&core, move |transaction| stored::insert(transaction, &key, &sealed, When::now())).await?;

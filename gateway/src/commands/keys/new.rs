@@ -76,6 +76,9 @@ impl New {
             complain(&entry(&Key { hash: new.hash().to_string(), ..key }));
             return Ok(());
         }
+        if rules.views.as_ref().is_some_and(|views| views.has_key(&key.id)) {
+            return Err(Failure::bad_input(format!("{}: a key in the file has this id; --id takes another", key.id)));
+        }
         let refused = "there is a key of this id already; --id takes another";
         let sealed = new.sealed();
         rules.change(&key.id, refused, |transaction| stored::insert(transaction, &key, &sealed, When::now()))?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tidegate::assemble::own_limits;
+use tidegate::assemble::{self, own_limits};
 use tidegate::storage::keys::Changed;
 use tidegate::storage::{self, StorageError};
 use tidegate_config::{Config, Keys};
-use tidegate_plugins::filters::limits::OwnLimits;
+use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::keys::{Key, KeyHasher, NewKey, Record};
 use tidegate_plugins::services::Shared;
 use tidegate_plugins::tenants::Tenants;
@@ -35,6 +35,8 @@ pub(super) struct Rules {
     pub(super) tenants: Option<Arc<Tenants>>,
     /// The store, if there is one.
     pub(super) store: Option<PathBuf>,
+    /// What the file's keys are called.
+    pub(super) views: Option<Arc<Views>>,
 }
 
 impl Place {
@@ -43,6 +45,7 @@ impl Place {
         let keys = config.as_ref().map_or_else(Keys::default, |config| config.keys.clone());
         let named = config.as_ref().and_then(|config| config.storage.as_ref()).map(|storage| storage.path.clone());
         Ok(Rules {
+            views: config.as_ref().map(assemble::views),
             hasher: KeyHasher::new(keys.pepper.as_ref().map(|pepper| pepper.expose())),
             overlap: keys.overlap,
             tenants: config.and_then(|config| {

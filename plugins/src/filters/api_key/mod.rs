@@ -173,14 +173,16 @@ impl Plugin for ApiKey {
         if !faults.is_empty() {
             return Err(faults);
         }
+        let ids = Arc::new(ids);
         let known = services.managed_keys.as_ref().filter(|_| settings.managed);
         let managed = known.map(|known| {
             services.own_limits.expect();
-            let managed = Arc::new(Managed::new(services.tenants.clone(), services.own_limits.clone()));
+            let managed = Managed::new(services.tenants.clone(), services.own_limits.clone(), ids.clone());
+            let managed = Arc::new(managed);
             known.follow(&(managed.clone() as Arc<dyn Follow>));
             managed
         });
-        let table = Arc::new(Table::new(entries, managed));
+        let table = Arc::new(Table::new(entries, ids, managed));
         services.views.add_keys(table.clone());
         Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), table, otherwise: settings.otherwise })
     }

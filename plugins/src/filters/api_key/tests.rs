@@ -150,6 +150,25 @@ async fn managed_keys_let_in_as_they_are_now() {
     assert_eq!(keys.count(When::now()), [1, 0, 0, 1]);
 }
 
+#[tokio::test]
+async fn a_managed_key_that_has_the_id_of_one_in_the_file_lets_nobody_in() {
+    let hasher = KeyHasher::new(None);
+    let [of_file, stored, other] = std::array::from_fn(|_| hasher.generate().expect("randomness"));
+    let keys = Arc::new(ManagedKeys::default());
+    let services = Services { managed_keys: Some(keys.clone()), ..Services::none() };
+    let settings =
+        json!({ "managed": true, "keys": [{ "id": "a", "hash": of_file.hash().to_string(), "org": "acme" }] });
+    let filter = ApiKey::new(serde_json::from_value(settings).expect("well-formed"), &services).expect("meant");
+    let settings = |org| json!({ "id": "", "org": org });
+    keys.replace(vec![
+        record("a", &[(&stored, None)], settings("globex")),
+        record("b", &[(&other, None)], settings("x")),
+    ]);
+    assert_eq!((code(&filter, &of_file).await, code(&filter, &other).await), ("a".into(), "b".into()));
+    assert_eq!(code(&filter, &stored).await, "401 invalid_api_key");
+    assert_eq!((services.views.has_key("a"), services.views.has_key("b")), (true, false));
+}
+
 #[test]
 fn managed_keys_need_a_place_to_be_kept() {
     let settings = serde_json::from_value(json!({ "managed": true })).expect("well-formed");

@@ -27,6 +27,9 @@ pub struct Views {
 pub trait Holders: Send + Sync {
     /// All of them, each with the name of its key, as of now.
     fn holders(&self) -> Vec<Arc<Caller>>;
+
+    /// Whether the file has a key of this name.
+    fn is_in_file(&self, key: &str) -> bool;
 }
 
 /// One limit.
@@ -100,6 +103,12 @@ impl Views {
     /// Keys may have limits of their own, too.
     pub fn add_keys(&self, keys: Arc<dyn Holders>) {
         lock(&self.keys).push(keys);
+    }
+
+    /// Whether the file has a key of this name: no managed key may have it too, since whoever has it would have the
+    /// other's buckets.
+    pub fn has_key(&self, name: &str) -> bool {
+        lock(&self.keys).iter().any(|keys| keys.is_in_file(name))
     }
 
     fn filters(&self) -> Vec<Arc<Inner>> {
