@@ -41,7 +41,8 @@ pub(super) struct Rules {
 
 impl Place {
     pub(super) fn rules(&self) -> Result<Rules, Failure> {
-        let config: Option<Config> = self.config.as_deref().map(file::load).transpose()?.map(|loaded| loaded.config);
+        let read = self.config.as_deref().map(file::load_quietly).transpose()?;
+        let config: Option<Config> = read.map(|(loaded, _)| loaded.config);
         let keys = config.as_ref().map_or_else(Keys::default, |config| config.keys.clone());
         let named = config.as_ref().and_then(|config| config.storage.as_ref()).map(|storage| storage.path.clone());
         Ok(Rules {
