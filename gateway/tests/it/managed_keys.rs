@@ -142,6 +142,9 @@ async fn the_command_line_says_what_is_wrong() {
     for (arguments, expected) in [
         (&["new", "--user", "anna"][..], "there is no user `anna`"),
         (&["new"], "no owner"),
+        (&["new", "--user", "ann", "--expires", "2020-01-01"], "2020-01-01T00:00:00Z has passed"),
+        (&["new", "--user", "anna", "--expires", "2020-01-01"], "has passed: it would let nobody in; there is no user"),
+        (&["new", "--user", "ann", "--expires-in", "0s"], "has passed"),
         (&["new", "--user", "ann", "--model", "gpt-4"], "may not use `gpt-4`"),
         (&["new", "--user", "ann", "--priority", "10"], "from 0 to 9"),
         (&["show", "nobody"], "there is no key nobody"),
@@ -200,7 +203,22 @@ async fn what_the_admin_listener_cannot_do_it_says_as_a_problem() {
     assert_eq!((answer.status, answer.header("content-type")), (422, Some("application/problem+json")));
     let at: Vec<_> = answer.json()["errors"].as_array().unwrap().iter().map(|error| error["at"].clone()).collect();
     assert_eq!(at, ["models[0]", "models[2]"], "all at once");
+    let wrong = json!({
+        "user": "zoe", "models": ["gpt*", 5, {}], "priority": 11, "limits": [{ "requests": "500/min" }, { "requests": "x" }],
+        "expires": "tomorrow", "metadata": { "a": 1, "b": "2" }, "none": true
+    });
+    let answer = rig.admin("POST", "/admin/keys", &wrong).await;
+    let errors = answer.json()["errors"].as_array().unwrap().clone();
+    let mut at: Vec<_> = errors.iter().map(|error| error["at"].as_str().unwrap()).collect();
+    at.sort_unstable();
+    let all = ["expires", "limits[1]", "metadata.a", "models[1]", "models[2]", "none", "priority", "user"];
+    assert_eq!((answer.status, &at[..]), (422, &all[..]), "{}", answer.text());
+    let twice = r#"{ "user": "ann", "metadata": { "a": "1", "a": "2" } }"#;
+    let request = Request::new("POST", "/admin/keys").bearer(TOKEN).header("connection", "close").body(twice);
+    let answer = Connection::open(rig.gateway.admin_address()).await.exchange(&request).await;
+    assert!(answer.status == 400 && answer.text().contains("`a` is there twice"), "{}", answer.text());
     for (method, path, body, status) in [
+        ("POST", "/admin/keys", json!({ "user": "ann", "expires": "2020-01-01" }), 422),
         ("POST", "/admin/keys", json!({ "user": "nobody" }), 422),
         ("POST", "/admin/keys", json!({ "user": "ann", "hash": "0" }), 422),
         ("POST", "/admin/keys", json!({ "user": "ann", "admin": true }), 422),

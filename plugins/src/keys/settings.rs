@@ -4,6 +4,7 @@ use crate::caller::Caller;
 use crate::filter::SettingsError;
 use crate::filters::limits::OwnLimits;
 use crate::tenants::{self, Level, Names, Tenants, UnknownTenant, laying_down};
+use crate::when::When;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -41,6 +42,17 @@ impl Key {
     pub fn caller(&self, tenants: Option<&Tenants>, own: &OwnLimits) -> Result<Caller, UnknownTenant> {
         let own = self.about().tenant(Level::Key, &self.id, own, "", &mut Vec::new());
         tenants::caller(tenants, &self.names(), Some(own))
+    }
+
+    /// What is wrong with a key that is to be made `now`.
+    pub fn is_new(&self, now: When, faults: &mut Vec<SettingsError>) {
+        let is_name = (1..=128).contains(&self.id.len()) && !self.id.chars().any(char::is_control);
+        if !is_name || self.id == "." || self.id == ".." {
+            faults.push(SettingsError::at("id", "an id has from 1 to 128 bytes, none of them a control character"));
+        }
+        if let Some(expires) = self.expires.filter(|expires| *expires <= now) {
+            faults.push(SettingsError::at("expires", format!("{expires} has passed: it would let nobody in")));
+        }
     }
 
     /// Who has it; what is wrong with that is reported below `path`.

@@ -90,7 +90,6 @@ impl New {
 
     fn key(&self, rules: &Rules) -> Result<Key, Failure> {
         let id = match (&self.id, &rules.store) {
-            (Some(id), _) if id.is_empty() => return Err(Failure::bad_input("--id is empty")),
             (Some(id), _) => id.clone(),
             (None, None) => "my-app".to_owned(),
             (None, Some(_)) => keys::new_id().map_err(|error| Failure::could_not(error.to_string()))?,
