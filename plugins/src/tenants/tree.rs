@@ -53,9 +53,9 @@ impl Tenants {
         (build.tenants, build.faults)
     }
 
-    /// All of them, wildcards too, in no order.
-    pub fn everyone(&self) -> impl Iterator<Item = &Tenant> {
-        self.places.values().flatten().map(|place| place.tenant().as_ref())
+    /// All of them, wildcards too, each with the name of its organisation; in no order.
+    pub fn everyone(&self) -> impl Iterator<Item = (&str, &Tenant)> {
+        self.places.values().flatten().map(|place| (&*place.org.name, place.tenant().as_ref()))
     }
 
     /// The organisations that have somebody of this name, as the file has them.
