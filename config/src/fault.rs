@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::json;
 
 use crate::key_path::KeyPath;
+use crate::secret::without_keys;
 
 /// How bad a fault is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +65,14 @@ pub struct Place {
 impl Fault {
     /// An error without a place; [`Positions::fault`](crate::Positions::fault) makes one with.
     pub fn error(path: KeyPath, message: impl Into<String>) -> Self {
-        Self { path, severity: Severity::Error, message: message.into(), help: None, place: None, variable: None }
+        Self {
+            path,
+            severity: Severity::Error,
+            message: without_keys(&message.into()),
+            help: None,
+            place: None,
+            variable: None,
+        }
     }
 
     /// The same with advice.
@@ -95,9 +103,9 @@ impl Fault {
     pub fn to_json(&self) -> serde_json::Value {
         json!({
             "severity": self.severity.as_str(),
-            "path": self.path.to_string(),
+            "path": without_keys(&self.path.to_string()),
             "message": self.message,
-            "help": self.help,
+            "help": self.help.as_deref().map(without_keys),
             "file": self.place.as_ref().map(|place| &place.file),
             "line": self.line(),
             "column": self.column(),
@@ -127,10 +135,10 @@ impl fmt::Display for Fault {
             write!(f, "\n{:gutter$} = set by: {variable}", "")?;
         }
         if !self.path.steps().is_empty() {
-            write!(f, "\n{:gutter$} = at: {}", "", self.path)?;
+            write!(f, "\n{:gutter$} = at: {}", "", without_keys(&self.path.to_string()))?;
         }
         if let Some(help) = &self.help {
-            write!(f, "\n{:gutter$} = help: {help}", "")?;
+            write!(f, "\n{:gutter$} = help: {}", "", without_keys(help))?;
         }
         Ok(())
     }

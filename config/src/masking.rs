@@ -3,7 +3,7 @@
 //! What stands under a secret's name in the tree is masked where it stands, whatever its form; besides, each line is
 //! read on its own for `key: value`, because a file that is not YAML has no tree and gets shown all the same.
 
-use crate::secret::{MASK, is_secret, is_secret_name};
+use crate::secret::{MASK, is_secret, is_secret_name, keys_in};
 use crate::tree::{Content, Node, Origin, Resolved, Span};
 
 /// Longer runs of letters and digits than this are masked where there is no tree to tell what they are.
@@ -43,6 +43,8 @@ impl MaskedLines {
             });
         }
         for line in &mut lines {
+            // Wherever they stand, and under whatever name.
+            line.masked.extend(keys_in(&line.text));
             merge(&mut line.masked);
         }
         Self(lines)

@@ -98,6 +98,32 @@ pub fn is_secret_name(name: &str) -> bool {
     WORDS.contains(&last) && !counted
 }
 
+/// What the keys begin with that Tidegate gives out, and how many letters and digits behind that may be one: not all that
+/// there are, so that one which lost some on the way is not shown either.
+const KEY_PREFIX: [char; 3] = ['t', 'g', '-'];
+const KEY_DIGITS: usize = 24;
+
+/// Where keys that Tidegate gives out stand in a text, wherever that is: each from its first character to behind its last.
+pub(crate) fn keys_in(text: &[char]) -> Vec<(usize, usize)> {
+    let begins = |at: &usize| text[*at..].iter().zip(KEY_PREFIX).all(|(c, digit)| c.to_ascii_lowercase() == digit);
+    let end = |at: usize| at + 3 + text[at + 3..].iter().take_while(|c| c.is_ascii_alphanumeric()).count();
+    let starts = (0..text.len().saturating_sub(KEY_PREFIX.len() + KEY_DIGITS - 1)).filter(begins);
+    starts.map(|start| (start, end(start))).filter(|(start, end)| end - start >= KEY_DIGITS + 3).collect()
+}
+
+/// A text as it may be shown: with `***` for each key that Tidegate gives out.
+pub(crate) fn without_keys(text: &str) -> String {
+    let characters: Vec<char> = text.chars().collect();
+    let (mut shown, mut from) = (String::with_capacity(text.len()), 0);
+    for (start, end) in keys_in(&characters) {
+        shown.extend(&characters[from..start]);
+        shown.push_str(MASK);
+        from = end;
+    }
+    shown.extend(&characters[from..]);
+    shown
+}
+
 /// Whether the scalar at `path` is a secret. The `key` of a listener's certificate is the path of a file.
 pub(crate) fn is_secret(path: &KeyPath) -> bool {
     let mut keys = path.steps().iter().rev().filter_map(|step| match step {
@@ -117,6 +143,19 @@ mod tests {
         let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).unwrap());
         assert_eq!(shown, "*** *** \"***\"");
         assert_eq!(secret.expose(), "sk-live");
+    }
+
+    #[test]
+    fn keys_of_ours_are_seen_in_any_text() {
+        let key = "tg-006hm9sm8575pt3nga7ssadprf8dvtqq1nbdgr1";
+        for (text, shown) in [
+            (key.to_owned(), "***"),
+            (format!("string \"{key}\", expected"), "string \"***\", expected"),
+            (format!("é{key}.{} tg-", &key[..30]), "é***.*** tg-"),
+            ("a pool tg-blue-0123456789012345678901234567".to_owned(), "a pool tg-blue-0123456789012345678901234567"),
+        ] {
+            assert_eq!(without_keys(&text), shown);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     found.trusted_by_all(config);
     found.believes_nobody(config);
     found.cache_out_of_order(config);
+    found.limits_for_nobody(config);
     found.in_plain_text(&root.key("admin").key("token"));
     found.in_plain_text(&root.key("keys").key("pepper"));
     found.timeouts(&root.key("timeouts"), &config.timeouts);
@@ -38,6 +39,11 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
 /// Whether a filter finds out who asks.
 fn identifies(filter: &FilterEntry) -> bool {
     matches!(filter.name.as_str(), "api_key" | "jwt" | "trusted_headers")
+}
+
+/// Whether a limit per this needs to know who asks.
+fn is_somebody(per: &str) -> bool {
+    matches!(per, "key" | "user" | "service" | "team" | "org")
 }
 
 struct Warnings<'a> {
@@ -78,6 +84,22 @@ impl Warnings<'_> {
                 message,
                 "put `limits` before it: by itself a kept answer spends requests and no tokens",
             );
+        }
+    }
+
+    fn limits_for_nobody(&mut self, config: &Config) {
+        let known = config.filters.iter().position(identifies).unwrap_or(config.filters.len());
+        for filter in config.filters[..known].iter().filter(|filter| filter.name == "limits") {
+            for (index, limit) in filter.settings.as_array().into_iter().flatten().enumerate() {
+                let per = &limit["per"];
+                let parts = per.as_array().map_or(std::slice::from_ref(per), Vec::as_slice);
+                let who = parts.iter().filter_map(|part| part.as_str()).find(|part| is_somebody(part));
+                if let Some(who) = who.filter(|_| limit["anonymous"] != "shared") {
+                    let message = format!("this limit is never asked: here nobody knows yet which {who} calls");
+                    let help = "put the filter that knows, such as `api_key`, before it, or say `anonymous: shared`";
+                    self.warn(&filter.path.item(index), message, help);
+                }
+            }
         }
     }
 

@@ -51,6 +51,9 @@ const CLASSIFIERS: &str = "classifiers";
 /// The filter that decides over limits.
 const LIMITS: &str = "limits";
 
+/// How many ids a fault names at most.
+const LISTED: usize = 8;
+
 /// What a configuration is assembled with.
 pub struct Parts<'a> {
     /// The filters and balancers there are.
@@ -88,6 +91,7 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
         }
     }
     faults.extend(other_pepper(config));
+    faults.extend(taken_ids(config, &services.views));
     place(faults, positions)
 }
 
@@ -106,6 +110,28 @@ pub(crate) fn other_pepper(config: &Config) -> Option<Fault> {
     let message = format!("{others} of {all} managed keys were made with another pepper: they let nobody in");
     let help = "set `keys.pepper` to what it was, or rotate them: `tidegate keys rotate ID`";
     (others > 0).then(|| Fault::error(at, message).with_help(help).as_warning())
+}
+
+/// Managed keys that let nobody in because keys of the file have their ids, where the store can be asked.
+pub(crate) fn taken_ids(config: &Config, views: &Views) -> Option<Fault> {
+    let path = &config.storage.as_ref()?.path;
+    let store = path.exists().then(|| storage::look(path).ok())??;
+    let mut ids = storage::keys::ids(&store).ok()?;
+    ids.retain(|id| views.has_key(id));
+    let more = if ids.len() > LISTED { format!(" and {} more", ids.len() - LISTED) } else { String::new() };
+    let listed = ids[..ids.len().min(LISTED)].join(", ");
+    let message = format!("managed keys have the ids of keys in the file, and let nobody in: {listed}{more}");
+    let help = "give the keys in the file ids of their own, or revoke the managed ones: `tidegate keys revoke ID`";
+    let fault = Fault::error(KeyPath::root().key("storage"), message).with_help(help).as_warning();
+    (!ids.is_empty()).then_some(fault)
+}
+
+/// What the keys of a file are called, and what else its filters show.
+pub fn views(config: &Config) -> Arc<Views> {
+    let mut faults = Vec::new();
+    let services = services(config, &Shared::default(), &Read::default(), &mut faults);
+    let _filters = build_filters(config, &Registry::built_in(), &services, &mut faults);
+    services.views
 }
 
 /// Gives faults the place in the file that they point at.

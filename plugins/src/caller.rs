@@ -47,6 +47,18 @@ impl Caller {
     pub fn tenant(&self, level: Level) -> Option<&Arc<Tenant>> {
         self.tenants.iter().find(|tenant| tenant.level == level)
     }
+
+    /// What the caller is called there, if that is known.
+    #[must_use]
+    pub fn name(&self, level: Level) -> Option<&str> {
+        match level {
+            Level::Org => self.org.as_deref(),
+            Level::Team => self.team.as_deref(),
+            Level::User => self.user.as_deref(),
+            Level::Service => self.service.as_deref(),
+            Level::Key => self.key.as_deref(),
+        }
+    }
 }
 
 /// Whether a name is meant by a pattern: itself, or the beginning of names with `*` behind it.

@@ -4,8 +4,10 @@ use crate::balancer::{Balancer, BalancerPlugin};
 use crate::balancers::{LeastBusy, PeakEwma, PrefixAffinity, RoundRobin, Session};
 use crate::filter::{Filter, Plugin, SettingsError};
 use crate::filters::{ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, Shadow, SharedFlight, TrustedHeaders};
+use crate::keys::{plain_keys, without_value};
 use crate::services::Services;
 use schemars::Schema;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -81,7 +83,7 @@ impl Registry {
         self.filters.push(Entry {
             name: P::NAME,
             schema: || schemars::schema_for!(P::Settings),
-            build: |settings, services| Ok(Arc::new(P::new(read(settings)?, services)?)),
+            build: |settings, services| judged(settings, |settings| Ok(Arc::new(P::new(settings, services)?) as _)),
         });
         self
     }
@@ -93,7 +95,7 @@ impl Registry {
         self.balancers.push(BalancerEntry {
             name: B::NAME,
             schema: || schemars::schema_for!(B::Settings),
-            build: |settings| Ok(Arc::new(B::new(read(settings)?)?)),
+            build: |settings| judged(settings, |settings| Ok(Arc::new(B::new(settings)?) as _)),
         });
         self
     }
@@ -126,11 +128,30 @@ impl Registry {
     }
 }
 
-/// Settings as a type has them, or where they are not what it wants.
-fn read<S: serde::de::DeserializeOwned>(settings: Value) -> Result<S, Vec<SettingsError>> {
-    serde_path_to_error::deserialize(settings).map_err(|error| {
-        let path = error.path().to_string();
-        let path = if path == "." { String::new() } else { path };
-        vec![SettingsError::at(path, error.into_inner().to_string())]
-    })
+/// What is made of settings, or all that is wrong with them: what their type does not take, and keys that stand in them,
+/// whatever else follows from those.
+pub(crate) fn judged<S: DeserializeOwned, T>(
+    settings: Value,
+    make: impl FnOnce(S) -> Result<T, Vec<SettingsError>>,
+) -> Result<T, Vec<SettingsError>> {
+    let mut plain = plain_keys(&settings);
+    let others = match serde_path_to_error::deserialize(settings) {
+        Ok(settings) => match make(settings) {
+            Ok(made) if plain.is_empty() => return Ok(made),
+            Ok(_) => Vec::new(),
+            Err(mut faults) => {
+                faults.retain(|fault| plain.iter().all(|plain| plain.path != fault.path));
+                faults
+            }
+        },
+        Err(error) => {
+            let path = error.path().to_string();
+            let path = if path == "." { String::new() } else { path };
+            let follows = plain.iter().any(|plain| plain.path.starts_with(&path) || path.starts_with(&plain.path));
+            let said = || SettingsError::at(&*path, without_value(&error.inner().to_string()));
+            (!follows).then(said).into_iter().collect()
+        }
+    };
+    plain.extend(others);
+    Err(plain)
 }

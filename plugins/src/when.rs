@@ -38,6 +38,18 @@ impl When {
         Self(self.0.saturating_add(i64::try_from(time.as_secs()).unwrap_or(i64::MAX)))
     }
 
+    /// So much later than now: not a fraction of a second less, and at once where that is nothing.
+    #[must_use]
+    pub fn from_now(time: Duration) -> Self {
+        Self::end(Timestamp::now(), time)
+    }
+
+    fn end(now: Timestamp, time: Duration) -> Self {
+        let begun = Duration::from_nanos(u64::try_from(now.subsec_nanosecond()).unwrap_or(0));
+        let time = if time.is_zero() { time } else { begun + time + Duration::from_nanos(999_999_999) };
+        Self(now.as_second()).after(time)
+    }
+
     /// Reads a day or a moment.
     ///
     /// # Errors
@@ -88,6 +100,23 @@ impl JsonSchema for When {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_never_before_the_time_that_was_asked_for() {
+        let at = |nanos| Timestamp::new(100, nanos).unwrap();
+        for (nanos, millis, end) in [
+            (0, 1000, 101),
+            (1, 1000, 102),
+            (999_999_999, 1000, 102),
+            (0, 500, 101),
+            (499_999_999, 500, 101),
+            (500_000_001, 500, 102),
+            (999_999_999, 0, 100),
+            (1, 0, 100),
+        ] {
+            assert_eq!(When::end(at(nanos), Duration::from_millis(millis)).unix(), end, "{nanos} {millis}");
+        }
+    }
 
     #[test]
     fn a_day_begins_at_midnight_in_utc_and_a_moment_has_its_zone() {

@@ -34,6 +34,18 @@ fn a_cache_where_it_does_no_good_is_pointed_at() {
 }
 
 #[test]
+fn a_limit_that_stands_where_nobody_is_known_is_pointed_at() {
+    let filters = |filters: &str| format!("{POOL}filters:\n{filters}");
+    let limits =
+        |per: &str| format!("  - limits:\n      - {{ per: ip, requests: 1/s }}\n      - {{ {per}, requests: 1/s }}\n");
+    warned(&filters(&format!("{}  - api_key\n", limits("per: user"))), "which user calls", 5);
+    warned(&filters(&limits("per: [model, key]")), "which key calls", 5);
+    silent(&filters(&format!("  - api_key\n{}", limits("per: user"))));
+    silent(&filters(&limits("per: [ip, model]")));
+    silent(&filters(&limits("per: org, anonymous: shared")));
+}
+
+#[test]
 fn trust_in_everybody_is_pointed_at() {
     warned(&format!("{POOL}trusted_proxies:\n  - 10.0.0.0/8\n  - 0.0.0.0/0\n"), "whoever connects may claim", 4);
     silent(&format!("{POOL}trusted_proxies: [10.0.0.0/8, unix]\n"));

@@ -16,8 +16,11 @@ use super::{Failure, Format};
 #[derive(Args)]
 pub(super) struct Check {
     /// The file.
-    #[arg(env = "TIDEGATE_CONFIG")]
-    file: PathBuf,
+    #[arg(required_unless_present = "config")]
+    file: Option<PathBuf>,
+    /// The file, as other commands take it
+    #[arg(long, short, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
     /// How to answer.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -25,8 +28,9 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let name = self.file.display().to_string();
-        let (faults, fine) = match read(&self.file)? {
+        let file = self.file.or(self.config).unwrap_or_default();
+        let name = file.display().to_string();
+        let (faults, fine) = match read(&file)? {
             Ok((_, warnings)) => (warnings, true),
             Err(Faults(faults)) => (faults, false),
         };

@@ -10,11 +10,15 @@ use super::say::{Paint, complain, in_words};
 
 /// A configuration without errors; its warnings have been printed.
 pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
+    let (loaded, warnings) = load_quietly(path)?;
+    warnings.iter().for_each(|warning| complain(&render(warning, Paint::on_stderr())));
+    Ok(loaded)
+}
+
+/// The same with its warnings, for a command that has nothing to do with what they are about.
+pub(super) fn load_quietly(path: &Path) -> Result<(Loaded, Vec<Fault>), Failure> {
     match read(path)? {
-        Ok((loaded, warnings)) => {
-            warnings.iter().for_each(|warning| complain(&render(warning, Paint::on_stderr())));
-            Ok(loaded)
-        }
+        Ok(read) => Ok(read),
         Err(Faults(faults)) => {
             faults.iter().for_each(|fault| complain(&render(fault, Paint::on_stderr())));
             let errors = count(faults.iter().filter(|fault| fault.severity == Severity::Error).count(), "error");

@@ -119,7 +119,7 @@ impl Reloads {
         config: Config,
         positions: Option<&Positions>,
         by: ReloadBy,
-        warnings: Vec<String>,
+        mut warnings: Vec<String>,
     ) -> Result<Applied, Faults> {
         let core = &self.core;
         let previous = core.snapshot.load_full();
@@ -129,6 +129,7 @@ impl Reloads {
             None => Faults(faults),
         };
         let snapshot = assemble::assemble(&config, &parts).map_err(place)?;
+        warnings.extend(assemble::taken_ids(&config, &snapshot.views).map(|warning| warning.message));
         let mut history = self.history();
         let before = &history.now().config;
         // A level that was set by hand stays until the file has another.

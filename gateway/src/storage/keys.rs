@@ -101,6 +101,15 @@ pub fn of_other_peppers(connection: &Connection, pepper: [u8; 8], now: When) -> 
     connection.query_row(count, (pepper, now.unix()), |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
+/// What the keys are called that were not revoked.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn ids(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut select = connection.prepare("SELECT id FROM keys WHERE revoked IS NULL ORDER BY id")?;
+    select.query_map([], |row| row.get(0))?.collect()
+}
+
 /// One key.
 ///
 /// # Errors

@@ -103,6 +103,24 @@ fn version_and_completions_print_what_their_name_says() {
 }
 
 #[test]
+fn check_takes_the_file_as_run_does_and_the_other_commands_leave_its_warnings_to_it() {
+    let folder = Folder::new();
+    let text =
+        "pools: { p: { backends: [http://127.0.0.1:1] } }\nadmin: { token: written-down }\nstorage: { path: k.db }\n";
+    let file = folder.write("gateway.yaml", text).display().to_string();
+    for arguments in [&["check", &file][..], &["check", "--config", &file], &["check", "-c", &file]] {
+        let (out, err, code) = run(arguments);
+        assert!(code == 0 && out.contains("plain text") && out.contains("is fine"), "{out}{err}");
+    }
+    let (_, err, code) = run(&["check"]);
+    assert!(code == 2 && err.contains("FILE"), "{err}");
+    for arguments in [&["keys", "list", "--config", &file][..], &["keys", "new", "--config", &file, "--org", "acme"]] {
+        let (out, err, code) = run(arguments);
+        assert!(code == 0 && !err.contains("plain text"), "{out}{err}");
+    }
+}
+
+#[test]
 fn keys_new_prints_a_key_once_and_the_entry_for_the_file() {
     let (out, err, code) = run(&["keys", "new", "--id", "alice", "--team", "red"]);
     assert_eq!(code, 0);

@@ -134,6 +134,50 @@ async fn all_limits_are_listed_and_what_is_no_subject_is_a_problem() {
 }
 
 #[tokio::test]
+async fn limits_that_tenants_have_for_themselves_say_whose_they_are_and_what_there_is_to_ask_for() {
+    let (backend, key) = (Backend::start().await, Key::new("k1"));
+    let tenants = "tenants:\n  acme:\n    limits: [ { requests: 9/h } ]\n    teams: { red: { users: { ann: { limits: [ { requests: 2/h } ] } } } }\n  \
+                   globex: { users: { ann: { limits: [ { requests: 2/h } ] }, bob: { limits: [ { requests: 3/h } ] } } }\n";
+    let gateway = house(&backend, &[(&key, "user: ann, org: acme, limits: [ { in_flight: 2 } ]")], "", tenants).await;
+    let seen = look(&gateway, "/admin/limits").await;
+    let limits = seen["limits"].as_array().unwrap();
+    let of: Vec<_> =
+        limits.iter().map(|limit| (limit["limit"].as_str().unwrap(), &limit["of"], &limit["allows"])).collect();
+    let expected = [
+        ("tenants.key/in_flight", &json!(["key:k0"]), &json!("2")),
+        ("tenants.org/requests", &json!(["org:acme"]), &json!("9/h")),
+        ("tenants.user/requests", &json!(["org:acme/user:ann", "org:globex/user:ann"]), &json!("2/h")),
+        ("tenants.user/requests", &json!(["org:globex/user:bob"]), &json!("3/h")),
+    ];
+    assert_eq!(of, expected, "{seen}");
+    for subject in ["user", "org:acme/team:red/user:ann", "team:red"] {
+        let answer = gateway.admin(&format!("/admin/limits/{subject}")).await;
+        assert_eq!(answer.status, 404);
+        let says = "limits that these have of their own: key:k0, org:acme, org:acme/user:ann, org:globex/user:ann, org:globex/user:bob";
+        assert!(answer.text().contains(says), "{}", answer.text());
+    }
+    assert_eq!(look(&gateway, "/admin/limits/org:acme/user:ann").await["buckets"][0]["left"], 2);
+}
+
+#[tokio::test]
+async fn a_name_that_keys_of_two_organisations_have_is_nobodys_alone() {
+    let (backend, keys) = (Backend::start().await, ["a", "b", "c"].map(Key::new));
+    let who =
+        [(&keys[0], "user: ann, org: acme"), (&keys[1], "user: ann, org: globex"), (&keys[2], "user: bob, org: acme")];
+    let gateway = house(&backend, &who, "{ per: user, requests: 5/h }", "").await;
+    for key in &keys {
+        assert_eq!(gateway.send(&asking("m", 5).bearer(&key.key)).await.status, 200);
+    }
+    let answer = gateway.admin("/admin/limits/user:ann").await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("say org:acme/user:ann or org:globex/user:ann"), "{}", answer.text());
+    for subject in ["org:acme/user:ann", "org:globex/user:ann", "user:bob"] {
+        let seen = look(&gateway, &format!("/admin/limits/{subject}")).await;
+        assert_eq!(seen["buckets"][0]["left"], 4, "{seen}");
+    }
+}
+
+#[tokio::test]
 async fn who_was_limited_is_an_event_and_a_metric() {
     let (backend, key) = (Backend::start().await, Key::new("k1"));
     let limits = "{ per: [user, model], requests: 1/h }, { per: org, requests: 2/h, shadow: true, name: pace }";

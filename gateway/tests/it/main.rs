@@ -51,6 +51,7 @@ mod models;
 mod multipart;
 mod name_server;
 mod observe;
+mod plain_keys;
 mod pools;
 mod prompt_cache;
 mod proxy_protocol;

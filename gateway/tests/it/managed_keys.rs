@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::client::{Answer, Connection, Request};
-use crate::gateway::{Folder, Gateway, Metrics, command, pool_of};
+use crate::gateway::{Folder, Gateway, Key, Metrics, command, pool_of};
 
 const TOKEN: &str = "admin-token-of-the-test";
 const TENANTS: &str =
@@ -142,6 +142,9 @@ async fn the_command_line_says_what_is_wrong() {
     for (arguments, expected) in [
         (&["new", "--user", "anna"][..], "there is no user `anna`"),
         (&["new"], "no owner"),
+        (&["new", "--user", "ann", "--expires", "2020-01-01"], "2020-01-01T00:00:00Z has passed"),
+        (&["new", "--user", "anna", "--expires", "2020-01-01"], "has passed: it would let nobody in; there is no user"),
+        (&["new", "--user", "ann", "--expires-in", "0s"], "has passed"),
         (&["new", "--user", "ann", "--model", "gpt-4"], "may not use `gpt-4`"),
         (&["new", "--user", "ann", "--priority", "10"], "from 0 to 9"),
         (&["show", "nobody"], "there is no key nobody"),
@@ -200,7 +203,22 @@ async fn what_the_admin_listener_cannot_do_it_says_as_a_problem() {
     assert_eq!((answer.status, answer.header("content-type")), (422, Some("application/problem+json")));
     let at: Vec<_> = answer.json()["errors"].as_array().unwrap().iter().map(|error| error["at"].clone()).collect();
     assert_eq!(at, ["models[0]", "models[2]"], "all at once");
+    let wrong = json!({
+        "user": "zoe", "models": ["gpt*", 5, {}], "priority": 11, "limits": [{ "requests": "500/min" }, { "requests": "x" }],
+        "expires": "tomorrow", "metadata": { "a": 1, "b": "2" }, "none": true
+    });
+    let answer = rig.admin("POST", "/admin/keys", &wrong).await;
+    let errors = answer.json()["errors"].as_array().unwrap().clone();
+    let mut at: Vec<_> = errors.iter().map(|error| error["at"].as_str().unwrap()).collect();
+    at.sort_unstable();
+    let all = ["expires", "limits[1]", "metadata.a", "models[1]", "models[2]", "none", "priority", "user"];
+    assert_eq!((answer.status, &at[..]), (422, &all[..]), "{}", answer.text());
+    let twice = r#"{ "user": "ann", "metadata": { "a": "1", "a": "2" } }"#;
+    let request = Request::new("POST", "/admin/keys").bearer(TOKEN).header("connection", "close").body(twice);
+    let answer = Connection::open(rig.gateway.admin_address()).await.exchange(&request).await;
+    assert!(answer.status == 400 && answer.text().contains("`a` is there twice"), "{}", answer.text());
     for (method, path, body, status) in [
+        ("POST", "/admin/keys", json!({ "user": "ann", "expires": "2020-01-01" }), 422),
         ("POST", "/admin/keys", json!({ "user": "nobody" }), 422),
         ("POST", "/admin/keys", json!({ "user": "ann", "hash": "0" }), 422),
         ("POST", "/admin/keys", json!({ "user": "ann", "admin": true }), 422),
@@ -225,6 +243,53 @@ async fn what_the_admin_listener_cannot_do_it_says_as_a_problem() {
     let open = Gateway::start(&config(&rig.backend, TENANTS).replace(&format!(", token: {TOKEN}"), "")).await;
     assert_eq!(open.admin("/admin/keys").await.status, 403);
     assert_eq!(open.admin("/admin/keys/x/rotate").await.status, 403);
+}
+
+#[tokio::test]
+async fn an_id_that_a_key_in_the_file_has_is_no_other_keys() {
+    let (backend, in_file) = (Backend::start().await, Key::new("mine"));
+    let with = |id: &str| {
+        let entry =
+            format!("api_key: {{ managed: true, keys: [ {{ id: {id}, hash: \"{}\", org: acme }} ] }}", in_file.hash);
+        config(&backend, "")
+            .replace("api_key: { managed: true }", &entry)
+            .replace("keys: { pepper: of-the-test }\n", "")
+    };
+    let gateway = Gateway::start(&with("mine")).await;
+    let rig = Rig { backend: Backend::start().await, gateway };
+    let taken = rig.admin("POST", "/admin/keys", &json!({ "id": "mine", "org": "globex" })).await;
+    assert_eq!((taken.status, taken.header("content-type")), (409, Some("application/problem+json")));
+    let (said, ok) = rig.try_keys(&["new", "--id", "mine", "--org", "globex"]);
+    assert!(!ok && said.contains("a key in the file has this id"), "{said}");
+
+    // The file gets the id of a key in the store: its own lets in, and everybody is told.
+    let stored = rig.keys(&["new", "--id", "stored", "--org", "globex"]);
+    rig.becomes(&stored, 200).await;
+    rig.gateway.rewrite(&with("stored"));
+    let warning = "managed keys have the ids of keys in the file, and let nobody in: stored";
+    let reloaded = rig.admin("POST", "/admin/reload", &Value::Null).await;
+    assert!(reloaded.status == 200 && reloaded.text().contains(warning), "{}", reloaded.text());
+    assert_eq!((rig.status(&in_file.key).await, rig.status(&stored).await), (200, 401));
+    let checked = command(&["check", &rig.file("gateway.yaml").display().to_string()]);
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains(warning) && checked.contains("tidegate keys revoke"), "{checked}");
+    rig.keys(&["revoke", "stored"]);
+    let checked = command(&["check", &rig.file("gateway.yaml").display().to_string()]);
+    assert!(!String::from_utf8_lossy(&checked.stdout).contains(warning));
+}
+
+#[tokio::test]
+async fn an_overlap_lasts_at_least_as_long_as_was_asked_for() {
+    let rig = Rig::new(TENANTS).await;
+    for (id, overlap) in [("a", "500ms"), ("b", "1s")] {
+        let made = rig.admin("POST", "/admin/keys", &json!({ "user": "ann", "id": id })).await.json();
+        let begun = Instant::now();
+        let answer = rig.admin("POST", &format!("/admin/keys/{id}/rotate"), &json!({ "overlap": overlap })).await;
+        assert_eq!(answer.status, 200);
+        let least = tidegate_config::parse_duration(overlap).unwrap();
+        rig.becomes(made["key"].as_str().unwrap(), 401).await;
+        assert!(begun.elapsed() >= least, "{overlap}: {:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test]

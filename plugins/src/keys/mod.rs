@@ -7,10 +7,12 @@
 
 mod managed;
 mod metrics;
+mod plain;
 mod settings;
 
 pub use managed::{Follow, ManagedKeys, Record, Secret, State};
 pub use metrics::{KEYS, KEYS_HELP, KeyMetrics};
+pub(crate) use plain::{HELP as PLAIN_KEY_HELP, holds_key, plain_keys, without_value};
 pub use settings::Key;
 use std::fmt;
 

@@ -4,12 +4,15 @@ use crate::caller::Caller;
 use crate::filter::SettingsError;
 use crate::filters::limits::OwnLimits;
 use crate::tenants::{self, Level, Names, Tenants, UnknownTenant, laying_down};
+use crate::when::When;
 use serde::Serialize;
 use std::sync::Arc;
 
 laying_down! {
     /// A key: its name, its hash, and whose it is.
     #[derive(Default, Serialize)]
+    #[serde(expecting = "an entry such as `{ id: NAME, hash: HASH }`, never a key: `tidegate keys hash` prints the hash of one \
+                         that somebody has already, `tidegate keys new` makes a new one and prints its entry")]
     pub struct Key {
         /// A name for the key itself, for logs. Unique.
         id: String,
@@ -41,6 +44,17 @@ impl Key {
         tenants::caller(tenants, &self.names(), Some(own))
     }
 
+    /// What is wrong with a key that is to be made `now`.
+    pub fn is_new(&self, now: When, faults: &mut Vec<SettingsError>) {
+        let is_name = (1..=128).contains(&self.id.len()) && !self.id.chars().any(char::is_control);
+        if !is_name || self.id == "." || self.id == ".." {
+            faults.push(SettingsError::at("id", "an id has from 1 to 128 bytes, none of them a control character"));
+        }
+        if let Some(expires) = self.expires.filter(|expires| *expires <= now) {
+            faults.push(SettingsError::at("expires", format!("{expires} has passed: it would let nobody in")));
+        }
+    }
+
     /// Who has it; what is wrong with that is reported below `path`.
     pub fn checked(
         &self,
@@ -50,6 +64,10 @@ impl Key {
         faults: &mut Vec<SettingsError>,
     ) -> Caller {
         let below = |setting: &str| if path.is_empty() { setting.to_owned() } else { format!("{path}.{setting}") };
+        if super::holds_key(&self.id) {
+            let fault = SettingsError::at(below("id"), "the id is a key itself, and ids are written to logs");
+            faults.push(fault.help("an id is a name such as `anns-laptop`"));
+        }
         let own = self.about().tenant(Level::Key, &self.id, own, path, faults);
         match tenants::caller(tenants, &self.names(), Some(own.clone())) {
             Ok(caller) => {

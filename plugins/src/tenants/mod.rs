@@ -23,7 +23,7 @@ pub use resolve::UnknownTenant;
 pub(crate) use settings::{About, laying_down};
 pub use settings::{Member, Members, Org, Settings, Team};
 pub use tree::Tenants;
-pub(crate) use tree::beyond;
+pub(crate) use tree::{below, beyond};
 
 /// What somebody is known by elsewhere.
 pub type Metadata = BTreeMap<String, String>;

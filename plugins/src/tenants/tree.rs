@@ -53,9 +53,9 @@ impl Tenants {
         (build.tenants, build.faults)
     }
 
-    /// All of them, wildcards too, in no order.
-    pub fn everyone(&self) -> impl Iterator<Item = &Tenant> {
-        self.places.values().flatten().map(|place| place.tenant().as_ref())
+    /// All of them, wildcards too, each with the name of its organisation; in no order.
+    pub fn everyone(&self) -> impl Iterator<Item = (&str, &Tenant)> {
+        self.places.values().flatten().map(|place| (&*place.org.name, place.tenant().as_ref()))
     }
 
     /// The organisations that have somebody of this name, as the file has them.
@@ -78,7 +78,7 @@ impl Tenants {
 }
 
 /// The path of what is called `name` below `path`: quoted where a dot or a bracket would be read as a step.
-pub(super) fn below(path: &str, name: &str) -> String {
+pub(crate) fn below(path: &str, name: &str) -> String {
     let plain = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '*'));
     let name = if plain { name.into() } else { serde_json::Value::from(name).to_string() };
     if path.is_empty() { name } else { format!("{path}.{name}") }

@@ -4,6 +4,7 @@
 //! holds for requests.
 
 use super::json;
+use super::wanted::Asked;
 use crate::admin::routes::{problem, problem_of};
 use crate::core::Core;
 use crate::storage::keys::{self as stored, Changed};
@@ -17,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use rusqlite::Transaction;
 use serde::Deserialize;
-use serde_json::{Map, Value, json as value};
+use serde_json::{Value, json as value};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_plugins::filter::SettingsError;
@@ -102,6 +103,9 @@ async fn show(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Answer {
 
 async fn create(State(core): State<Arc<Core>>, body: Bytes) -> Answer {
     let key = wanted(&core, &body)?;
+    if core.snapshot.load().views.has_key(&key.id) {
+        return Err(refused(StatusCode::CONFLICT, "a key in the file has this id: it would have the same buckets"));
+    }
     let new = secret(&core)?;
     let sealed = new.sealed();
     let made = write(&core, move |transaction| stored::insert(transaction, &key, &sealed, When::now())).await?;
@@ -135,8 +139,7 @@ async fn rotate(State(core): State<Arc<Core>>, Path(id): Path<String>, body: Byt
     let new = secret(&core)?;
     let sealed = new.sealed();
     let rotated = write(&core, move |transaction| {
-        let now = When::now();
-        stored::rotate(transaction, &id, &sealed, now, now.after(overlap))
+        stored::rotate(transaction, &id, &sealed, When::now(), When::from_now(overlap))
     });
     let record = done(rotated.await?, "this key was revoked: make another")?;
     Ok(json(StatusCode::OK, &with_secret(&record, &new)))
@@ -144,23 +147,16 @@ async fn rotate(State(core): State<Arc<Core>>, Path(id): Path<String>, body: Byt
 
 /// The key that a request asks for, held against who there is.
 fn wanted(core: &Core, body: &[u8]) -> Result<Key, Refused> {
-    let mut asked: Map<String, Value> = parse(body)?;
-    if !asked.contains_key("id") {
+    let (mut asked, mut faults): (Asked, _) = (parse(body)?, Vec::new());
+    if !asked.0.contains_key("id") {
         let id = new_id().map_err(|error| refused(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
-        asked.insert("id".to_owned(), id.into());
+        asked.0.insert("id".to_owned(), id.into());
     }
-    let key: Key = serde_path_to_error::deserialize(Value::Object(asked)).map_err(|error| {
-        let fault = SettingsError::at(error.path().to_string(), error.inner().to_string());
-        faulty(&[fault])
-    })?;
-    let mut faults = Vec::new();
+    let key = asked.read(&mut faults);
     if !key.hash.is_empty() {
         faults.push(SettingsError::at("hash", "the gateway makes the key, and its hash"));
     }
-    let is_name = (1..=128).contains(&key.id.len()) && !key.id.chars().any(char::is_control);
-    if !is_name || key.id == "." || key.id == ".." {
-        faults.push(SettingsError::at("id", "an id has from 1 to 128 bytes, none of them a control character"));
-    }
+    key.is_new(When::now(), &mut faults);
     let snapshot = core.snapshot.load();
     key.checked("", snapshot.tenants.as_deref(), &snapshot.own_limits, &mut faults);
     if !key.limits.is_empty() && !snapshot.decides_limits() {

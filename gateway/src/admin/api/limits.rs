@@ -23,9 +23,7 @@ async fn one(State(core): State<Arc<Core>>, Path(subject): Path<String>) -> Resp
     let views = core.snapshot.load().views.clone();
     match views.buckets(&subject).await {
         Ok(buckets) if buckets.is_empty() => {
-            let scopes = views.scopes();
-            let there =
-                if scopes.is_empty() { "no limits".to_owned() } else { format!("limits per {}", scopes.join(", ")) };
+            let there = views.there();
             problem(StatusCode::NOT_FOUND, &format!("no limit is for subjects such as {subject}; there are {there}"))
         }
         Ok(buckets) => json(StatusCode::OK, &json!({ "subject": subject, "buckets": buckets })),

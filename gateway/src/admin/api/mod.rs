@@ -8,6 +8,7 @@ mod keys;
 mod limits;
 mod log;
 mod spenders;
+mod wanted;
 
 use super::routes::{JSON, answer, problem};
 use crate::core::Core;

@@ -101,7 +101,7 @@ impl Rotate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let rules = self.place.rules()?;
         let (new, now) = (rules.generate()?, When::now());
-        let (sealed, until) = (new.sealed(), now.after(self.overlap.unwrap_or(rules.overlap)));
+        let (sealed, until) = (new.sealed(), When::from_now(self.overlap.unwrap_or(rules.overlap)));
         let refused = "this key was revoked; tidegate keys new makes another";
         rules.change(&self.id, refused, |transaction| stored::rotate(transaction, &self.id, &sealed, now, until))?;
         say(new.secret());

@@ -76,6 +76,9 @@ impl New {
             complain(&entry(&Key { hash: new.hash().to_string(), ..key }));
             return Ok(());
         }
+        if rules.views.as_ref().is_some_and(|views| views.has_key(&key.id)) {
+            return Err(Failure::bad_input(format!("{}: a key in the file has this id; --id takes another", key.id)));
+        }
         let refused = "there is a key of this id already; --id takes another";
         let sealed = new.sealed();
         rules.change(&key.id, refused, |transaction| stored::insert(transaction, &key, &sealed, When::now()))?;
@@ -87,7 +90,6 @@ impl New {
 
     fn key(&self, rules: &Rules) -> Result<Key, Failure> {
         let id = match (&self.id, &rules.store) {
-            (Some(id), _) if id.is_empty() => return Err(Failure::bad_input("--id is empty")),
             (Some(id), _) => id.clone(),
             (None, None) => "my-app".to_owned(),
             (None, Some(_)) => keys::new_id().map_err(|error| Failure::could_not(error.to_string()))?,
@@ -101,7 +103,7 @@ impl New {
             models: (!self.models.is_empty()).then(|| self.models.clone()),
             priority: self.priority,
             metadata: self.metadata.iter().cloned().collect(),
-            expires: self.expires.or_else(|| self.expires_in.map(|time| When::now().after(time))),
+            expires: self.expires.or_else(|| self.expires_in.map(When::from_now)),
             ..Key::default()
         })
     }

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tidegate::assemble::own_limits;
+use tidegate::assemble::{self, own_limits};
 use tidegate::storage::keys::Changed;
 use tidegate::storage::{self, StorageError};
 use tidegate_config::{Config, Keys};
-use tidegate_plugins::filters::limits::OwnLimits;
+use tidegate_plugins::filter::SettingsError;
+use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::keys::{Key, KeyHasher, NewKey, Record};
 use tidegate_plugins::services::Shared;
 use tidegate_plugins::tenants::Tenants;
+use tidegate_plugins::when::When;
 
 use super::super::{Failure, file};
 
@@ -35,14 +37,18 @@ pub(super) struct Rules {
     pub(super) tenants: Option<Arc<Tenants>>,
     /// The store, if there is one.
     pub(super) store: Option<PathBuf>,
+    /// What the file's keys are called.
+    pub(super) views: Option<Arc<Views>>,
 }
 
 impl Place {
     pub(super) fn rules(&self) -> Result<Rules, Failure> {
-        let config: Option<Config> = self.config.as_deref().map(file::load).transpose()?.map(|loaded| loaded.config);
+        let read = self.config.as_deref().map(file::load_quietly).transpose()?;
+        let config: Option<Config> = read.map(|(loaded, _)| loaded.config);
         let keys = config.as_ref().map_or_else(Keys::default, |config| config.keys.clone());
         let named = config.as_ref().and_then(|config| config.storage.as_ref()).map(|storage| storage.path.clone());
         Ok(Rules {
+            views: config.as_ref().map(assemble::views),
             hasher: KeyHasher::new(keys.pepper.as_ref().map(|pepper| pepper.expose())),
             overlap: keys.overlap,
             tenants: config.and_then(|config| {
@@ -60,17 +66,16 @@ impl Rules {
         key.map_err(|error| Failure::could_not(format!("the system gives no random numbers: {error}")))
     }
 
-    /// Whether the key's owner is there, and grants what the key does.
+    /// Whether the key can be made, its owner is there, and grants what the key does.
     pub(super) fn check(&self, key: &Key) -> Result<(), Failure> {
         let mut faults = Vec::new();
+        key.is_new(When::now(), &mut faults);
         key.checked("", self.tenants.as_deref(), &OwnLimits::default(), &mut faults);
-        match faults.first() {
-            None => Ok(()),
-            Some(fault) => {
-                let help = fault.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
-                Err(Failure::bad_input(format!("{}{help}", fault.message)))
-            }
-        }
+        let help = |help: &String| format!(" ({help})");
+        let said =
+            |fault: &SettingsError| format!("{}{}", fault.message, fault.help.as_ref().map(help).unwrap_or_default());
+        let said: Vec<_> = faults.iter().map(said).collect();
+        if said.is_empty() { Ok(()) } else { Err(Failure::bad_input(said.join("; "))) }
     }
 
     pub(super) fn open(&self) -> Result<(Connection, &Path), Failure> {

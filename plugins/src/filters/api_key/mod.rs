@@ -12,6 +12,7 @@ use crate::credential::{self, LONGEST_KEY, Otherwise, Words};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::keys::{self, Follow, Key, KeyHash, KeyHasher};
+use crate::registry;
 use crate::reply::Refusal;
 use crate::services::Services;
 use async_trait::async_trait;
@@ -132,8 +133,14 @@ impl Plugin for ApiKey {
     fn new(settings: Settings, services: &Services) -> std::result::Result<Self, Vec<SettingsError>> {
         let mut faults = Vec::new();
         let from_file = settings.keys_file.as_deref().map_or_else(Vec::new, |path| {
-            services.files.read(path).map_err(|error| error.to_string()).and_then(keys_in).unwrap_or_else(|error| {
-                faults.push(SettingsError::at("keys_file", format!("{}: {error}", path.display())));
+            let read = services.files.read(path).map_err(|error| vec![SettingsError::at("", error.to_string())]);
+            read.and_then(keys_in).unwrap_or_else(|errors| {
+                let of_file = |error: SettingsError| {
+                    let at = if error.path.is_empty() { String::new() } else { format!("at {}: ", error.path) };
+                    let message = format!("{}: {at}{}", path.display(), error.message);
+                    SettingsError { path: "keys_file".to_owned(), message, help: error.help }
+                };
+                faults.extend(errors.into_iter().map(of_file));
                 Vec::new()
             })
         });
@@ -155,9 +162,8 @@ impl Plugin for ApiKey {
                 faults.push(SettingsError::at(format!("{path}.id"), format!("the id '{}' is taken", key.id)));
             }
             let Some(hash) = KeyHash::from_hex(&key.hash) else {
-                let help = "keys are never written down: `tidegate keys new` prints a key and its hash";
                 let message = format!("key '{}': the hash must be 64 hexadecimal digits", key.id);
-                faults.push(SettingsError::at(format!("{path}.hash"), message).help(help));
+                faults.push(SettingsError::at(format!("{path}.hash"), message).help(keys::PLAIN_KEY_HELP));
                 continue;
             };
             if entries.insert(hash, Entry::of(caller)).is_some() {
@@ -167,21 +173,23 @@ impl Plugin for ApiKey {
         if !faults.is_empty() {
             return Err(faults);
         }
+        let ids = Arc::new(ids);
         let known = services.managed_keys.as_ref().filter(|_| settings.managed);
         let managed = known.map(|known| {
             services.own_limits.expect();
-            let managed = Arc::new(Managed::new(services.tenants.clone(), services.own_limits.clone()));
+            let managed = Managed::new(services.tenants.clone(), services.own_limits.clone(), ids.clone());
+            let managed = Arc::new(managed);
             known.follow(&(managed.clone() as Arc<dyn Follow>));
             managed
         });
-        let table = Arc::new(Table::new(entries, managed));
+        let table = Arc::new(Table::new(entries, ids, managed));
         services.views.add_keys(table.clone());
         Ok(Self { hasher: KeyHasher::new(services.pepper.as_deref()), table, otherwise: settings.otherwise })
     }
 }
 
-fn keys_in(value: serde_json::Value) -> std::result::Result<Vec<Key>, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| format!("at {}: {}", error.path(), error.inner()))
+fn keys_in(value: serde_json::Value) -> std::result::Result<Vec<Key>, Vec<SettingsError>> {
+    registry::judged(value, Ok)
 }
 
 #[cfg(test)]

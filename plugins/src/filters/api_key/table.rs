@@ -8,7 +8,7 @@ use crate::tenants::{Tenants, standing};
 use crate::when::When;
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Whom a secret lets in.
@@ -47,12 +47,18 @@ fn invalid(code: &'static str, message: &str) -> Refusal {
 /// All keys: those of the file, and the managed ones, if they let in too.
 pub(super) struct Table {
     entries: HashMap<KeyHash, Entry>,
+    /// What the keys of the file are called.
+    ids: Arc<HashSet<String>>,
     managed: Option<Arc<Managed>>,
 }
 
 impl Table {
-    pub(super) fn new(entries: HashMap<KeyHash, Entry>, managed: Option<Arc<Managed>>) -> Self {
-        Self { entries, managed }
+    pub(super) fn new(
+        entries: HashMap<KeyHash, Entry>,
+        ids: Arc<HashSet<String>>,
+        managed: Option<Arc<Managed>>,
+    ) -> Self {
+        Self { entries, ids, managed }
     }
 
     pub(super) fn find(&self, hash: &KeyHash) -> Result<Entry, Missing> {
@@ -70,12 +76,18 @@ impl Holders for Table {
         let managed = managed.iter().flat_map(|entries| entries.values());
         self.entries.values().chain(managed).map(|entry| entry.caller.clone()).collect()
     }
+
+    fn is_in_file(&self, key: &str) -> bool {
+        self.ids.contains(key)
+    }
 }
 
 /// The managed keys, as the tenants of one version of the file have them. None before they have been read.
 pub(super) struct Managed {
     tenants: Option<Arc<Tenants>>,
     own: Arc<OwnLimits>,
+    /// What the keys of the file are called: no other key may go by these names.
+    taken: Arc<HashSet<String>>,
     entries: ArcSwapOption<HashMap<KeyHash, Entry>>,
 }
 
@@ -88,8 +100,8 @@ pub(super) enum Missing {
 }
 
 impl Managed {
-    pub(super) fn new(tenants: Option<Arc<Tenants>>, own: Arc<OwnLimits>) -> Self {
-        Self { tenants, own, entries: ArcSwapOption::empty() }
+    pub(super) fn new(tenants: Option<Arc<Tenants>>, own: Arc<OwnLimits>, taken: Arc<HashSet<String>>) -> Self {
+        Self { tenants, own, taken, entries: ArcSwapOption::empty() }
     }
 
     pub(super) fn find(&self, hash: &KeyHash) -> Result<Entry, Missing> {
@@ -117,7 +129,8 @@ impl Managed {
 impl Follow for Managed {
     fn keys_are(&self, records: &[Record]) {
         let mut entries = HashMap::with_capacity(records.len());
-        for record in records {
+        // Whoever has one of the others would have the buckets, and the name in the log, of a key of the file.
+        for record in records.iter().filter(|record| !self.taken.contains(&record.key.id)) {
             let entry = self.entry(record);
             let secret = |secret: &crate::keys::Secret| (secret.hash, Entry { until: secret.until, ..entry.clone() });
             entries.extend(record.secrets.iter().map(secret));

@@ -67,6 +67,38 @@ fn all_faults_in_the_settings_are_told_at_once() {
     assert!(!faults.iter().any(|fault| fault.message.contains("sk-plain")));
 }
 
+#[test]
+fn a_key_in_the_place_of_its_hash_or_entry_is_told_where_it_stands_and_not_said_back() {
+    let key = KeyHasher::new(None).generate().expect("the system has randomness").secret().to_owned();
+    let (hash, services) = ("0".repeat(64), Services::none());
+    let named = |key: &str| json!({ key: "ann" });
+    for (settings, expected) in [
+        (json!({ "keys": [key, { "id": "b", "hash": key }] }), &["keys[0]", "keys[1].hash"][..]),
+        (json!({ "keys": key }), &["keys"]),
+        (json!(key), &[""]),
+        (json!({ "keys": named(&key) }), &["keys"]),
+        (json!({ "keys": [named(&key)] }), &["keys[0]"]),
+        (json!({ "keys": [{ "id": "a", "hash": { "plain": key } }] }), &["keys[0].hash.plain"]),
+        (json!({ "keys": [{ "id": key, "hash": hash }] }), &["keys[0].id"]),
+        (
+            json!({ "keys": [{ "id": "a", "hash": key, "metadata": { "x": format!("is {key}") } }, { "id": "a", "hash": "0" }] }),
+            &["keys[0].hash", "keys[0].metadata.x", "keys[1].id", "keys[1].hash"],
+        ),
+        // Keys that are not of our making are known by where they stand.
+        (json!({ "keys": ["sk-plain-secret"] }), &["keys[0]"]),
+        (json!({ "keys": [{ "id": "a", "hash": "sk-plain-secret" }] }), &["keys[0].hash"]),
+        (json!({ "keys": "sk-plain-secret" }), &["keys"]),
+    ] {
+        let faults = crate::Registry::built_in().filter("api_key", settings.clone(), &services).expect("is there");
+        let faults = faults.err().expect("faults");
+        assert_eq!(faults.iter().map(|fault| &*fault.path).collect::<Vec<_>>(), expected, "{settings}");
+        let said = format!("{faults:?}");
+        assert!(!said.contains(&key) && !said.contains("secret\""), "{said}");
+        let mends = said.contains("`tidegate keys hash`") && said.contains("`tidegate keys new`");
+        assert!(mends || expected == ["keys"] && !settings.to_string().contains(&key), "{said}");
+    }
+}
+
 fn record(id: &str, secrets: &[(&NewKey, Option<i64>)], settings: serde_json::Value) -> Record {
     let mut key: Key = serde_json::from_value(settings).expect("well-formed");
     key.id = id.to_owned();
@@ -116,6 +148,25 @@ async fn managed_keys_let_in_as_they_are_now() {
     assert_eq!(code(&filter, &one).await, "401 api_key_revoked");
     assert_eq!(code(&filter, &other).await, "403 unknown_tenant");
     assert_eq!(keys.count(When::now()), [1, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_managed_key_that_has_the_id_of_one_in_the_file_lets_nobody_in() {
+    let hasher = KeyHasher::new(None);
+    let [of_file, stored, other] = std::array::from_fn(|_| hasher.generate().expect("randomness"));
+    let keys = Arc::new(ManagedKeys::default());
+    let services = Services { managed_keys: Some(keys.clone()), ..Services::none() };
+    let settings =
+        json!({ "managed": true, "keys": [{ "id": "a", "hash": of_file.hash().to_string(), "org": "acme" }] });
+    let filter = ApiKey::new(serde_json::from_value(settings).expect("well-formed"), &services).expect("meant");
+    let settings = |org| json!({ "id": "", "org": org });
+    keys.replace(vec![
+        record("a", &[(&stored, None)], settings("globex")),
+        record("b", &[(&other, None)], settings("x")),
+    ]);
+    assert_eq!((code(&filter, &of_file).await, code(&filter, &other).await), ("a".into(), "b".into()));
+    assert_eq!(code(&filter, &stored).await, "401 invalid_api_key");
+    assert_eq!((services.views.has_key("a"), services.views.has_key("b")), (true, false));
 }
 
 #[test]

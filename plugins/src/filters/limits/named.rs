@@ -28,11 +28,11 @@ impl Named {
     }
 
     /// With the organisations that are not said but follow: from the other part, or from there being only one that has
-    /// somebody of that name.
+    /// somebody of that name, in `tenants` or by a key.
     ///
     /// # Errors
     /// Which ones there are, if there are several.
-    pub(super) fn completed(mut self, tenants: Option<&Tenants>) -> Result<Self, String> {
+    pub(super) fn completed(mut self, tenants: Option<&Tenants>, keys: &[Arc<Caller>]) -> Result<Self, String> {
         let beside = match self.part(Scope::Org) {
             Some(Part::Name(_, org)) => Some(org.clone()),
             _ => None,
@@ -42,7 +42,7 @@ impl Named {
             if !scope.is_of_org() {
                 continue;
             }
-            let among = tenants.map(|tenants| tenants.orgs_of(level, name)).unwrap_or_default();
+            let among = orgs_of(level, name, tenants, keys);
             *org = match (&beside, &among[..]) {
                 (Some(beside), _) => Some(beside.clone()),
                 (None, []) => None,
@@ -120,6 +120,20 @@ impl FromStr for Named {
     }
 }
 
+/// The organisations that have somebody of this name; none where there is somebody of no organisation.
+fn orgs_of(level: Level, name: &str, tenants: Option<&Tenants>, keys: &[Arc<Caller>]) -> Vec<Arc<str>> {
+    let mut among = tenants.map(|tenants| tenants.orgs_of(level, name)).unwrap_or_default();
+    for caller in keys.iter().filter(|caller| caller.name(level) == Some(name)) {
+        match &caller.org {
+            None => return Vec::new(),
+            Some(org) if among.contains(org) => {}
+            Some(org) => among.push(org.clone()),
+        }
+    }
+    among.sort_unstable();
+    among
+}
+
 fn scope_of(text: &str) -> Option<Scope> {
     let name = text.split(':').next().unwrap_or_default();
     ALL.into_iter().find(|scope| scope.name() == name)
@@ -180,12 +194,28 @@ mod tests {
 
     #[test]
     fn the_organisation_beside_a_name_is_the_one_it_is_of() {
-        let complete = |text: &str| text.parse::<Named>().and_then(|named| named.completed(None));
+        let complete = |text: &str| text.parse::<Named>().and_then(|named| named.completed(None, &[]));
         let parts = vec![
             (Scope::Org, Part::Name(None, "acme".into())),
             (Scope::User, Part::Name(Some("acme".into()), "ann".into())),
         ];
         assert_eq!(complete("org:acme+user:ann"), Ok(Named(parts)));
         assert_eq!(complete("user:ann"), "user:ann".parse());
+    }
+
+    #[test]
+    fn somebody_whom_only_keys_know_is_of_the_organisation_of_the_keys() {
+        let text = |text: &str| Some(Arc::from(text));
+        let caller = |user, org: Option<&str>| {
+            Arc::new(Caller { user: text(user), org: org.and_then(text), ..Caller::default() })
+        };
+        let keys =
+            [("ann", Some("one")), ("ann", Some("other")), ("bob", Some("one")), ("eve", None), ("eve", Some("one"))];
+        let keys = keys.map(|(user, org)| caller(user, org));
+        let complete = |text: &str| text.parse::<Named>().and_then(|named| named.completed(None, &keys));
+        assert!(complete("user:ann").unwrap_err().contains("say org:one/user:ann or org:other/user:ann"));
+        assert_eq!(complete("user:bob"), "org:one/user:bob".parse());
+        assert_eq!(complete("user:eve"), "user:eve".parse());
+        assert_eq!(complete("user:zoe"), "user:zoe".parse());
     }
 }

@@ -198,13 +198,7 @@ pub(super) fn subject(level: Level, caller: Option<&Caller>, name: &mut Vec<u8>)
     name.clear();
     name.push(0xff);
     let org = caller.and_then(|caller| caller.org.as_deref()).unwrap_or_default();
-    let of = caller.and_then(|caller| match level {
-        Level::Org => caller.org.as_deref(),
-        Level::Team => caller.team.as_deref(),
-        Level::User => caller.user.as_deref(),
-        Level::Service => caller.service.as_deref(),
-        Level::Key => caller.key.as_deref(),
-    });
+    let of = caller.and_then(|caller| caller.name(level));
     // Keys have names that are theirs alone, in all organisations.
     let org = if level == Level::Key { "" } else { org };
     for text in [org, of.unwrap_or_default()] {

@@ -8,12 +8,15 @@ use super::{Inner, own};
 use crate::caller::Caller;
 use crate::prices::NANOS;
 use crate::store::Standing;
-use crate::tenants::Tenants;
+use crate::tenants::{Level, Tenant, Tenants};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// How many of those who have a limit of their own are named.
+const LISTED: usize = 16;
 
 /// The limits of one version of the configuration, in the order of the file. Each filter adds its own when it is built.
 #[derive(Default)]
@@ -27,6 +30,9 @@ pub struct Views {
 pub trait Holders: Send + Sync {
     /// All of them, each with the name of its key, as of now.
     fn holders(&self) -> Vec<Arc<Caller>>;
+
+    /// Whether the file has a key of this name.
+    fn is_in_file(&self, key: &str) -> bool;
 }
 
 /// One limit.
@@ -36,6 +42,12 @@ pub struct LimitView {
     pub limit: String,
     /// Whose buckets it has.
     pub per: String,
+    /// Of a limit that tenants or keys have for themselves: who has it, the first of them by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub of: Vec<String>,
+    /// How many more have it.
+    #[serde(skip_serializing_if = "is_none")]
+    pub others: usize,
     /// What it counts.
     pub kind: &'static str,
     /// How much it allows, as the file writes it.
@@ -102,6 +114,12 @@ impl Views {
         lock(&self.keys).push(keys);
     }
 
+    /// Whether the file has a key of this name: no managed key may have it too, since whoever has it would have the
+    /// other's buckets.
+    pub fn has_key(&self, name: &str) -> bool {
+        lock(&self.keys).iter().any(|keys| keys.is_in_file(name))
+    }
+
     fn filters(&self) -> Vec<Arc<Inner>> {
         lock(&self.filters).clone()
     }
@@ -116,17 +134,35 @@ impl Views {
     pub fn limits(&self) -> Vec<LimitView> {
         let mut views: Vec<_> =
             self.filters().iter().flat_map(|filter| filter.limits.iter().map(Limit::view)).collect();
-        if !self.filters().iter().any(|filter| filter.decides_own) {
-            return views;
-        }
         let holders = self.holders();
-        let of_keys = holders.iter().flat_map(|caller| own::of(&caller.tenants));
-        let of_tenants = self.tenants.iter().flat_map(|tenants| tenants.everyone()).flat_map(own::of_one);
-        let mut seen = HashSet::new();
-        let own = of_tenants.chain(of_keys).map(|(_, limit)| limit);
-        let once = own.filter(|limit| seen.insert((limit.ledger.label(), &limit.text, &limit.models, limit.shadow)));
-        views.extend(once.map(Limit::view));
+        let mut seen = HashMap::new();
+        for (whose, limit) in self.own(&holders) {
+            let same = (limit.ledger.label(), &limit.text, &limit.models, limit.shadow);
+            let at = *seen.entry(same).or_insert_with(|| {
+                views.push(limit.view());
+                views.len() - 1
+            });
+            if views[at].of.len() < LISTED { views[at].of.push(whose) } else { views[at].others += 1 }
+        }
         views
+    }
+
+    /// The limits that tenants and keys have for themselves, if they are decided over, each with whose it is, as subjects
+    /// are spelled.
+    fn own<'a>(&'a self, holders: &'a [Arc<Caller>]) -> Vec<(String, &'a Limit)> {
+        if !self.filters().iter().any(|filter| filter.decides_own) {
+            return Vec::new();
+        }
+        let spelt = |org: &str, tenant: &Tenant| match tenant.level {
+            Level::Org | Level::Key => format!("{}:{}", tenant.level.setting(), tenant.name),
+            level => format!("org:{org}/{}:{}", level.setting(), tenant.name),
+        };
+        let keys = holders.iter().filter_map(|caller| caller.tenant(Level::Key)).map(|key| ("", &**key));
+        let everyone = self.tenants.iter().flat_map(|tenants| tenants.everyone()).chain(keys);
+        let limits = everyone.flat_map(|(org, tenant)| own::of_one(tenant).map(move |own| (org, own)));
+        let mut own: Vec<_> = limits.map(|(org, (tenant, limit))| (spelt(org, tenant), limit)).collect();
+        own.sort_by(|(one, _), (other, _)| one.cmp(other));
+        own
     }
 
     /// How the buckets of `subject` stand: one for each limit that is per what it names, or that it has for itself.
@@ -134,8 +170,8 @@ impl Views {
     /// # Errors
     /// What is wrong with how it is spelled.
     pub async fn buckets(&self, subject: &str) -> Result<Vec<BucketView>, String> {
-        let tenants = self.tenants.as_deref();
-        let named = subject.parse::<Named>()?.completed(tenants)?;
+        let (tenants, holders) = (self.tenants.as_deref(), self.holders());
+        let named = subject.parse::<Named>()?.completed(tenants, &holders)?;
         let mut views = Vec::new();
         for filter in self.filters() {
             for limit in &filter.limits {
@@ -145,7 +181,7 @@ impl Views {
             }
         }
         let decides = self.filters().into_iter().find(|filter| filter.decides_own);
-        let Some((filter, (level, caller))) = decides.zip(named.tenant(tenants, &self.holders())) else {
+        let Some((filter, (level, caller))) = decides.zip(named.tenant(tenants, &holders)) else {
             return Ok(views);
         };
         let subject = own::subject(level, Some(&caller), &mut Vec::new());
@@ -156,8 +192,8 @@ impl Views {
         Ok(views)
     }
 
-    /// What limits are per, each once: what there is to ask for.
-    pub fn scopes(&self) -> Vec<String> {
+    /// What there is to ask for, in words.
+    pub fn there(&self) -> String {
         let mut scopes: Vec<String> = Vec::new();
         let per = |limit: &Limit| Scopes::to_string(&limit.per);
         for scope in self.filters().iter().flat_map(|filter| filter.limits.iter().map(per)) {
@@ -165,7 +201,15 @@ impl Views {
                 scopes.push(scope);
             }
         }
-        scopes
+        let holders = self.holders();
+        let mut own: Vec<_> = self.own(&holders).into_iter().map(|(whose, _)| whose).collect();
+        own.dedup();
+        let more = if own.len() > LISTED { " and others" } else { "" };
+        own.truncate(LISTED);
+        let per = (!scopes.is_empty()).then(|| format!("limits per {}", scopes.join(", ")));
+        let own = (!own.is_empty()).then(|| format!("limits that these have of their own: {}{more}", own.join(", ")));
+        let there: Vec<_> = [per, own].into_iter().flatten().collect();
+        if there.is_empty() { "no limits".to_owned() } else { there.join(", and ") }
     }
 }
 
@@ -198,6 +242,8 @@ impl Limit {
         LimitView {
             limit: self.ledger.label().to_string(),
             per: self.per.to_string(),
+            of: Vec::new(),
+            others: 0,
             kind: self.kind.name(),
             allows: self.text.clone(),
             most: self.amount_of(self.ledger.quota().burst()),
@@ -207,6 +253,10 @@ impl Limit {
             decisions: Decisions { granted, refused, would_refuse, crowded },
         }
     }
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
