@@ -29,6 +29,6 @@ pub trait Turns: Send + Sync {
     fn withdraw(&mut self);
 
     /// The oldest turn is over and has cost this. Without any that was granted, it is one that the backend has begun by
-    /// itself.
-    async fn end(&mut self, exchange: &Exchange, usage: Usage);
+    /// itself. What it is counted as comes back: the same, with what the backend has not said.
+    async fn end(&mut self, exchange: &Exchange, usage: Usage) -> Usage;
 }

@@ -233,9 +233,9 @@ impl Talk {
         }
     }
 
-    async fn settle(&mut self, trip: &mut Trip<'_>, usage: Usage) {
+    async fn settle(&mut self, trip: &mut Trip<'_>, mut usage: Usage) {
         for turns in &mut self.turns {
-            turns.end(&trip.exchange, usage).await;
+            usage = turns.end(&trip.exchange, usage).await;
         }
         let sum =
             |one: Option<u64>, other: Option<u64>| one.map(|one| one.saturating_add(other.unwrap_or(0))).or(other);
