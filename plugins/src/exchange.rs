@@ -120,12 +120,17 @@ pub struct Outcome {
     pub status: u16,
     /// Whether the answer was complete and what was asked for, whether or not its client was still there.
     pub complete: bool,
-    /// The tokens of the answer, if any were counted.
+    /// The tokens of the answer, if any were counted: as [`crate::ResponseFilter::settles`] has it. It is the same for
+    /// whoever counts.
     pub usage: Option<Usage>,
+    /// The same as it was before that: what the backend says, or what was counted of its stream.
+    pub reported: Option<Usage>,
     /// Whose words the answer was.
     pub source: Source,
     /// Whether these tokens are this request's to pay: not if the answer was made for another request.
     pub charged: bool,
+    /// Whether the answer was a stream whose events were read.
+    pub streamed: bool,
     /// Events of a stream that carried a piece of the answer.
     pub events: u64,
     /// Body bytes the client sent.
@@ -174,6 +179,13 @@ impl Exchange {
         again.answerer.clone_from(&self.answerer);
         again.needs_usage = self.needs_usage;
         again
+    }
+
+    /// The same request as it came, before anybody has told who sends it: to find that out once more.
+    pub fn unidentified(&self) -> Self {
+        let mut anew = Self::new(self.head.clone(), self.endpoint, self.id.clone(), self.client);
+        (anew.vouched, anew.model) = (self.vouched, self.model.clone());
+        anew
     }
 
     /// What the client sent before the body.

@@ -1,10 +1,11 @@
 //! The contract between the gateway and a filter.
 
 use crate::credential::Otherwise;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Outcome};
 use crate::reply::{Refusal, Reply};
 use crate::services::Services;
 use crate::turns::Turns;
+use crate::usage::Usage;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -124,6 +125,13 @@ pub trait ResponseFilter: Send + Sync {
     /// Who else wants the answer: as long as anybody does, it is read to its end although the client has left, and a
     /// client that is slow to take it holds nobody up. Asked once, when the filter begins to follow.
     fn audience(&self) -> Option<Arc<dyn Audience>> {
+        None
+    }
+
+    /// What the request has used, completed by what a filter knows better than the backend has said: asked at the end,
+    /// last first, until one says something. That is then the one truth for limits, metrics, log and spenders.
+    fn settles(&self, exchange: &Exchange, outcome: &Outcome) -> Option<Usage> {
+        let _ = (exchange, outcome);
         None
     }
 

@@ -146,6 +146,12 @@ impl Reply {
         self.body.whole().map_or(&[], |body| body)
     }
 
+    /// What an error says to its caller; empty if it is none.
+    pub fn message(&self) -> String {
+        let error = serde_json::from_slice::<serde_json::Value>(self.text()).unwrap_or_default();
+        error["error"]["message"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Adds a header; a value that is not one (control characters) is left out.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: impl AsRef<str>) -> Self {

@@ -19,7 +19,23 @@ pub struct Turn {
 /// Judges the turns of one connection. What is granted and not ended is given back when it is dropped.
 #[async_trait]
 pub trait Turns: Send + Sync {
-    /// Judges a turn before the backend hears of it. With a refusal, which the client is told, it never does.
+    /// Whether it must understand all that the client says, so that what nobody can read does not pass.
+    fn must_read(&self) -> bool {
+        true
+    }
+
+    /// Whether the client may go on at all: asked about what it says besides asking for turns. With a refusal the connection
+    /// ends.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    async fn stands(&mut self, exchange: &Exchange) -> Result<Option<Refusal>> {
+        let _ = exchange;
+        Ok(None)
+    }
+
+    /// Judges a turn before the backend hears of it. With a refusal, which the client is told, it never does;
+    /// with one that says who it is (401, 403) the connection ends.
     ///
     /// # Errors
     /// A fault of ours.
@@ -29,6 +45,6 @@ pub trait Turns: Send + Sync {
     fn withdraw(&mut self);
 
     /// The oldest turn is over and has cost this. Without any that was granted, it is one that the backend has begun by
-    /// itself.
-    async fn end(&mut self, exchange: &Exchange, usage: Usage);
+    /// itself. What it is counted as comes back: the same, with what the backend has not said.
+    async fn end(&mut self, exchange: &Exchange, usage: Usage) -> Usage;
 }

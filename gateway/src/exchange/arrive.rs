@@ -240,7 +240,7 @@ fn unknown_path(path: &str) -> Fault {
 }
 
 /// Where WebSockets are at home. Others may be elsewhere, on paths that are not ours.
-const REALTIME: &str = "/v1/realtime";
+pub(super) const REALTIME: &str = "/v1/realtime";
 
 /// The paths that a wrong one may have meant.
 const PATHS: [&str; 9] = [

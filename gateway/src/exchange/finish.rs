@@ -37,16 +37,23 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.key_id.clone_from(&caller.key);
         record.metadata = Some(caller.metadata.clone());
     }
-    trip.exchange.record(Outcome {
+    let mut outcome = Outcome {
         status,
         complete,
         usage: record.usage,
+        reported: record.usage,
         source: trip.exchange.source(),
         charged: trip.exchange.is_charged(),
+        streamed: trip.streaming,
         events: record.events,
         request_bytes: record.request_bytes,
         response_bytes: record.response_bytes,
-    });
+    };
+    // From here on whoever counts has the same: budgets, spenders, metrics, log.
+    let settled = trip.followers.iter().rev().find_map(|follower| follower.settles(&trip.exchange, &outcome));
+    outcome.usage = settled.or(outcome.usage);
+    record.usage = outcome.usage;
+    trip.exchange.record(outcome);
     while let Some(follower) = trip.followers.pop() {
         follower.end(&trip.exchange);
     }

@@ -62,6 +62,7 @@ mod retries;
 mod rig;
 mod routing;
 mod same_names;
+mod settled;
 mod shadow;
 mod shed;
 mod signals;

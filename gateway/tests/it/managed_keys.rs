@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection as Store, TransactionBehavior};
 use serde_json::{Value, json};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Script};
 use crate::client::{Answer, Connection, Request};
 use crate::gateway::{Folder, Gateway, Key, Metrics, command, pool_of};
+use crate::websocket::{accept, frame, handshake, open};
 
 const TOKEN: &str = "admin-token-of-the-test";
 const TENANTS: &str =
@@ -470,6 +471,31 @@ async fn a_key_made_elsewhere_stands_in_the_file_by_its_peppered_hash() {
     for (pepper, status) in [("salt-and", 200), ("other", 401)] {
         let gateway = Gateway::start(&config(pepper)).await;
         assert_eq!(gateway.send(&Request::chat("m").bearer(key.trim())).await.status, status, "{pepper}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_ends_a_conversation_whether_it_asks_for_a_turn_or_only_goes_on_talking() {
+    let rig = Rig::new("").await;
+    rig.backend.handle(|_| Script::websocket_echo(&accept(), None));
+    let events =
+        [("a", r#"{"type":"response.create"}"#), ("b", r#"{"type":"input_audio_buffer.append","audio":"AAAA"}"#)];
+    for (id, event) in events {
+        let made = rig.admin("POST", "/admin/keys", &json!({ "id": id, "user": "x" })).await.json();
+        let key = made["key"].as_str().unwrap();
+        let mut connection = open(&rig.gateway, &handshake("/v1/realtime?model=m").bearer(key)).await;
+        connection.send(frame(1, event.as_bytes())).await;
+        assert!(!connection.raw().await.is_empty(), "it is let in");
+        assert_eq!(rig.admin("DELETE", &format!("/admin/keys/{id}"), &Value::Null).await.status, 200);
+        // What is no turn may pass for half a second longer.
+        let mut heard = Vec::new();
+        let told = |heard: &[u8]| memchr::memmem::find(heard, b"invalid_api_key").is_some();
+        while !told(&heard) {
+            connection.send(frame(1, event.as_bytes())).await;
+            heard.extend_from_slice(&connection.raw().await);
+        }
+        while !connection.raw().await.is_empty() {}
+        rig.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
     }
 }
 

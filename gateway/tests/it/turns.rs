@@ -257,6 +257,28 @@ async fn limits_that_a_tenant_or_a_key_has_for_itself_count_turns_too() {
 }
 
 #[tokio::test]
+async fn who_is_let_in_no_more_is_told_so_at_the_next_turn_and_the_connection_ends() {
+    let (first, second) = (Key::new("first"), Key::new("second"));
+    let filters =
+        |key: &Key| format!("filters:\n  - api_key: {{ keys: [ {{ id: k, hash: \"{}\", user: ann }} ] }}\n", key.hash);
+    let request = handshake("/v1/realtime?model=m").bearer(&first.key);
+    let mut talk = Talk::through(&filters(&first), &request).await;
+    talk.ask(json!({})).await.unwrap();
+    talk.done(3, 4).await;
+    talk.gateway.rewrite(&format!("{}{}", pool_of(&[&talk.backend]), filters(&second)));
+    let reload = Request::new("POST", "/admin/reload").header("connection", "close");
+    assert_eq!(Connection::open(talk.gateway.admin_address()).await.exchange(&reload).await.status, 200);
+    let told = talk.ask(json!({})).await.unwrap_err();
+    assert_eq!((&told["type"], &told["error"]["code"]), (&json!("error"), &json!("invalid_api_key")));
+    assert_eq!((&told["error"]["event_id"], &told["error"]["type"]), (&json!("e1"), &json!("authentication_error")));
+    let (opcode, reason) = talk.frame().await;
+    assert_eq!((opcode, &reason[..2]), (8, &1008_u16.to_be_bytes()[..]));
+    assert!(talk.connection.closes_within(Duration::from_secs(5)).await);
+    let line = talk.gateway.log.line(|line| line["event"] == "request" && line["status"] == 101).await;
+    assert_eq!((&line["cause"], &line["completion_tokens"]), (&json!("auth"), &json!(4)), "{line}");
+}
+
+#[tokio::test]
 async fn compression_is_offered_unless_turns_are_read() {
     let offer = "permessage-deflate; client_max_window_bits";
     for (limits, offered) in

@@ -1,11 +1,13 @@
 //! WebSockets: after the 101, bytes go both ways as they come, closes and pings included.
 //!
-//! Where limits count turns, [`talk`] reads along, and leaves out what they refuse.
+//! Where limits count turns, or somebody has told who the client is, [`talk`] reads along, and leaves out what is refused.
 
 mod frames;
+mod standing;
 mod talk;
 
 use super::answer::{self, Answered};
+use super::arrive::REALTIME;
 use super::fail::{Fault, Result};
 use super::fetch::Fetched;
 use super::{Session, Trip, relay};
@@ -13,6 +15,7 @@ use crate::telemetry::Cause;
 use frames::Unreadable;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
+use standing::Standing;
 use std::time::Instant;
 use talk::{Stop, Talk};
 use tidegate_plugins::Head;
@@ -67,7 +70,11 @@ pub(super) async fn tunnel(
 /// what it compresses could not be read.
 pub(super) fn judges(trip: &mut Trip<'_>) {
     if trip.upgrade {
-        let Trip { followers, exchange, turns, .. } = trip;
+        let Trip { followers, exchange, turns, snapshot, .. } = trip;
+        // Elsewhere what is said may be anything.
+        if exchange.caller().is_some() && *exchange.head().path == *REALTIME {
+            turns.push(Box::new(Standing::new(snapshot.own.clone())));
+        }
         turns.extend(followers.iter_mut().filter_map(|follower| follower.turns(exchange)));
     }
 }
@@ -107,6 +114,9 @@ async fn listen(
                         return Ok(());
                     }
                 }
+                if passed.ends {
+                    return Err(hang_up(session, trip, &Stop::Dismissed).await);
+                }
                 for data in passed.on.into_iter().filter(|data| !data.is_empty()) {
                     if fetched.upstream.send_body(data).await.is_err() {
                         return Ok(());
@@ -122,6 +132,7 @@ async fn hang_up(session: &mut Session, trip: &mut Trip<'_>, stop: &Stop) -> (Ca
     let (code, reason, cause) = match stop {
         Stop::Unreadable(Unreadable::Protocol) => (1002, "this is no frame of a WebSocket", Cause::Validation),
         Stop::Unreadable(Unreadable::TooLarge) => (1009, "the message is too long", Cause::Validation),
+        Stop::Dismissed => (1008, "the key lets nobody in any more", Cause::Auth),
         Stop::Fault(_) => (1011, "the gateway failed", Cause::Gateway),
     };
     // It may have left: then nobody is there to be told.
@@ -133,6 +144,7 @@ fn stop_text(who: &str, stop: &Stop) -> String {
     match stop {
         Stop::Unreadable(Unreadable::Protocol) => format!("{who} sent what is no frame of a WebSocket"),
         Stop::Unreadable(Unreadable::TooLarge) => format!("{who} sent a message longer than limits.event"),
+        Stop::Dismissed => format!("{who} is let in no more"),
         Stop::Fault(fault) => format!("{fault:?}"),
     }
 }

@@ -7,6 +7,7 @@ use super::super::Trip;
 use super::super::fail::Fault;
 use super::frames::{self, Frames, Unreadable};
 use bytes::Bytes;
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -25,6 +26,8 @@ pub(super) struct Passed {
     pub(super) on: Vec<Bytes>,
     /// For the side it came from.
     pub(super) back: Vec<Bytes>,
+    /// Whether the connection ends with that.
+    pub(super) ends: bool,
 }
 
 /// Both sides of one connection, and the turns between them.
@@ -40,6 +43,8 @@ pub(super) struct Talk {
     /// Refusals that wait for the end of the backend's message.
     waiting: Vec<Bytes>,
     refusals: u64,
+    /// Whether the client is let in no more.
+    dismissed: bool,
 }
 
 /// A turn that was granted.
@@ -94,7 +99,7 @@ impl Talk {
     pub(super) fn new(turns: Vec<Box<dyn Turns>>, most: usize) -> Self {
         let (client, server) = (Frames::new(most, true), Frames::new(most, false));
         let (open, waiting) = (VecDeque::new(), Vec::new());
-        Self { turns, client, server, said: 0, most: None, open, waiting, refusals: 0 }
+        Self { turns, client, server, said: 0, most: None, open, waiting, refusals: 0, dismissed: false }
     }
 
     /// What the client has sent.
@@ -112,7 +117,11 @@ impl Talk {
                 None => passed.on.push(part.bytes),
                 Some(event) => self.waiting.push(event),
             }
+            if self.dismissed {
+                break;
+            }
         }
+        passed.ends = self.dismissed;
         if self.server.is_between() {
             passed.back.append(&mut self.waiting);
         }
@@ -149,8 +158,12 @@ impl Talk {
     async fn judge(&mut self, trip: &Trip<'_>, text: &[u8]) -> Result<Option<Bytes>, Stop> {
         // What could be read in two ways (a name twice) is not read at all, and so does not pass.
         let Ok(event) = serde_json::from_slice::<Event<'_>>(text) else {
+            if !self.turns.iter().any(|turns| turns.must_read()) {
+                let refusal = self.stands(trip).await?;
+                return Ok(refusal.map(|refusal| self.tell(trip, &refusal, None)));
+            }
             let message = "This event could not be read: an object of JSON is expected, with each name once.";
-            let refusal = Refusal::new(http::StatusCode::BAD_REQUEST, "invalid_event", message);
+            let refusal = Refusal::new(StatusCode::BAD_REQUEST, "invalid_event", message);
             return Ok(Some(self.tell(trip, &refusal, None)));
         };
         let kind = event.kind.as_deref().unwrap_or_default();
@@ -161,14 +174,15 @@ impl Talk {
             self.most = bound(event.session).or(self.most);
         }
         if kind != "response.create" {
-            return Ok(None);
+            let refusal = self.stands(trip).await?;
+            return Ok(refusal.map(|refusal| self.tell(trip, &refusal, event.event_id.as_deref())));
         }
         let turn = Turn { text: self.said, max_tokens: bound(event.response).or(self.most) };
         let refusal = match self.open.len() < MAX_OPEN {
             true => self.begin(trip, &turn).await?,
             false => {
                 let message = "Too many responses are under way on this connection.";
-                Some(Refusal::new(http::StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message))
+                Some(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message))
             }
         };
         if let Some(refusal) = refusal {
@@ -176,6 +190,18 @@ impl Talk {
         }
         self.said = 0;
         self.open.push_back(Open { asked: event.event_id.map(Cow::into_owned), begun: false, pieces: 0 });
+        Ok(None)
+    }
+
+    /// Whether the client may go on, who says something else than that it wants a turn.
+    async fn stands(&mut self, trip: &Trip<'_>) -> Result<Option<Refusal>, Stop> {
+        for turns in &mut self.turns {
+            let judged = turns.stands(&trip.exchange).await;
+            let refusal = judged.map_err(|error| Stop::Fault(Fault::ours(format!("filter: {error}"))))?;
+            if refusal.is_some() {
+                return Ok(refusal);
+            }
+        }
         Ok(None)
     }
 
@@ -194,6 +220,7 @@ impl Talk {
 
     fn tell(&mut self, trip: &Trip<'_>, refusal: &Refusal, asked: Option<&str>) -> Bytes {
         self.refusals += 1;
+        self.dismissed |= matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let id = format!("event_{}_{}", trip.record.request_id, self.refusals);
         frames::text(&refusal.realtime(&id, asked))
     }
@@ -233,9 +260,9 @@ impl Talk {
         }
     }
 
-    async fn settle(&mut self, trip: &mut Trip<'_>, usage: Usage) {
+    async fn settle(&mut self, trip: &mut Trip<'_>, mut usage: Usage) {
         for turns in &mut self.turns {
-            turns.end(&trip.exchange, usage).await;
+            usage = turns.end(&trip.exchange, usage).await;
         }
         let sum =
             |one: Option<u64>, other: Option<u64>| one.map(|one| one.saturating_add(other.unwrap_or(0))).or(other);
@@ -250,6 +277,8 @@ impl Talk {
 /// Why a conversation cannot go on.
 #[derive(Debug)]
 pub(super) enum Stop {
+    /// The client is let in no more, and has been told.
+    Dismissed,
     /// A side cannot be understood.
     Unreadable(Unreadable),
     /// A fault of ours.

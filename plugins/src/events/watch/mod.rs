@@ -10,6 +10,7 @@ use crate::json;
 use crate::usage::{self, Place, Usage};
 
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+static ROLE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"role\""));
 static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"finish_reason\""));
 
 /// Follows one stream, block by block. It keeps counts and marks but no bytes.
@@ -19,7 +20,6 @@ pub struct StreamWatch {
     choices: u64,
     is_done: bool,
     has_failed: bool,
-    has_begun: bool,
     finish_reasons: u64,
     content_events: u64,
     usage: Usage,
@@ -57,6 +57,7 @@ enum Protocol {
 struct Hints {
     error: bool,
     usage: bool,
+    role: bool,
     finish_reason: bool,
 }
 
@@ -75,7 +76,6 @@ impl StreamWatch {
             choices: 1,
             is_done: false,
             has_failed: false,
-            has_begun: false,
             finish_reasons: 0,
             content_events: 0,
             usage: Usage::default(),
@@ -95,6 +95,7 @@ impl StreamWatch {
         let hints = Hints {
             error: json::mentions(block, &ERROR),
             usage: json::mentions(block, &usage::KEY),
+            role: self.protocol == Protocol::Chunks && json::mentions(block, &ROLE),
             finish_reason: self.protocol == Protocol::Chunks && json::mentions(block, &FINISH_REASON),
         };
         let (mut events, content) = (Events::new(block), self.content_events);
@@ -141,13 +142,11 @@ impl StreamWatch {
     fn chunk(&mut self, data: &[u8], hints: Hints) {
         let finished = if hints.finish_reason { finish_reasons(data) } else { 0 };
         self.finish_reasons += finished;
-        // A chat's first chunk names the role only, and the one with the reason need not have a text.
-        let is_opening = !self.has_begun && memmem::find(data, b"\"role\"").is_some();
-        let is_closing = finished > 0 && memmem::find(data, b"\"delta\":{}").is_some();
+        // A chat's first chunk mostly names the role only, and the one with the reason need not have a text.
+        let may_be_empty = finished > 0 || hints.role && memmem::find(data, b"\"role\"").is_some();
         // One that is there for the usage only.
         let is_bill = hints.usage && memmem::find(data, b"\"choices\":[]").is_some();
-        self.has_begun = true;
-        self.content_events += u64::from(!is_opening && !is_closing && !is_bill);
+        self.content_events += u64::from(!is_bill && !(may_be_empty && has_empty_delta(data)));
     }
 
     fn message_event(&mut self, name: &[u8]) {
@@ -219,6 +218,18 @@ fn name_of<'a>(event: &Event<'a>, data: &'a [u8]) -> &'a [u8] {
 
 fn has_error(data: &[u8]) -> bool {
     json::member(data, "error").is_some_and(|value| data[value] != *b"null")
+}
+
+/// Whether the choices of a chunk bring nothing of the answer: no more than a role, and members without content.
+fn has_empty_delta(data: &[u8]) -> bool {
+    let Some(choices) = json::member(data, "choices") else { return false };
+    let mut choices = json::elements_within(data, choices).peekable();
+    let is_empty = |choice| match json::members_within(data, choice).find(|member| member.key == b"delta") {
+        Some(delta) => json::members_within(data, delta.value)
+            .all(|member| member.key == b"role" || matches!(&data[member.value], b"null" | b"\"\"" | b"[]" | b"{}")),
+        None => false,
+    };
+    choices.peek().is_some() && choices.all(is_empty)
 }
 
 /// How many choices of a chunk have a reason to finish.

@@ -70,6 +70,24 @@ fn comments_and_pings_are_no_news() {
 }
 
 #[test]
+fn a_role_is_no_token_and_a_token_beside_a_role_is_one() {
+    let counted = |deltas: &[&str]| {
+        let event = |delta: &&str| format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta}}}]}}\n\n");
+        watched(Endpoint::Chat, &deltas.iter().map(event).collect::<String>()).0.content_events()
+    };
+    let nothing = r#"{"role":"assistant","content":"","refusal":null,"tool_calls":[]}"#;
+    assert_eq!(counted(&[nothing]), 0);
+    assert_eq!(counted(&[nothing, r#"{"content":"a"}"#, nothing]), 1);
+    let each = r#"{"role":"assistant","content":"a"}"#;
+    assert_eq!(counted(&[each; 20]), 20);
+    assert_eq!(counted(&[r#"{"role":"assistant","content":null,"reasoning_content":"a"}"#]), 1);
+    assert_eq!(counted(&[r#"{"role":"assistant","tool_calls":[{"index":0}]}"#]), 1);
+    let closing = |delta: &str| format!("data: {{\"choices\":[{{\"delta\":{delta},\"finish_reason\":\"stop\"}}]}}\n\n");
+    assert_eq!(watched(Endpoint::Chat, &closing(r#"{"content":""}"#)).0.content_events(), 0);
+    assert_eq!(watched(Endpoint::Chat, &closing(r#"{"content":"a"}"#)).0.content_events(), 1);
+}
+
+#[test]
 fn pieces_are_counted_until_the_backend_says_better() {
     assert_eq!(watched(Endpoint::Chat, ": nothing yet\n\n").0.usage(), None);
     let (mut watch, _) = watched(Endpoint::Chat, &format!("{CHAT}{FINISH}"));

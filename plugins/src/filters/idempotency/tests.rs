@@ -26,12 +26,10 @@ fn answer(exchange: &mut Exchange, mut follower: Box<dyn ResponseFilter>, bytes:
     exchange.record(crate::exchange::Outcome {
         status: 200,
         complete: true,
-        usage: None,
         charged: true,
-        events: 0,
         source: Source::Backend,
-        request_bytes: 0,
         response_bytes: bytes as u64,
+        ..crate::exchange::Outcome::default()
     });
     follower.end(exchange);
 }

@@ -74,30 +74,25 @@ impl Held {
         Some(more)
     }
 
-    /// What a request has cost: as the backend says, or as far as can be told without.
+    /// What of an outcome counts here.
     fn used(&self, outcome: &Outcome) -> Used {
-        let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
+        let usage = outcome.usage.filter(|_| self.spends != Spends::Nothing);
         let bytes = Some(outcome.request_bytes.saturating_add(outcome.response_bytes));
-        let again = Again::of(outcome.source, outcome.charged);
-        let used = |usage| Used { usage, bytes, again };
+        Used { usage, bytes, again: Again::of(outcome.source, outcome.charged) }
+    }
+
+    /// What a request has used whose backend has not said it: the estimate for its prompt, and what has come.
+    fn estimated(&self, outcome: &Outcome) -> Option<Usage> {
+        let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
         // What the gateway says by itself has cost nobody anything.
         let is_ours = outcome.source == Source::Gateway && outcome.status < 400;
-        match outcome.usage {
-            _ if self.spends == Spends::Nothing => used(None),
-            Some(usage) if usage.estimated => {
-                // As many as there were events that carried some of it.
-                let completion = usage.completion.map(|events| self.estimate.of_events(events));
-                used(Some(Usage { completion, prompt: usage.prompt.or(Some(self.cost.prompt)), ..usage }))
-            }
-            Some(usage) => used(Some(self.complete(usage))),
-            None if began && !is_ours => {
-                // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
-                let told = (outcome.response_bytes / 4).min(self.cost.completion);
-                let (prompt, completion) = (Some(self.cost.prompt), Some(told));
-                used(Some(Usage { prompt, completion, estimated: true, ..Usage::default() }))
-            }
-            None => used(None),
-        }
+        let completion = match outcome.streamed {
+            true => self.estimate.of_events(outcome.events),
+            // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
+            false => (outcome.response_bytes / 4).min(self.cost.completion),
+        };
+        let (prompt, completion) = (Some(self.cost.prompt), Some(completion));
+        (began && !is_ours).then(|| Usage { prompt, completion, estimated: true, ..Usage::default() })
     }
 
     /// With the estimate for the prompt, if the backend did not count it.
@@ -233,6 +228,21 @@ impl ResponseFilter for Held {
         Ok(())
     }
 
+    fn settles(&self, exchange: &Exchange, outcome: &Outcome) -> Option<Usage> {
+        if !self.limits.counts_usage || self.spends == Spends::Nothing || exchange.is_limited() {
+            return None;
+        }
+        match outcome.reported {
+            // As many as there were events that carried some of it.
+            Some(usage) if usage.estimated => {
+                let completion = usage.completion.map(|events| self.estimate.of_events(events));
+                Some(self.complete(Usage { completion, ..usage }))
+            }
+            Some(usage) => Some(self.complete(usage)),
+            None => self.estimated(outcome),
+        }
+    }
+
     fn end(mut self: Box<Self>, exchange: &Exchange) {
         self.let_go();
         // Another limit has refused it: nothing of this one is spent.
@@ -242,7 +252,9 @@ impl ResponseFilter for Held {
         let Some(outcome) = exchange.outcome() else { return };
         let used = self.used(outcome);
         self.settle_by(exchange, &used);
-        if let Some(usage) = outcome.usage.filter(|_| outcome.complete && outcome.charged && self.limits.counts_usage) {
+        if let Some(usage) =
+            outcome.reported.filter(|_| outcome.complete && outcome.charged && self.limits.counts_usage)
+        {
             // What another model's answers are like says nothing about this one's.
             let answered = exchange.priced_as().map_or(&self.estimate, |model| self.limits.estimate_of(model));
             answered.learn(&self.cost, &usage, outcome.events);

@@ -64,12 +64,21 @@ fn outcome(status: u16, usage: Option<Usage>) -> Outcome {
         status,
         complete: status < 400,
         usage,
+        reported: usage,
         source: Source::Backend,
         charged,
         request_bytes: 50,
         response_bytes: 4000,
         ..Outcome::default()
     }
+}
+
+/// Ends a request as the gateway does.
+fn close(follower: Box<dyn ResponseFilter>, exchange: &mut Exchange, mut outcome: Outcome) -> Option<Usage> {
+    outcome.usage = follower.settles(exchange, &outcome).or(outcome.usage);
+    exchange.record(outcome);
+    follower.end(exchange);
+    outcome.usage
 }
 
 fn usage(prompt: u64, completion: u64) -> Option<Usage> {
@@ -89,6 +98,8 @@ async fn what_is_settled_is_what_the_backend_says_or_what_can_be_told_without() 
             prompt + 30,
         ),
         ("no usage at all", outcome(200, None), prompt + 400),
+        ("a stream of three events", Outcome { streamed: true, events: 3, ..outcome(499, None) }, prompt + 3),
+        ("a stream of none", Outcome { streamed: true, ..outcome(499, None) }, prompt),
         ("client gone before the answer", Outcome { response_bytes: 0, ..outcome(499, None) }, prompt),
         ("refused by the backend", outcome(400, None), 0),
         ("the backend failed", outcome(502, None), 0),
@@ -97,8 +108,7 @@ async fn what_is_settled_is_what_the_backend_says_or_what_can_be_told_without() 
         let mut exchange = exchange(CALL);
         let follower = house.ask(&mut exchange).await.ok().unwrap();
         assert_eq!(house.left().await, 10_000 - prompt - 400, "{case}");
-        exchange.record(outcome);
-        follower.end(&exchange);
+        close(follower, &mut exchange, outcome);
         assert_eq!(house.left().await, 10_000 - spent, "{case}");
     }
 }
@@ -128,8 +138,7 @@ async fn a_whole_answer_is_settled_before_its_client_has_it() {
     follower.chunk(&mut exchange, &mut answer, false).unwrap();
     assert_eq!(house.left().await, 10_000 - 15);
     follower.chunk(&mut exchange, &mut Bytes::new(), true).unwrap();
-    exchange.record(outcome(200, usage(10, 5)));
-    follower.end(&exchange);
+    close(follower, &mut exchange, outcome(200, usage(10, 5)));
     assert_eq!(house.left().await, 10_000 - 15);
 }
 
@@ -139,8 +148,7 @@ async fn an_answer_that_is_longer_than_was_reserved_becomes_a_debt() {
     let mut first = exchange(CALL);
     let follower = house.ask(&mut first).await.ok().unwrap();
     // Not complete, so that nothing is learned from it.
-    first.record(Outcome { complete: false, ..outcome(200, usage(100, 7_100)) });
-    follower.end(&first);
+    close(follower, &mut first, Outcome { complete: false, ..outcome(200, usage(100, 7_100)) });
     let refused = house.ask(&mut exchange(CALL)).await.err().unwrap();
     let wait: u64 = refused.headers["retry-after-ms"].to_str().unwrap().parse().unwrap();
     let prompt = (CALL.len() as u64).div_ceil(4);
@@ -156,8 +164,7 @@ async fn a_guess_that_is_too_large_waits_for_a_full_bucket_and_a_stated_number_n
     let house = House::new(json!([{ "per": "global", "tokens": "500/h" }]));
     let mut guess = exchange(r#"{"model":"m","messages":[]}"#);
     let follower = house.ask(&mut guess).await.ok().unwrap();
-    guess.record(outcome(200, usage(5, 5)));
-    follower.end(&guess);
+    close(follower, &mut guess, outcome(200, usage(5, 5)));
     let never = house.ask(&mut exchange(r#"{"model":"m","max_tokens":501,"messages":[]}"#)).await.err().unwrap();
     assert_eq!(never.status, StatusCode::BAD_REQUEST);
     let body: Value = serde_json::from_slice(never.text()).unwrap();
@@ -247,8 +254,7 @@ async fn an_answer_that_somebody_else_has_paid_for_costs_what_the_file_says() {
         let house = House::new(entries.clone());
         let mut exchange = exchange(CALL);
         let follower = house.ask(&mut exchange).await.ok().unwrap();
-        exchange.record(Outcome { source, charged, ..outcome(200, usage(100, 30)) });
-        follower.end(&exchange);
+        close(follower, &mut exchange, Outcome { source, charged, ..outcome(200, usage(100, 30)) });
         let level = |name: &str| {
             let limits = &house.filter.0.limits;
             limits.iter().find(|limit| &**limit.ledger.label() == name).unwrap().ledger.clone()
@@ -271,8 +277,7 @@ async fn what_another_limit_refuses_later_takes_nothing_of_these() {
     let mut refused = exchange(CALL);
     let follower = house.ask(&mut refused).await.ok().unwrap();
     refused.limit_by("another");
-    refused.record(outcome(429, None));
-    follower.end(&refused);
+    close(follower, &mut refused, outcome(429, None));
     let mut next = exchange(CALL);
     assert!(house.ask(&mut next).await.is_ok());
     assert_eq!(next.rates().requests.unwrap().left, 9);
@@ -283,8 +288,7 @@ async fn an_answer_of_the_gateways_own_costs_nothing_and_one_whose_client_left_c
     let house = House::new(json!([{ "per": "global", "tokens": "10k/h" }]));
     let mut own = exchange(CALL);
     let follower = house.ask(&mut own).await.ok().unwrap();
-    own.record(Outcome { source: Source::Gateway, ..outcome(200, None) });
-    follower.end(&own);
+    close(follower, &mut own, Outcome { source: Source::Gateway, ..outcome(200, None) });
     assert_eq!(house.left().await, 10_000);
 }
 
@@ -298,8 +302,7 @@ async fn a_budget_that_is_only_reserved_is_not_said_to_be_spent() {
     assert_eq!(error(&refused)["code"], "rate_limit_exceeded");
     assert!(error(&refused)["message"].as_str().unwrap().contains("open requests have reserved"));
     assert_eq!((refused.headers["retry-after"].as_bytes(), refused.headers.get("x-should-retry")), (&b"1"[..], None));
-    first.record(outcome(200, usage(100, 300)));
-    follower.end(&first);
+    close(follower, &mut first, outcome(200, usage(100, 300)));
     let refused = house.ask(&mut exchange(CALL)).await.err().unwrap();
     assert_eq!(error(&refused)["code"], "insufficient_quota");
     assert_eq!(refused.headers["x-should-retry"], "false");
@@ -347,8 +350,7 @@ mod waits {
                 let mut exchange = crate::testing::exchange(CALL);
                 let refused = match now(house.ask(&mut exchange)) {
                     Ok(follower) => {
-                        exchange.record(Outcome { request_bytes: 50, response_bytes: 0, ..outcome(200, usage(11, 300)) });
-                        follower.end(&exchange);
+                        close(follower, &mut exchange, Outcome { request_bytes: 50, response_bytes: 0, ..outcome(200, usage(11, 300)) });
                         continue;
                     }
                     // What could never be admitted is another matter.

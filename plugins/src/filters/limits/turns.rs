@@ -88,7 +88,7 @@ impl Turns for Conversation {
         }
     }
 
-    async fn end(&mut self, exchange: &Exchange, usage: Usage) {
+    async fn end(&mut self, exchange: &Exchange, usage: Usage) -> Usage {
         let open = self.open.pop_front();
         let estimate = open.as_ref().map_or(0, |(_, cost)| cost.prompt);
         let usage = Usage { prompt: usage.prompt.or(Some(estimate)), ..usage };
@@ -97,6 +97,7 @@ impl Turns for Conversation {
             Some(open) => self.settle(open, &used),
             None => self.charge(exchange, &used).await,
         }
+        usage
     }
 }
 
