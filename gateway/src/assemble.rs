@@ -5,6 +5,7 @@ use crate::exchange::own::Own;
 use crate::exchange::shadow::ShadowMetrics;
 use crate::models::Models;
 mod backends;
+mod order;
 mod routes;
 
 pub use backends::Recipe;
@@ -69,7 +70,10 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
     let shared = Shared::default();
     let services = services(config, &shared, &Read::default(), &mut faults);
-    let _filters = build_filters(config, &registry, &services, &mut faults);
+    let filters = build_filters(config, &registry, &services, &mut faults);
+    if filters.len() == config.filters.len() {
+        faults.extend(order::strangers(config, &filters));
+    }
     if config.storage.is_none() && shared.store.has_budgets() {
         let limits = config.filters.iter().find(|entry| entry.name == "limits");
         let path = limits.map_or_else(KeyPath::root, |entry| entry.path.clone());
@@ -378,6 +382,10 @@ fn build_filters(
                 faults.push(unknown("filter", &entry.name, &known, entry.path.clone()));
             }
         }
+    }
+    // What could not be built has no place among the others.
+    if built.len() == config.filters.len() {
+        faults.extend(order::too_early(config, &built));
     }
     if services.own_limits.any() {
         faults.extend(undecided(config));

@@ -42,6 +42,12 @@ pub trait Filter: Send + Sync {
         None
     }
 
+    /// What becomes of callers that nobody knows, where this filter gives an answer again to the same caller. None for a
+    /// filter to which it does not matter who calls.
+    fn tells_apart(&self) -> Option<Strangers> {
+        None
+    }
+
     /// Headers of requests that are for this filter alone: no backend sees them, whoever sent them.
     fn keeps(&self) -> &[HeaderName] {
         &[]
@@ -61,6 +67,17 @@ pub trait Filter: Send + Sync {
 
     /// Judges one request. What the filter needs for the answer it leaves behind with [`Verdict::Follow`].
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict>;
+}
+
+/// How a filter that gives answers again tells callers apart whom nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// By their address.
+    ByAddress,
+    /// It gives them nothing of each other's.
+    Alone,
+    /// Not at all, nor others: as it was told to.
+    Everybody,
 }
 
 /// What a filter says about a request.

@@ -239,3 +239,42 @@ async fn memory_is_bounded_the_oldest_give_way_and_a_reload_keeps_the_rest() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!replayed(&gateway.send(&request).await));
 }
+
+/// What `check` says of these filters, and whether it lets them pass.
+fn checked(filters: &str) -> (bool, String) {
+    let folder = crate::gateway::Folder::new();
+    let file = folder
+        .write("gateway.yaml", &format!("filters:\n{filters}{}", crate::gateway::pool_at(&["http://127.0.0.1:1"])));
+    let output = crate::gateway::command(&["check", &file.display().to_string()]);
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn check_refuses_answers_that_are_given_again_before_it_is_known_who_calls() {
+    let hash = Key::new("a").hash;
+    let keys = &*format!("  - api_key: {{ keys: [{{ id: a, hash: \"{hash}\" }}] }}\n");
+    let identities = [keys, "  - trusted_headers: { user: x-user }\n"];
+    for filter in ["idempotency: {}", "idempotency: { scope: global }", "shared_flight: {}", "prompt_cache: {}"] {
+        for identity in identities {
+            let (good, said) = checked(&format!("  - {filter}\n{identity}"));
+            assert!(!good && said.contains("here nobody knows yet who calls"), "{filter}: {said}");
+            let (_, said) = checked(&format!("{identity}  - {filter}\n"));
+            assert!(!said.contains("who calls"), "{filter}: {said}");
+        }
+    }
+    for filter in ["shared_flight: { scope: global }", "prompt_cache: { scope: global }"] {
+        let (_, said) = checked(&format!("  - {filter}\n{keys}"));
+        assert!(!said.contains("who calls"), "{filter}: {said}");
+    }
+}
+
+#[test]
+fn check_warns_of_callers_that_nobody_knows() {
+    let (good, said) = checked("  - idempotency: {}\n");
+    assert!(good && said.contains("told apart by their address alone"), "{said}");
+    for filter in ["shared_flight", "prompt_cache"] {
+        let (good, said) = checked(&format!("  - {filter}: {{}}\n"));
+        assert!(good && said.contains("it does nothing for callers"), "{said}");
+        assert!(!checked(&format!("  - {filter}: {{ scope: global }}\n")).1.contains("who calls"));
+    }
+}

@@ -6,7 +6,7 @@
 
 use crate::cache_key::{CacheKey, KeyMaker, Scope};
 use crate::exchange::{Exchange, Source};
-use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
+use crate::filter::{Filter, Plugin, Result, SettingsError, Strangers, Verdict};
 use crate::flight::{self, Counts, Flights, Form, Joined, Recorder, Told, Waits, count};
 use crate::json;
 use crate::recording::{Failure, Recording};
@@ -124,6 +124,10 @@ impl SharedFlight {
 impl Filter for SharedFlight {
     fn needs_route(&self) -> bool {
         true
+    }
+
+    fn tells_apart(&self) -> Option<Strangers> {
+        (self.settings.scope != Scope::Global).then_some(Strangers::Alone)
     }
 
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {

@@ -2,6 +2,7 @@
 //! for what came whole.
 
 use crate::call::Endpoint;
+use crate::events::StreamWatch;
 use crate::exchange::Exchange;
 use crate::filter::Head;
 use crate::forms::{self, Shape};
@@ -10,15 +11,18 @@ use crate::reply::{Body, Pieces, Refusal, Reply};
 use crate::splice;
 use crate::usage::Usage;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// One document.
-    Whole,
+    /// One document, of so many choices.
+    Whole {
+        /// The call's `n`.
+        choices: u64,
+    },
     /// Events, with the usage among them or not.
     Stream {
         /// Whether the client gets to see the usage.
@@ -46,17 +50,17 @@ const PIECE: usize = 24;
 impl Form {
     /// What a request asks for.
     pub fn asked(exchange: &Exchange) -> Self {
-        let Some(call) = exchange.call().filter(|call| call.stream) else { return Self::Whole };
+        let Some(call) = exchange.call().filter(|call| call.stream) else {
+            return Self::Whole { choices: exchange.call().and_then(|call| call.n).unwrap_or(1) };
+        };
         Self::Stream { usage: !forms::asks_for_usage(call.endpoint) || call.include_usage == Some(true) }
     }
+}
 
-    fn of(head: &Head) -> Self {
-        let kind = head.headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-        match kind.starts_with(b"text/event-stream") {
-            true => Self::Stream { usage: true },
-            false => Self::Whole,
-        }
-    }
+/// Whether an answer with this head is a stream of events.
+fn is_stream(head: &Head) -> bool {
+    let kind = head.headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    kind.starts_with(b"text/event-stream")
 }
 
 /// Tells the answer that `reader` reads, once it begins, or once it is whole where another form wants all of it.
@@ -66,7 +70,6 @@ pub async fn tell(mut reader: Reader, endpoint: Endpoint, asked: Form) -> Told {
         Err(failure) => return Told::Failed(failure),
     };
     let Head { status, headers } = opening.head.clone();
-    let recorded = Form::of(&opening.head);
     // What is no success is told as it came: SDKs read errors whole.
     if !status.is_success() {
         let body = match reader.ended().await {
@@ -77,18 +80,18 @@ pub async fn tell(mut reader: Reader, endpoint: Endpoint, asked: Form) -> Told {
         let reply = Reply::new(status, headers, body);
         return if opening.poor { Told::Poor(reply) } else { Told::Answer(reply) };
     }
-    match (recorded, asked) {
-        (Form::Stream { .. }, Form::Stream { usage: true }) => {
+    match (is_stream(&opening.head), asked) {
+        (true, Form::Stream { usage: true }) => {
             Told::Answer(Reply::new(status, headers, Body::Pieces(Box::new(reader))))
         }
-        (Form::Stream { .. }, Form::Stream { usage: false }) => {
+        (true, Form::Stream { usage: false }) => {
             Told::Answer(Reply::new(status, headers, Body::Pieces(Box::new(WithoutUsage(reader)))))
         }
-        (Form::Whole, Form::Whole) => made(reader, opening.head.clone(), WHOLE, Some).await,
-        (Form::Stream { .. }, Form::Whole) => {
-            made(reader, opening.head.clone(), WHOLE, |events| forms::whole(endpoint, &events)).await
+        (false, Form::Whole { .. }) => made(reader, opening.head.clone(), |whole| Some(vec![whole])).await,
+        (true, Form::Whole { choices }) => {
+            made(reader, opening.head.clone(), |events| whole(endpoint, choices, &events)).await
         }
-        (Form::Whole, Form::Stream { usage }) => {
+        (false, Form::Stream { usage }) => {
             let shape = Shape { usage, piece: PIECE };
             streamed(reader, opening.head.clone(), 1 + usize::from(usage), |whole| {
                 forms::events(endpoint, &whole, shape)
@@ -101,14 +104,28 @@ pub async fn tell(mut reader: Reader, endpoint: Endpoint, asked: Form) -> Told {
 /// The number of the whole form among a recording's; the streams without and with the usage follow.
 const WHOLE: usize = 0;
 
+/// The document that a stream adds up to, if it is one of this endpoint; nothing at all of one that failed in the middle.
+fn whole(endpoint: Endpoint, choices: u64, events: &[u8]) -> Option<Vec<Bytes>> {
+    let mut watch = StreamWatch::new(endpoint).with_choices(choices);
+    watch.see(events);
+    if watch.complete() { Some(vec![forms::whole(endpoint, events)?]) } else { Some(Vec::new()) }
+}
+
+/// What those are told who wanted an answer whole that failed in the middle.
+fn broke_off() -> Failure {
+    let message = "The backend failed before its answer was complete. Try again.";
+    Failure::Backend(Refusal::new(StatusCode::BAD_GATEWAY, "upstream_error", message))
+}
+
 /// A document that is made of all of it, once for all who want it so.
-async fn made(mut reader: Reader, head: Head, number: usize, make: impl FnOnce(Bytes) -> Option<Bytes>) -> Told {
+async fn made(mut reader: Reader, head: Head, make: impl FnOnce(Bytes) -> Option<Vec<Bytes>>) -> Told {
     let whole = match reader.ended().await {
-        Ok(()) => reader.recording().form(number, || Some(vec![make(reader.recording().body())?])),
+        Ok(()) => reader.recording().form(WHOLE, || make(reader.recording().body())),
         Err(Failure::Behind) => return Told::Never,
         Err(failure) => return Told::Broken(failure),
     };
-    let Some(whole) = whole.and_then(|pieces| pieces.first().cloned()) else { return Told::Never };
+    let Some(whole) = whole else { return Told::Never };
+    let Some(whole) = whole.first().cloned() else { return Told::Broken(broke_off()) };
     let mut reply = Reply::new(head.status, head.headers, whole);
     reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply.usage = reader.usage();

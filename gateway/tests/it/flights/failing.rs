@@ -95,3 +95,22 @@ async fn a_flight_that_outlasts_the_time_for_draining_ends_honestly_for_all() {
     whole.await.unwrap().openai_error(503);
     gateway.ended(Duration::from_secs(3)).await;
 }
+
+#[tokio::test]
+async fn who_wants_a_stream_whole_that_ends_in_an_error_event_is_told_of_the_error() {
+    let backend = Backend::start().await;
+    let gate = Gate::closed();
+    let error = "data: {\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\"}}\n\n";
+    backend.push(Script::stream().token("a").wait(&gate).chunk(error).done().end());
+    let gateway = sharing(&backend, "").await;
+    let leader = ask(&gateway, &plain(true)).await;
+    backend.seen(0).await;
+    let others = [ask(&gateway, &plain(false)).await, ask(&gateway, &plain(false)).await];
+    joined(&gateway, 3).await;
+    gate.open();
+    assert!(leader.await.unwrap().text().contains("out of memory"));
+    for other in others {
+        assert_eq!(other.await.unwrap().openai_error(502)["code"], "upstream_error");
+    }
+    assert_eq!(backend.count(), 1);
+}

@@ -10,7 +10,7 @@ mod tests;
 
 use crate::cache_key::{CacheKey, Scope};
 use crate::exchange::{Exchange, Source};
-use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
+use crate::filter::{Filter, Plugin, Result, SettingsError, Strangers, Verdict};
 use crate::flight::{self, Counts, Form, Recorder, Told, count};
 use crate::recording::{Failure, Reader};
 use crate::reply::{Refusal, Reply};
@@ -149,6 +149,11 @@ fn malformed() -> Refusal {
 
 #[async_trait]
 impl Filter for Idempotency {
+    fn tells_apart(&self) -> Option<Strangers> {
+        // In front of those that refuse strangers it would answer them, whatever it was told.
+        Some(if self.settings.scope == Scope::Global { Strangers::Everybody } else { Strangers::ByAddress })
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let counts = &self.counts.keys;
         let name = match name::read(exchange.headers(), &KEY) {

@@ -19,10 +19,10 @@ pub mod stored;
 mod tests;
 pub mod tier;
 
-use crate::cache_key::{CacheKey, KeyMaker, Tenant};
+use crate::cache_key::{CacheKey, KeyMaker, Scope, Tenant};
 use crate::call::Endpoint;
 use crate::exchange::{Answerer, Exchange, Source};
-use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
+use crate::filter::{Filter, Plugin, Result, SettingsError, Strangers, Verdict};
 use crate::forms;
 use crate::json;
 use crate::prices::Prices;
@@ -79,6 +79,10 @@ struct Why(&'static str);
 impl Filter for PromptCache {
     fn needs_route(&self) -> bool {
         true
+    }
+
+    fn tells_apart(&self) -> Option<Strangers> {
+        (self.0.settings.scope != Scope::Global).then_some(Strangers::Alone)
     }
 
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
