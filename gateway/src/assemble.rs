@@ -325,6 +325,7 @@ fn services(config: &Config, shared: &Shared, read: &Read, faults: &mut Vec<Faul
         managed_keys: config.storage.as_ref().map(|_| shared.managed_keys.clone()),
         tenants,
         own_limits: Arc::new(own),
+        nth: 0,
         decides_own: false,
         prices: Arc::new(prices(&config.prices)),
         files: Arc::new(Relative { directory: config.directory.clone(), read: read.clone() }),
@@ -370,7 +371,8 @@ fn build_filters(
     // Several filters may limit, a cheap one in front of the keys for one; what callers bring along is decided once.
     let decides = last(config, &[LIMITS]);
     for (index, entry) in config.filters.iter().enumerate() {
-        let services = &Services { decides_own: Some(index) == decides, ..services.clone() };
+        let nth = config.filters[..index].iter().filter(|above| above.name == entry.name).count();
+        let services = &Services { decides_own: Some(index) == decides, nth, ..services.clone() };
         match registry.filter(&entry.name, entry.settings.clone(), services) {
             Some(Ok(filter)) => {
                 faults.extend(unreachable_identity(&built, &*filter, entry));

@@ -402,8 +402,13 @@ impl Exchange {
         self.outcome = Some(outcome);
     }
 
-    /// Notes something for the request's log line. Not for secrets or prompts.
+    /// Notes something for the request's log line, in the place of what was noted under this key before. Not for secrets or
+    /// prompts.
     pub fn note(&mut self, key: &'static str, value: impl Into<String>) {
-        self.notes.push((key, value.into()));
+        let value = value.into();
+        match self.notes.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => *known = value,
+            None => self.notes.push((key, value)),
+        }
     }
 }

@@ -212,9 +212,13 @@ impl Recording {
     /// What it takes of memory.
     pub fn weight(&self) -> usize {
         let state = self.state();
+        Self::weight_with(state.head.as_ref().map(|opening| &opening.head), state.bytes)
+    }
+
+    /// What one with this head and so many bytes takes at least.
+    pub fn weight_with(head: Option<&Head>, bytes: usize) -> usize {
         let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + 64;
-        let head = state.head.as_ref().map_or(0, |opening| opening.head.headers.iter().map(header).sum::<usize>());
-        size_of::<Self>() + head + state.bytes
+        size_of::<Self>() + head.map_or(0, |head| head.headers.iter().map(header).sum::<usize>()) + bytes
     }
 
     /// Changes the state and wakes whoever waits for what has changed.

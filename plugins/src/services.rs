@@ -6,6 +6,7 @@ use crate::filters::idempotency::Kept;
 use crate::filters::jwt::Issuers;
 use crate::filters::prompt_cache::Caches;
 use crate::filters::prompt_cache::tier::{NoTiers, Tiers};
+use crate::filters::shared_flight::Airspaces;
 use crate::flight::Counts;
 use crate::keys::ManagedKeys;
 
@@ -73,6 +74,8 @@ pub struct Shared {
     pub caches: Arc<Caches>,
     /// What requests that share answers had to do with each other.
     pub flights: Arc<Counts>,
+    /// The flights that are under way.
+    pub airspaces: Arc<Airspaces>,
     /// What requests with an idempotency key were answered.
     pub kept: Arc<Kept>,
     /// Files that they are kept in.
@@ -113,6 +116,7 @@ impl Shared {
             caches: Arc::default(),
             tiers: Arc::new(NoTiers),
             flights: Arc::default(),
+            airspaces: Arc::default(),
             kept: Arc::default(),
             managed_keys: Arc::default(),
         }
@@ -136,6 +140,8 @@ pub struct Services {
     pub classifiers: Arc<Classifiers>,
     /// Opens the limits that tenants and keys have for themselves.
     pub own_limits: Arc<OwnLimits>,
+    /// How many filters of its name stand above this one.
+    pub nth: usize,
     /// Whether this filter is the one that decides over them.
     pub decides_own: bool,
     /// What requests cost.
@@ -163,6 +169,7 @@ impl Services {
             tenants: None,
             classifiers: Arc::default(),
             own_limits: Arc::default(),
+            nth: 0,
             decides_own: true,
             prices: Arc::default(),
             files: Arc::new(NoFiles),

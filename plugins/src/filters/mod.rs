@@ -16,6 +16,6 @@ pub use prompt_cache::PromptCache;
 pub use shadow::Shadow;
 pub use trusted_headers::TrustedHeaders;
 pub mod idempotency;
-mod shared_flight;
+pub mod shared_flight;
 pub use idempotency::Idempotency;
 pub use shared_flight::SharedFlight;

@@ -4,24 +4,33 @@
 //! it asked for and at its own pace. The client that led may leave, or be slow: the others do not notice. See
 //! [`crate::flight`].
 
-use crate::cache_key::{CacheKey, KeyMaker, Scope};
+mod airspace;
+#[cfg(test)]
+mod tests;
+
+use crate::cache_key::{CacheKey, Scope, Tenant};
 use crate::exchange::{Exchange, Source};
 use crate::filter::{Filter, Plugin, Result, SettingsError, Strangers, Verdict};
-use crate::flight::{self, Counts, Flights, Form, Joined, Recorder, Told, Waits, count};
+use crate::flight::{self, Counts, Form, Joined, Recorder, Told, Waits, count};
 use crate::json;
 use crate::recording::{Failure, Recording};
 use crate::reply::Reply;
 use crate::services::Services;
 use crate::units::Size;
 use async_trait::async_trait;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 
+pub use airspace::{Airspace, Airspaces};
+
+/// What RFC 9211 has for a request that was put together with another one.
+const CACHE_STATUS: (HeaderName, &str) = (HeaderName::from_static("cache-status"), "tidegate; fwd=miss; collapsed");
+
 /// Requests for the same thing at the same time become one call to a backend: whoever comes while it is under way gets
 /// its answer too, from the beginning, in the form it asked for. See [guide-flights.md](guide-flights.md).
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Among whom answers are shared: `org`, `key`, `user` or `global` (everybody, strangers included).
@@ -76,27 +85,28 @@ impl Default for Settings {
 /// The filter.
 pub struct SharedFlight {
     settings: Settings,
-    keys: KeyMaker,
-    flights: Arc<Flights>,
+    airspace: Arc<Airspace>,
     counts: Arc<Counts>,
 }
 
 impl SharedFlight {
-    /// What it would share, if anything.
-    fn key(&self, exchange: &Exchange) -> Option<CacheKey> {
-        let call = exchange.call()?;
+    /// What it would share with whom, or why nothing.
+    fn key<'a>(&self, exchange: &'a Exchange) -> std::result::Result<(CacheKey, Tenant<'a>), &'static str> {
+        let call = exchange.call().ok_or("its body is not read here")?;
         if asks_for_its_own(exchange.headers()) {
-            return None;
+            return Err("it asks for an answer of its own (`Cache-Control`)");
         }
         if self.settings.share == Share::Deterministic && !is_deterministic(exchange.body()) {
-            return None;
+            return Err("neither `temperature` 0 nor a `seed`, and only such requests are shared here");
         }
-        // What is streamed otherwise than as events of text is not read here.
         if call.stream && !crate::forms::streams(call.endpoint) {
-            return None;
+            return Err("what is streamed otherwise than as events of text is not read here");
         }
-        let tenant = self.settings.scope.tenant(exchange.caller().map(|caller| &**caller))?;
-        self.keys.key(exchange, exchange.answerer()?, tenant)
+        let tenant = self.settings.scope.tenant(exchange.caller().map(|caller| &**caller));
+        let tenant = tenant.ok_or("nobody knows who asks (say `scope: global` to share it with everybody)")?;
+        let answerer = exchange.answerer().ok_or("nobody answers for this model, or not for this caller")?;
+        let key = self.airspace.keys.key(exchange, answerer, tenant).ok_or("its body cannot be read")?;
+        Ok((key, tenant))
     }
 
     fn lead(&self, exchange: &mut Exchange, recording: Arc<Recording>, seat: flight::Boarded, after: u32) -> Verdict {
@@ -116,6 +126,10 @@ impl SharedFlight {
     fn follow(&self, exchange: &mut Exchange, reply: Reply) -> Verdict {
         count(&self.counts.flights.followed);
         exchange.note("flight", "followed");
+        let (name, collapsed) = CACHE_STATUS;
+        let mut reply = reply;
+        // A cache behind us has said its own: each on the way adds to the list.
+        reply.headers.append(name, HeaderValue::from_static(collapsed));
         Verdict::Answer(reply.stands_for(Source::Flight, self.settings.settle == Settle::Each))
     }
 }
@@ -130,14 +144,30 @@ impl Filter for SharedFlight {
         (self.settings.scope != Scope::Global).then_some(Strangers::Alone)
     }
 
+    fn explain(&self, exchange: &Exchange) -> Option<String> {
+        Some(match self.key(exchange) {
+            Ok((_, tenant)) => {
+                let (kind, name) = tenant.parts();
+                let whose = [kind, name].join("/");
+                let whose = whose.trim_end_matches('/');
+                let settle = match self.settings.settle {
+                    Settle::Leader => "on the one that asked the backend",
+                    Settle::Each => "on each",
+                };
+                format!("shared within {whose} while it is under way; its tokens are counted {settle}")
+            }
+            Err(why) => format!("not shared: {why}"),
+        })
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
-        let Some(key) = self.key(exchange) else { return Ok(Verdict::Continue) };
+        let Ok((key, _)) = self.key(exchange) else { return Ok(Verdict::Continue) };
         let (endpoint, asked) = (exchange.endpoint(), Form::asked(exchange));
         let max = usize::try_from(self.settings.max_entry.0).unwrap_or(usize::MAX);
         let (mut failures, mut before) = (0, None);
         loop {
             let record = || Recording::weighed(max, self.settings.finish, self.counts.flights.recorded.clone());
-            let joined = self.flights.join(key, before.as_ref(), record);
+            let joined = self.airspace.flights.join(key, before.as_ref(), record);
             let reader = match joined {
                 Joined::Lead(recording, seat) => return Ok(self.lead(exchange, recording, seat, failures)),
                 Joined::Follow(reader) => reader,
@@ -186,9 +216,9 @@ impl Plugin for SharedFlight {
         if settings.max_entry.0 == 0 {
             return Err(vec![SettingsError::at("max_entry", "nothing could be shared").help("4MiB is the default")]);
         }
-        let keys = KeyMaker::random(&[]);
-        let keys = keys.map_err(|error| vec![SettingsError::at("", format!("no random numbers: {error}"))])?;
         let counts = services.shared.flights.clone();
-        Ok(Self { settings, keys, flights: Flights::new(counts.clone()), counts })
+        let airspace = services.shared.airspaces.open(&settings, services.nth, &counts);
+        let airspace = airspace.map_err(|error| vec![SettingsError::at("", format!("no random numbers: {error}"))])?;
+        Ok(Self { settings, airspace, counts })
     }
 }

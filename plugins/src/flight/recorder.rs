@@ -1,5 +1,7 @@
 //! Records an answer for others while it passes to the one who asked for it.
 
+use super::told::is_stream;
+use crate::events::StreamWatch;
 use crate::exchange::{Exchange, Source};
 use crate::filter::{Audience, Head, ResponseFilter, Result};
 use crate::recording::{Failure, Recording};
@@ -25,6 +27,8 @@ pub struct Recorder<S: Seat> {
     /// None once it is left.
     seat: Option<S>,
     step: Step,
+    /// The head of a stream of which no event has come yet: one that begins with an error is as good as none.
+    held: Option<Box<(Head, StreamWatch)>>,
     /// Whether the backend refuses the request, as it would any time.
     refuses: bool,
 }
@@ -44,7 +48,7 @@ enum Step {
 impl<S: Seat> Recorder<S> {
     /// A recorder on `recording`, which others find at `seat`.
     pub fn new(recording: Arc<Recording>, seat: S) -> Self {
-        Self { recording, seat: Some(seat), step: Step::Waiting, refuses: false }
+        Self { recording, seat: Some(seat), step: Step::Waiting, held: None, refuses: false }
     }
 
     fn give_up(&mut self, failure: Failure) {
@@ -60,6 +64,26 @@ impl<S: Seat> Recorder<S> {
         if let Some(mut seat) = self.seat.take() {
             seat.leave(good);
         }
+    }
+
+    /// Lets go of the head once it is seen what the stream begins with.
+    fn see(&mut self, data: &[u8], last: bool) {
+        let Some(held) = &mut self.held else { return };
+        let (_, watch) = &mut **held;
+        if !watch.see(data).has_event && !last {
+            return;
+        }
+        let poor = watch.saw_error() && watch.content_events() == 0;
+        if let Some(held) = self.held.take() {
+            self.begin(&held.0, poor);
+        }
+    }
+
+    fn begin(&mut self, head: &Head, poor: bool) {
+        if poor {
+            self.leave(false);
+        }
+        self.recording.begin(head, poor);
     }
 }
 
@@ -80,13 +104,14 @@ impl<S: Seat> ResponseFilter for Recorder<S> {
         }
         let poor = is_poor(head.status);
         self.refuses = head.status.is_client_error();
-        if poor {
-            self.leave(false);
-        }
-        if let Some(seat) = &mut self.seat {
+        if !poor && let Some(seat) = &mut self.seat {
             seat.head(head);
         }
-        self.recording.begin(head, poor);
+        if head.status.is_success() && is_stream(head) {
+            self.held = Some(Box::new((head.clone(), StreamWatch::new(exchange.endpoint()))));
+        } else {
+            self.begin(head, poor);
+        }
         self.step = Step::Recording;
         Ok(())
     }
@@ -96,6 +121,7 @@ impl<S: Seat> ResponseFilter for Recorder<S> {
             return Ok(());
         }
         *data = self.recording.push(data);
+        self.see(data, last);
         if last {
             self.recording.finish(exchange.spent());
             self.step = Step::Whole;

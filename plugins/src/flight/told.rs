@@ -58,7 +58,7 @@ impl Form {
 }
 
 /// Whether an answer with this head is a stream of events.
-fn is_stream(head: &Head) -> bool {
+pub(super) fn is_stream(head: &Head) -> bool {
     let kind = head.headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
     kind.starts_with(b"text/event-stream")
 }
@@ -70,13 +70,16 @@ pub async fn tell(mut reader: Reader, endpoint: Endpoint, asked: Form) -> Told {
         Err(failure) => return Told::Failed(failure),
     };
     let Head { status, headers } = opening.head.clone();
-    // What is no success is told as it came: SDKs read errors whole.
-    if !status.is_success() {
+    // What is no success is told as it came: SDKs read errors whole. Nor is a stream that begins with an error.
+    if !status.is_success() || opening.poor {
         let body = match reader.ended().await {
             Ok(()) => reader.recording().body(),
             Err(Failure::Behind) => return Told::Never,
             Err(failure) => return Told::Broken(failure),
         };
+        if status.is_success() && matches!(asked, Form::Whole { .. }) {
+            return Told::Failed(broke_off());
+        }
         let reply = Reply::new(status, headers, body);
         return if opening.poor { Told::Poor(reply) } else { Told::Answer(reply) };
     }

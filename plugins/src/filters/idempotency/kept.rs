@@ -5,7 +5,7 @@ use crate::cache_key::CacheKey;
 use crate::filter::Head;
 use crate::flight::{Counts, Seat, count};
 use crate::recording::{Reader, Recording};
-use http::HeaderValue;
+use http::{HeaderValue, header};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::collections::{HashMap, VecDeque};
@@ -168,6 +168,11 @@ impl Seat for Place {
     }
 
     fn head(&mut self, head: &mut Head) {
+        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        // Nothing is promised of an answer that is known to be too large.
+        if length.is_some_and(|length| Recording::weight_with(Some(head), length) > self.keeping.max_entry) {
+            return;
+        }
         self.until = Instant::now() + self.keeping.time;
         let until = Timestamp::now().checked_add(jiff::SignedDuration::try_from(self.keeping.time).unwrap_or_default());
         let date = until.map(|until| until.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());

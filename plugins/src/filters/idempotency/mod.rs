@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use http::{HeaderName, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -84,16 +85,20 @@ pub struct Idempotency {
 }
 
 impl Idempotency {
+    /// Whose the request is.
+    fn whose<'a>(&self, exchange: &'a Exchange) -> (&'static str, Cow<'a, str>) {
+        match self.settings.scope.tenant(exchange.caller().map(|caller| &**caller)) {
+            Some(tenant) => {
+                let (kind, name) = tenant.parts();
+                (kind, name.into())
+            }
+            None => ("address", exchange.client().map_or_else(String::new, |client| client.to_string()).into()),
+        }
+    }
+
     /// Whose key it is, and for what.
     fn key(&self, exchange: &Exchange, name: &[u8]) -> CacheKey {
-        let address;
-        let (kind, whose) = match self.settings.scope.tenant(exchange.caller().map(|caller| &**caller)) {
-            Some(tenant) => tenant.parts(),
-            None => {
-                address = exchange.client().map_or_else(String::new, |client| client.to_string());
-                ("address", &*address)
-            }
-        };
+        let (kind, whose) = self.whose(exchange);
         let head = exchange.head();
         let mut hasher = blake3::Hasher::new_derive_key("tidegate 2026-11 idempotency key");
         for field in [kind.as_bytes(), whose.as_bytes(), head.method.as_str().as_bytes(), head.path.as_bytes(), name] {
@@ -152,6 +157,26 @@ impl Filter for Idempotency {
     fn tells_apart(&self) -> Option<Strangers> {
         // In front of those that refuse strangers it would answer them, whatever it was told.
         Some(if self.settings.scope == Scope::Global { Strangers::Everybody } else { Strangers::ByAddress })
+    }
+
+    fn explain(&self, exchange: &Exchange) -> Option<String> {
+        Some(match name::read(exchange.headers(), &KEY) {
+            Ok(None) => "does not apply: no `Idempotency-Key`".to_owned(),
+            Err(name::Malformed) => "refused: the `Idempotency-Key` is malformed".to_owned(),
+            Ok(Some(_)) if exchange.call().is_none() => "does not apply: its body is not read here".to_owned(),
+            Ok(Some(_)) => {
+                let (kind, name) = self.whose(exchange);
+                let whose = if name.is_empty() { kind.to_owned() } else { format!("{kind}/{name}") };
+                let second = match self.settings.while_running {
+                    WhileRunning::Refuse => "is refused",
+                    WhileRunning::Join => "joins",
+                };
+                let seconds = self.settings.r#for.0.as_secs();
+                format!(
+                    "run once for {whose}; its answer is kept {seconds} s, and who comes before it is there {second}"
+                )
+            }
+        })
     }
 
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {

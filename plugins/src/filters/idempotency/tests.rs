@@ -75,3 +75,30 @@ fn settings_that_keep_nothing_are_refused() {
     assert_eq!(Idempotency::new(never, &services).err().expect("a fault")[0].path, "for");
     assert_eq!(Idempotency::new(small, &services).err().expect("a fault")[0].path, "max_entry");
 }
+
+#[test]
+fn nothing_is_promised_of_an_answer_that_is_known_to_be_too_large() {
+    let filter = filter(Settings { max_entry: Size(4000), ..Settings::default() });
+    for (length, promised) in [("3999", false), ("100", true)] {
+        let (mut exchange, verdict) = ask(&filter, length);
+        let Verdict::Follow(mut follower) = verdict else { panic!("a new key is run") };
+        exchange.answer_from(Source::Backend, true);
+        let length = http::HeaderValue::from_static(length);
+        let headers = HeaderMap::from_iter([(http::header::CONTENT_LENGTH, length)]);
+        let mut head = Head { status: StatusCode::OK, headers };
+        follower.head(&mut exchange, &mut head).expect("no fault");
+        assert_eq!(head.headers.contains_key(EXPIRES), promised);
+    }
+}
+
+#[test]
+fn it_is_explained_whether_a_request_is_run_once() {
+    let filter = filter(Settings::default());
+    let says = |headers: &[(&str, &str)]| {
+        filter.explain(&exchange_with(r#"{"model":"m","messages":[]}"#, headers)).expect("it has something to say")
+    };
+    assert!(says(&[]).starts_with("does not apply: no `Idempotency-Key`"));
+    assert!(says(&[("idempotency-key", "")]).starts_with("refused"));
+    let said = says(&[("idempotency-key", "k")]);
+    assert!(said.starts_with("run once for address") && said.ends_with("is refused"), "{said}");
+}

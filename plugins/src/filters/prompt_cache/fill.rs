@@ -118,6 +118,9 @@ impl ResponseFilter for Fill {
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
         let length = head.headers.get(header::CONTENT_LENGTH);
         self.length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        if exchange.source() == Source::Flight {
+            exchange.note("cache", "collapsed");
+        }
         if let Some(why) = self.objection(exchange, head) {
             self.give_up(why);
         }
