@@ -242,7 +242,7 @@ impl Inner {
         if let Some(entry) = kept.as_ref().filter(|entry| asked.control.takes(entry.age())) {
             let over = entry.age().saturating_sub(entry.label.good_for);
             if entry.is_fresh()
-                && let Some(reply) = self.told(entry, asked.wanted, None)
+                && let Some(reply) = self.told(entry, asked.wanted, &Status::Hit { ttl: entry.ttl(), detail: None })
             {
                 asked.counts.hit.inc();
                 self.saved(exchange, &asked, entry.usage.as_ref());
@@ -251,7 +251,11 @@ impl Inner {
             }
             if !entry.is_fresh()
                 && over <= self.settings.stale_while_revalidate.0
-                && let Some(reply) = self.told(entry, asked.wanted, Some("stale-while-revalidate"))
+                && let Some(reply) = self.told(
+                    entry,
+                    asked.wanted,
+                    &Status::Hit { ttl: entry.ttl(), detail: Some("stale-while-revalidate") },
+                )
             {
                 asked.counts.stale.inc();
                 self.saved(exchange, &asked, entry.usage.as_ref());
@@ -285,15 +289,21 @@ impl Inner {
     }
 
     /// A kept answer as a reply. None if it cannot be told as it is wanted.
-    fn told(&self, entry: &Entry, wanted: Wanted, detail: Option<&'static str>) -> Option<Reply> {
+    fn told(&self, entry: &Entry, wanted: Wanted, status: &Status) -> Option<Reply> {
         let (headers, body) = entry.tell(wanted, self.manner())?;
         let mut reply = Reply::new(StatusCode::OK, headers, body).stands_for(Source::Cache, self.settings.charge);
         reply.usage = entry.usage;
         if self.settings.http {
-            Status::Hit { ttl: entry.ttl(), detail }.write(&mut reply.headers);
+            status.write(&mut reply.headers);
             reply.headers.insert(http::header::AGE, entry.age().as_secs().into());
         }
         Some(reply)
+    }
+
+    /// Whether a kept answer may stand in for a failure.
+    fn stands_in(&self, entry: &Entry, control: &Control) -> bool {
+        let (most, over) = (self.settings.stale_if_error.0, entry.age().saturating_sub(entry.label.good_for));
+        !most.is_zero() && over <= most && control.takes_instead(entry.age(), over)
     }
 
     /// Who fetches a new answer behind the back of one that was given; nobody if somebody does already.
