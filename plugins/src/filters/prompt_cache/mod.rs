@@ -90,14 +90,13 @@ impl Filter for PromptCache {
             Ok(asked) => asked,
             Err(why) => return Ok(inner.bypass(exchange, why)),
         };
-        if exchange.endpoint() == Endpoint::Embeddings
-            && let Some(verdict) = embeddings::request(inner, exchange, &asked).await
-        {
+        if let Some(verdict) = embeddings::request(inner, exchange, &asked).await {
             return Ok(verdict);
         }
         let tenant = inner.settings.scope.tenant(exchange.caller().map(|caller| &**caller));
         let key = tenant.and_then(|tenant| inner.keys.key(exchange, &asked.answerer, tenant));
         let Some(key) = key else { return Ok(inner.bypass(exchange, Why("unreadable"))) };
+        exchange.note("cache_key", key.to_string());
         inner.look_up(std::slice::from_ref(&key)).await;
         Ok(inner.answer(exchange, asked, key))
     }
@@ -331,15 +330,20 @@ impl Inner {
             Err(Why(why)) => return format!("not cached: {}", words(why)),
         };
         let tenant = self.settings.scope.tenant(exchange.caller().map(|caller| &**caller));
-        let key = tenant.and_then(|tenant| self.keys.key(exchange, &asked.answerer, tenant));
-        let Some(key) = key else { return format!("not cached: {}", words("unreadable")) };
+        let key = || Some(self.keys.key(exchange, &asked.answerer, tenant?)?.to_string());
+        let items = embeddings::keys(self, exchange, &asked).map(|keys| told(&keys, usize::MAX));
+        let Some(key) = items.or_else(key) else { return format!("not cached: {}", words("unreadable")) };
         let (owner, seconds) = (&asked.label.tenant, asked.label.good_for.as_secs());
         let revision = match asked.answerer.revision {
             0 => "revision unknown".to_owned(),
             revision => format!("revision {revision:016x}"),
         };
         let (model, pool) = (&asked.answerer.model, &asked.answerer.pool);
-        let made = if self.settings.secret.is_some() { "" } else { " (its secret is this process's own)" };
+        let made = if self.settings.secret.is_some() {
+            ""
+        } else {
+            " (its secret is this process's own: the gateway's is in its log)"
+        };
         format!("cached {seconds} s for {owner}; answered by {model} of {pool}, {revision}; key {key}{made}")
     }
 }
@@ -348,6 +352,11 @@ impl Inner {
 fn owner(tenant: Tenant<'_>) -> Arc<str> {
     let (kind, name) = tenant.parts();
     if name.is_empty() { kind.into() } else { format!("{kind}/{name}").into() }
+}
+
+/// Keys as the log has them and a purge takes them: the first ones, with blanks between.
+fn told(keys: &[CacheKey], most: usize) -> String {
+    keys.iter().take(most).map(CacheKey::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Why a request is not cached, for people.

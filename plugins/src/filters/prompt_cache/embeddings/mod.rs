@@ -10,9 +10,9 @@ mod item;
 use super::control::Status;
 use super::entry::Entry;
 use super::fill::json_headers;
-use super::{Asked, Inner, not_cached};
+use super::{Asked, Inner, not_cached, told};
 use crate::cache_key::CacheKey;
-use crate::call::{Call, Key};
+use crate::call::{Call, Endpoint, Key};
 use crate::exchange::{Exchange, Source};
 use crate::filter::{FilterError, Head, ResponseFilter, Result, Verdict};
 use crate::json;
@@ -30,16 +30,30 @@ use std::sync::Arc;
 /// The largest answer that is put together, in bytes.
 const LARGEST: usize = 64 << 20;
 
-/// Answers a request for embeddings as far as they are kept. None if it is to be treated as any other request.
-pub(super) async fn request(inner: &Arc<Inner>, exchange: &mut Exchange, asked: &Asked) -> Option<Verdict> {
-    let body = exchange.body().clone();
-    let encoding = Encoding::of(&body)?;
-    let inputs = inputs(&body, exchange.call()?.span(Key::Input)?)?;
+/// Keys of a batch that the log has.
+const LOGGED: usize = 8;
+
+/// The keys of a request's inputs. None if it is to be treated as any other request.
+pub(super) fn keys(inner: &Inner, exchange: &Exchange, asked: &Asked) -> Option<Vec<CacheKey>> {
+    if exchange.endpoint() != Endpoint::Embeddings {
+        return None;
+    }
+    let body = exchange.body();
+    Encoding::of(body)?;
+    let inputs = inputs(body, exchange.call()?.span(Key::Input)?)?;
     let tenant = inner.settings.scope.tenant(exchange.caller().map(|caller| &**caller))?;
     let apart = ["input", "encoding_format"];
     let shared = inner.keys.shared_key(exchange, &asked.answerer, tenant, &apart)?;
-    let key = |input: &Range<usize>| inner.keys.item_key(&shared, &body, input.start);
-    let keys: Vec<CacheKey> = inputs.iter().map(key).collect::<Option<_>>()?;
+    inputs.iter().map(|input| inner.keys.item_key(&shared, body, input.start)).collect()
+}
+
+/// Answers a request for embeddings as far as they are kept. None if it is to be treated as any other request.
+pub(super) async fn request(inner: &Arc<Inner>, exchange: &mut Exchange, asked: &Asked) -> Option<Verdict> {
+    let keys = keys(inner, exchange, asked)?;
+    let body = exchange.body().clone();
+    let encoding = Encoding::of(&body)?;
+    let inputs = inputs(&body, exchange.call()?.span(Key::Input)?)?;
+    exchange.note("cache_key", told(&keys, LOGGED));
     inner.look_up(&keys).await;
     let mut batch = Batch::new(inner, asked, keys, &inputs, encoding);
     batch.look_up();
