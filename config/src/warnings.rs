@@ -77,6 +77,10 @@ impl Warnings<'_> {
             let message = "nothing is cached: no filter before it says who asks, so answers could be another tenant's";
             self.warn(&cache.path, message, "put `api_key` before it, or say `scope: global` if all callers are one");
         }
+        if shared && config.filters[at..].iter().any(identifies) {
+            let message = "kept answers are given to whoever asks: the filter that finds out who may comes later";
+            self.warn(&cache.path, message, "put the filter that says who asks before it");
+        }
         if config.filters[at..].iter().any(|filter| filter.name == "limits") {
             let message = "kept answers are given without asking the limits, which come later";
             self.warn(

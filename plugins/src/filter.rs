@@ -101,6 +101,12 @@ pub trait ResponseFilter: Send + Sync {
         true
     }
 
+    /// Sees an answer that is held as a whole before its head goes out, as the backend gave it. For those who say in the
+    /// head what they make of it: what goes out they see in [`ResponseFilter::chunk`] all the same.
+    fn whole(&mut self, exchange: &mut Exchange, answer: &Bytes) {
+        let _ = (exchange, answer);
+    }
+
     /// Sees, and may change, the head of the answer.
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
         let _ = (exchange, head);
@@ -133,9 +139,10 @@ pub trait ResponseFilter: Send + Sync {
     }
 
     /// Offers an answer in the place of a failure of the backend's, with this status, of which the client has seen nothing
-    /// yet: an older answer, say. The followers are asked, last first; the first offer counts.
-    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode) -> Option<Reply> {
-        let _ = (exchange, status);
+    /// yet: an older answer, say. `said` is the status that the backend itself gave, if it gave one. The followers are
+    /// asked, last first; the first offer counts.
+    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode, said: Option<StatusCode>) -> Option<Reply> {
+        let _ = (exchange, status, said);
         None
     }
 

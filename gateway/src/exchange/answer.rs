@@ -191,9 +191,10 @@ pub(super) fn offered(trip: &mut Trip<'_>, status: StatusCode, cause: Cause) -> 
     if trip.head_sent || !failed {
         return None;
     }
+    let said = trip.record.upstream_status.and_then(|status| StatusCode::from_u16(status).ok());
     let offer = |trip: &mut Trip<'_>| {
         let exchange = &mut trip.exchange;
-        trip.followers.iter_mut().rev().find_map(|follower| follower.instead(exchange, status))
+        trip.followers.iter_mut().rev().find_map(|follower| follower.instead(exchange, status, said))
     };
     let found = trip.instead.get_mut().unwrap_or_else(PoisonError::into_inner).take();
     found.or_else(|| offer(trip))

@@ -73,6 +73,9 @@ pub(super) async fn relay(
     }
     trip.record.usage = Usage::from_answer(&answer);
     trip.exchange.spend(trip.record.usage);
+    for follower in trip.followers.iter_mut().rev() {
+        follower.whole(&mut trip.exchange, &answer);
+    }
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
     send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
     Ok((Answered::ok(head.status), unfinished))

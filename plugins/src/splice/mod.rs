@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 pub use rename::ModelRenamer;
-pub use usage::{ask_usage, split_usage, without_usage};
+pub use usage::{ask_usage, split_usage, take_usage, without_usage};
 
 use crate::call::{Call, Key};
 use crate::json;

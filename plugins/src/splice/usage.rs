@@ -42,6 +42,16 @@ pub fn without_usage(block: &[u8]) -> Option<Bytes> {
 /// The same, and the chunk that tells the usage beside it, empty if there is none.
 #[must_use]
 pub fn split_usage(block: &[u8]) -> Option<(Bytes, Bytes)> {
+    split(block, true)
+}
+
+/// The same, but `"usage":null` stays where it is: what is left is for those who asked.
+#[must_use]
+pub fn take_usage(block: &[u8]) -> Option<(Bytes, Bytes)> {
+    split(block, false)
+}
+
+fn split(block: &[u8], nulls: bool) -> Option<(Bytes, Bytes)> {
     usage::KEY.find(block)?;
     let mut taken = Bytes::new();
     let mut cuts: Vec<Range<usize>> = Vec::new();
@@ -52,7 +62,7 @@ pub fn split_usage(block: &[u8]) -> Option<(Bytes, Bytes)> {
                 taken = Bytes::copy_from_slice(&block[event.start..event.end]);
                 Some(event.start..event.end)
             }
-            Some(Told::Nothing(member)) => Some(member),
+            Some(Told::Nothing(member)) => Some(member).filter(|_| nulls),
             None => None,
         });
     }

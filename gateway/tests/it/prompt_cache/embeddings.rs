@@ -70,3 +70,59 @@ async fn inputs_that_are_in_the_file_are_not_asked_for_after_a_restart() {
     assert_eq!(backend.seen(1).await.json()["input"], json!(["c"]));
     assert_eq!(status(&mixed), "tidegate; fwd=partial; stored; detail=\"2 of 3 kept\"");
 }
+
+#[tokio::test]
+async fn an_input_that_stands_twice_in_a_batch_is_asked_for_once() {
+    let backend = Backend::start().await;
+    embeds(&backend);
+    let gateway = shared(&backend, "").await;
+    let batch = ask(json!(["a", "b", "a", "a"]), "float");
+    let first = gateway.send(&batch).await;
+    assert_eq!(vectors(&first), [json!([1.5]), json!([2.5]), json!([1.5]), json!([1.5])]);
+    assert_eq!(backend.seen(0).await.json()["input"], json!(["a", "b"]));
+    assert_eq!(status(&first), "tidegate; fwd=miss; stored");
+    assert_eq!(first.json()["usage"]["prompt_tokens"], 8, "as if all had been asked for");
+    let again = gateway.send(&batch).await;
+    assert!(is_hit(&again));
+    assert_eq!((vectors(&again), again.json()["usage"].clone()), (vectors(&first), first.json()["usage"].clone()));
+    let mixed = gateway.send(&ask(json!(["c", "b", "c"]), "float")).await;
+    assert_eq!(vectors(&mixed), [json!([3.5]), json!([2.5]), json!([3.5])]);
+    assert_eq!(status(&mixed), "tidegate; fwd=partial; stored; detail=\"1 of 3 kept\"");
+    assert_eq!(backend.seen(1).await.json()["input"], json!(["c"]));
+}
+
+#[tokio::test]
+async fn vectors_in_another_order_are_kept_by_their_index_and_what_is_not_kept_is_not_said_to_be() {
+    let backend = Backend::start().await;
+    let gateway = shared(&backend, "").await;
+    let item = |index: usize, vector: f64| json!({ "object": "embedding", "index": index, "embedding": [vector] });
+    let answer = |data: Value| Script::json(json!({ "object": "list", "model": "m", "data": data }).to_string());
+    backend.push(answer(json!([item(1, 2.5), item(0, 1.5)])));
+    let first = gateway.send(&ask(json!(["a", "b"]), "float")).await;
+    assert_eq!(status(&first), "tidegate; fwd=miss; stored");
+    let again = gateway.send(&ask(json!(["a", "b"]), "float")).await;
+    assert!(is_hit(&again), "{}", status(&again));
+    assert_eq!(vectors(&again), [json!([1.5]), json!([2.5])]);
+    backend.push(answer(json!([item(0, 1.5)]))).push(answer(json!([item(0, 3.5), item(1, 4.5)])));
+    let batch = ask(json!(["c", "d"]), "float");
+    assert_eq!(status(&gateway.send(&batch).await), "tidegate; fwd=miss");
+    assert_eq!(status(&gateway.send(&batch).await), "tidegate; fwd=miss; stored");
+}
+
+#[tokio::test]
+async fn old_vectors_stand_in_for_a_backend_that_fails_if_all_of_a_batch_are_there() {
+    let backend = Backend::start().await;
+    embeds(&backend);
+    let file = config(&backend, &[], "{ scope: global, for: 100ms, stale_if_error: 1m }");
+    let gateway = Gateway::start(&file.replace("health: off", "health: off\n    retries: 0")).await;
+    gateway.send(&ask(json!(["a", "b"]), "float")).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    gateway.send(&ask(json!("c"), "float")).await;
+    backend.handle(|_| Script::status("500 Oops", "{\"error\":{\"message\":\"broken\"}}"));
+    let stale = gateway.send(&ask(json!(["b", "a"]), "base64")).await;
+    assert_eq!((stale.status, vectors(&stale)), (200, vec![json!("AAAgQA=="), json!("AADAPw==")]));
+    assert_eq!(status(&stale), "tidegate; fwd=stale; fwd-status=500; ttl=-1; detail=stale-if-error");
+    let control = ask(json!(["b", "a"]), "base64").header("cache-control", "no-cache");
+    assert_eq!(gateway.send(&control).await.status, 500, "its client takes no old ones");
+    assert_eq!(gateway.send(&ask(json!(["b", "a", "d"]), "base64")).await.status, 500, "one of them is not there");
+}

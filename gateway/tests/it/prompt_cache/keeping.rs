@@ -29,13 +29,16 @@ async fn what_is_not_whole_and_good_is_not_kept() {
     for (calls, (what, stream, script)) in cases.into_iter().enumerate() {
         let request = if stream { Request::stream(what) } else { Request::chat(what) };
         backend.push(script).push(if stream { Script::words(&["b"], Duration::ZERO) } else { Script::chat("b") });
-        gateway.send(&request).await;
+        let first = gateway.send(&request).await;
+        if !stream && first.status == 200 {
+            assert!(!status(&first).contains("stored"), "{what}: {}", status(&first));
+        }
         let again = gateway.send(&request).await;
         assert!(!is_hit(&again), "{what}");
         assert_eq!(backend.count(), 2 * calls + 2, "{what}");
     }
     let metrics = gateway.metrics().await;
-    for (reason, count) in [("error", 3.0), ("large", 2.0), ("no-store", 1.0)] {
+    for (reason, count) in [("error", 3.0), ("large", 2.0), ("no-store", 1.0), ("filtered", 1.0)] {
         assert_eq!(metrics.sum("tidegate_cache_unstored_total", &[("reason", reason)]), count, "{reason}");
     }
 }
@@ -121,17 +124,24 @@ async fn a_backend_that_is_out_is_bridged_by_old_answers_that_say_so() {
     backend
         .push(Script::status("500 Oops", "{\"error\":{\"message\":\"broken\"}}"))
         .push(Script::status("503 Busy", "{}"));
-    for _ in 0..2 {
+    for said in [500, 503] {
         let stale = gateway.send(&Request::chat("m")).await;
-        assert_eq!((stale.status, status(&stale)), (200, "tidegate; hit; ttl=-1; detail=stale-if-error"));
+        let told = format!("tidegate; fwd=stale; fwd-status={said}; ttl=-1; detail=stale-if-error");
+        assert_eq!((stale.status, status(&stale)), (200, told.as_str()));
         assert_eq!(stale.json()["choices"][0]["message"]["content"], "old");
     }
     backend.push(Script::status("400 Bad Request", "{\"error\":{\"message\":\"yours\"}}"));
     assert_eq!(gateway.send(&Request::chat("m")).await.status, 400, "a client's own mistake is no outage");
     backend.push(Script::status("500 Oops", "{\"error\":{\"message\":\"broken\"}}"));
     assert_eq!(gateway.send(&Request::chat("another")).await.status, 500, "nothing is kept for it");
+    for (control, stands_in) in [("no-cache", false), ("max-age=0", false), ("no-cache, stale-if-error=60", true)] {
+        backend.push(Script::status("500 Oops", "{\"error\":{\"message\":\"broken\"}}"));
+        let answer = gateway.send(&Request::chat("m").header("cache-control", control)).await;
+        assert_eq!(answer.status == 200, stands_in, "{control}: {}", answer.status);
+    }
     drop(backend);
     let stale = gateway.send(&Request::chat("m").header("x-request-id", "out")).await;
+    assert!(!status(&stale).contains("fwd-status"), "nobody has said any: {}", status(&stale));
     assert_eq!((stale.status, stale.json()["choices"][0]["message"]["content"].as_str()), (200, Some("old")));
     assert!(status(&stale).ends_with("detail=stale-if-error"));
     assert!(gateway.log.request("out").await["error"].is_string(), "the outage is told in the log");

@@ -1,6 +1,6 @@
 //! What requests say about caching (`Cache-Control`), and what answers are told to say (`Cache-Status`, `Age`; RFC 9211).
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::time::Duration;
 
 /// The header that says what the cache had to do with an answer.
@@ -17,6 +17,10 @@ pub(super) struct Control {
     pub max_age: Option<Duration>,
     /// A kept one or none.
     pub only_if_cached: bool,
+    /// For so long after its time an answer will do in the place of a failure.
+    pub stale_if_error: Option<Duration>,
+    /// For so long after its time an answer will do.
+    pub max_stale: Option<Duration>,
 }
 
 impl Control {
@@ -30,11 +34,11 @@ impl Control {
                     "no-store" => control.no_store = true,
                     "no-cache" => control.no_cache = true,
                     "only-if-cached" => control.only_if_cached = true,
-                    "max-age" => {
-                        // What cannot be read means the strictest that it could.
-                        let seconds = value.trim().trim_matches('"').parse().unwrap_or(0);
-                        control.max_age = Some(Duration::from_secs(seconds));
-                    }
+                    "max-age" => control.max_age = Some(seconds(value)),
+                    "stale-if-error" => control.stale_if_error = Some(seconds(value)),
+                    // Without a time: however old.
+                    "max-stale" if value.trim().is_empty() => control.max_stale = Some(Duration::MAX),
+                    "max-stale" => control.max_stale = Some(seconds(value)),
                     _ => {}
                 }
             }
@@ -46,6 +50,22 @@ impl Control {
     pub(super) fn takes(&self, age: Duration) -> bool {
         !self.no_cache && self.max_age.is_none_or(|most| age <= most)
     }
+
+    /// Whether an answer of this age, whose time has been over for so long, will do in the place of a failure: as any other
+    /// kept one, unless the request says what it takes of those.
+    pub(super) fn takes_instead(&self, age: Duration, over: Duration) -> bool {
+        match self.stale_if_error.or(self.max_stale) {
+            Some(most) => over <= most,
+            None => self.takes(age),
+        }
+    }
+}
+
+/// A time in seconds. What cannot be read means the strictest that it could, what is beyond counting means for ever.
+fn seconds(value: &str) -> Duration {
+    let digits = value.trim().trim_matches('"');
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    Duration::from_secs(digits.parse().unwrap_or(if is_number { u64::MAX } else { 0 }))
 }
 
 /// What the cache had to do with an answer.
@@ -55,6 +75,8 @@ pub(super) enum Status {
     Hit { ttl: i64, detail: Option<&'static str> },
     /// It had to be fetched.
     Fetched { why: &'static str, stored: bool, detail: Option<String> },
+    /// It was to be fetched, and a kept one stands in for the failure: the backend's status, if it had one to say.
+    Instead { ttl: i64, why: &'static str, status: Option<StatusCode> },
     /// There is none, and none is to be fetched.
     Absent,
     /// The cache has nothing to do with it.
@@ -71,6 +93,10 @@ impl Status {
                 let stored = if *stored { "; stored" } else { "" };
                 let detail = detail.as_ref().map_or(String::new(), |detail| format!("; detail=\"{detail}\""));
                 format!("tidegate; fwd={why}{stored}{detail}")
+            }
+            Self::Instead { ttl, why, status } => {
+                let status = status.map_or(String::new(), |status| format!("; fwd-status={}", status.as_u16()));
+                format!("tidegate; fwd={why}{status}; ttl={ttl}; detail=stale-if-error")
             }
             Self::Absent => "tidegate; detail=only-if-cached".to_owned(),
             Self::Bypass { why } => format!("tidegate; fwd=bypass; detail={why}"),
@@ -101,6 +127,8 @@ mod tests {
         assert!(control("max-age=5, no-cache, x=y").no_cache);
         assert_eq!(control("max-age=\"7\"").max_age, Some(Duration::from_secs(7)));
         assert_eq!(control("max-age=soon").max_age, Some(Duration::ZERO));
+        assert_eq!(control("max-age=-1").max_age, Some(Duration::ZERO));
+        assert_eq!(control("max-age=99999999999999999999").max_age, Some(Duration::from_secs(u64::MAX)));
         assert!(control("only-if-cached").only_if_cached);
         assert_eq!(control("private, must-revalidate"), Control::default());
     }
@@ -110,6 +138,24 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(control("max-age=1").takes(second) && !control("max-age=0").takes(second));
         assert!(Control::default().takes(second * 99) && !control("no-cache").takes(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_a_request_takes_in_the_place_of_a_failure_is_what_it_takes_unless_it_says_so() {
+        let (age, over) = (Duration::from_secs(90), Duration::from_secs(30));
+        for (text, takes) in [
+            ("private", true),
+            ("max-age=90", true),
+            ("max-age=89", false),
+            ("no-cache", false),
+            ("no-cache, stale-if-error=30", true),
+            ("max-age=0, stale-if-error=29", false),
+            ("max-age=0, max-stale=60", true),
+            ("max-age=0, max-stale", true),
+            ("stale-if-error=0", false),
+        ] {
+            assert_eq!(control(text).takes_instead(age, over), takes, "{text}");
+        }
     }
 
     #[test]
@@ -123,8 +169,12 @@ mod tests {
         assert_eq!(told(Status::Fetched { why: "miss", stored: true, detail: None }), "tidegate; fwd=miss; stored");
         assert_eq!(told(Status::Bypass { why: "no-store" }), "tidegate; fwd=bypass; detail=no-store");
         assert_eq!(
-            told(Status::Hit { ttl: -5, detail: Some("stale-if-error") }),
-            "tidegate; hit; ttl=-5; detail=stale-if-error"
+            told(Status::Hit { ttl: -5, detail: Some("stale-while-revalidate") }),
+            "tidegate; hit; ttl=-5; detail=stale-while-revalidate"
+        );
+        assert_eq!(
+            told(Status::Instead { ttl: -5, why: "stale", status: Some(StatusCode::BAD_GATEWAY) }),
+            "tidegate; fwd=stale; fwd-status=502; ttl=-5; detail=stale-if-error"
         );
     }
 }

@@ -105,8 +105,15 @@ impl Entry {
         Some(Self::new(label, Form::Whole, body, (Bytes::new(), Bytes::new()), (content_type, ids, usage)))
     }
 
-    /// A stream; none if it is not complete, or not one to keep.
-    pub(super) fn events(label: Label, content_type: HeaderValue, mut stream: Bytes, choices: u64) -> Option<Self> {
+    /// A stream; none if it is not complete, or not one to keep. Where its own client asked for the usage, what the chunks
+    /// say of it stays in them, for the next one who asks.
+    pub(super) fn events(
+        label: Label,
+        content_type: HeaderValue,
+        mut stream: Bytes,
+        choices: u64,
+        asked: bool,
+    ) -> Option<Self> {
         let mut watch = StreamWatch::new(label.endpoint).with_choices(choices);
         watch.see(&stream);
         if !watch.complete() || watch.saw_error() || was_filtered(&stream) {
@@ -114,7 +121,7 @@ impl Entry {
         }
         let mut usage_event = Bytes::new();
         if forms::asks_for_usage(label.endpoint)
-            && let Some((left, taken)) = splice::split_usage(&stream)
+            && let Some((left, taken)) = if asked { splice::take_usage(&stream) } else { splice::split_usage(&stream) }
         {
             (stream, usage_event) = (left, taken);
         }
@@ -232,7 +239,8 @@ impl Entry {
                 }
                 let piece = if manner.pace > 0 { WORD } else { PIECE };
                 let events = forms::events(endpoint, &self.plain()?, Shape { usage: wanted.usage, piece })?;
-                Some((stream_headers(), self.stream(events.into_iter().map(Part::Plain).collect(), fresh, manner)))
+                let parts = events.into_iter().map(Part::Plain).collect();
+                Some((stream_headers(), self.stream(parts, fresh, manner, false)))
             }
             (Form::Events, true) => {
                 if asked_apart && wanted.usage && self.usage_event.is_empty() {
@@ -241,7 +249,8 @@ impl Entry {
                 let usage = if wanted.usage { self.usage_event.clone() } else { Bytes::new() };
                 let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, self.content_type.clone())]);
                 let parts = vec![self.kept(), Part::Plain(usage), Part::Plain(self.end.clone())];
-                Some((headers, self.stream(parts, fresh, manner)))
+                let silent = asked_apart && !wanted.usage;
+                Some((headers, self.stream(parts, fresh, manner, silent)))
             }
             (Form::Events, false) => {
                 if asked_apart && self.usage_event.is_empty() {
@@ -265,8 +274,10 @@ impl Entry {
         }
     }
 
-    fn stream(&self, parts: Vec<Part>, fresh: Option<Fresh>, manner: Manner) -> Body {
-        Body::Pieces(Box::new(Replay::new(parts, fresh, manner.pace, self.usage)))
+    /// As events; to those who did not ask for the usage, silent about it.
+    fn stream(&self, parts: Vec<Part>, fresh: Option<Fresh>, manner: Manner, silent: bool) -> Body {
+        let replay = Replay::new(parts, fresh, manner.pace, self.usage);
+        Body::Pieces(Box::new(if silent { replay.without_usage() } else { replay }))
     }
 
     fn fresh(&self) -> Fresh {
@@ -283,7 +294,7 @@ fn stream_headers() -> HeaderMap {
 }
 
 /// Whether a backend's own filter has cut the answer short.
-fn was_filtered(answer: &[u8]) -> bool {
+pub(super) fn was_filtered(answer: &[u8]) -> bool {
     const CUT: &[u8] = b"\"content_filter\"";
     memchr::memmem::find_iter(answer, CUT).any(|at| {
         let before = answer[..at].trim_ascii_end();

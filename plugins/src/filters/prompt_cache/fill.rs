@@ -1,7 +1,7 @@
 //! Follows an answer that had to be fetched, and keeps it if it was complete.
 
 use super::control::{Status, forbids};
-use super::entry::Entry;
+use super::entry::{Entry, was_filtered};
 use super::{Asked, Inner};
 use crate::cache_key::CacheKey;
 use crate::call::Endpoint;
@@ -104,8 +104,11 @@ impl Fill {
         let Some(content_type) = self.content_type.take() else { return Err("error") };
         let recorded = std::mem::take(&mut self.recorded).freeze();
         let label = self.asked.label.clone();
+        if was_filtered(&recorded) {
+            return Err("filtered");
+        }
         let entry = match self.asked.wanted.stream && forms::streams(label.endpoint) {
-            true => Entry::events(label, content_type, recorded, choices),
+            true => Entry::events(label, content_type, recorded, choices, self.asked.wanted.usage),
             false => Entry::whole(label, content_type, recorded),
         };
         let entry = entry.ok_or("incomplete")?;
@@ -115,6 +118,12 @@ impl Fill {
 }
 
 impl ResponseFilter for Fill {
+    fn whole(&mut self, _: &mut Exchange, answer: &Bytes) {
+        if was_filtered(answer) {
+            self.give_up("filtered");
+        }
+    }
+
     fn head(&mut self, exchange: &mut Exchange, head: &mut Head) -> Result<()> {
         let length = head.headers.get(header::CONTENT_LENGTH);
         self.length = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -158,13 +167,10 @@ impl ResponseFilter for Fill {
         self.cache.settings.finish.then(|| Arc::new(Always) as Arc<dyn Audience>)
     }
 
-    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode) -> Option<Reply> {
-        let most = self.cache.settings.stale_if_error.0;
-        let old = self.old.take().filter(|old| old.age().saturating_sub(old.label.good_for) <= most)?;
-        if most.is_zero() {
-            return None;
-        }
-        let reply = self.cache.told(&old, self.asked.wanted, Some("stale-if-error"))?;
+    fn instead(&mut self, exchange: &mut Exchange, status: StatusCode, said: Option<StatusCode>) -> Option<Reply> {
+        let old = self.old.take().filter(|old| self.cache.stands_in(old, &self.asked.control))?;
+        let status_line = Status::Instead { ttl: old.ttl(), why: self.why, status: said };
+        let reply = self.cache.told(&old, self.asked.wanted, &status_line)?;
         self.asked.counts.stale.inc();
         exchange.note("cache_instead_of", status.as_str());
         self.give_up("error");

@@ -79,7 +79,8 @@ const BYPASS_REASONS: &[&str] =
     &["anonymous", "model", "no-route", "no-store", "not-deterministic", "stateful", "unreadable"];
 
 /// Why answers are not kept.
-const UNSTORED_REASONS: &[&str] = &["elsewhere", "error", "flight", "incomplete", "large", "no-store", "resumed"];
+const UNSTORED_REASONS: &[&str] =
+    &["elsewhere", "error", "filtered", "flight", "incomplete", "large", "no-store", "resumed"];
 
 /// What becomes of looking for an answer in a file.
 const READ_OUTCOMES: &[&str] = &["hit", "miss", "late", "unreadable"];

@@ -94,14 +94,13 @@ impl Filter for PromptCache {
             Ok(asked) => asked,
             Err(why) => return Ok(inner.bypass(exchange, why)),
         };
-        if exchange.endpoint() == Endpoint::Embeddings
-            && let Some(verdict) = embeddings::request(inner, exchange, &asked).await
-        {
+        if let Some(verdict) = embeddings::request(inner, exchange, &asked).await {
             return Ok(verdict);
         }
         let tenant = inner.settings.scope.tenant(exchange.caller().map(|caller| &**caller));
         let key = tenant.and_then(|tenant| inner.keys.key(exchange, &asked.answerer, tenant));
         let Some(key) = key else { return Ok(inner.bypass(exchange, Why("unreadable"))) };
+        exchange.note("cache_key", key.to_string());
         inner.look_up(std::slice::from_ref(&key)).await;
         Ok(inner.answer(exchange, asked, key))
     }
@@ -246,7 +245,7 @@ impl Inner {
         if let Some(entry) = kept.as_ref().filter(|entry| asked.control.takes(entry.age())) {
             let over = entry.age().saturating_sub(entry.label.good_for);
             if entry.is_fresh()
-                && let Some(reply) = self.told(entry, asked.wanted, None)
+                && let Some(reply) = self.told(entry, asked.wanted, &Status::Hit { ttl: entry.ttl(), detail: None })
             {
                 asked.counts.hit.inc();
                 self.saved(exchange, &asked, entry.usage.as_ref());
@@ -255,7 +254,11 @@ impl Inner {
             }
             if !entry.is_fresh()
                 && over <= self.settings.stale_while_revalidate.0
-                && let Some(reply) = self.told(entry, asked.wanted, Some("stale-while-revalidate"))
+                && let Some(reply) = self.told(
+                    entry,
+                    asked.wanted,
+                    &Status::Hit { ttl: entry.ttl(), detail: Some("stale-while-revalidate") },
+                )
             {
                 asked.counts.stale.inc();
                 self.saved(exchange, &asked, entry.usage.as_ref());
@@ -289,15 +292,21 @@ impl Inner {
     }
 
     /// A kept answer as a reply. None if it cannot be told as it is wanted.
-    fn told(&self, entry: &Entry, wanted: Wanted, detail: Option<&'static str>) -> Option<Reply> {
+    fn told(&self, entry: &Entry, wanted: Wanted, status: &Status) -> Option<Reply> {
         let (headers, body) = entry.tell(wanted, self.manner())?;
         let mut reply = Reply::new(StatusCode::OK, headers, body).stands_for(Source::Cache, self.settings.charge);
         reply.usage = entry.usage;
         if self.settings.http {
-            Status::Hit { ttl: entry.ttl(), detail }.write(&mut reply.headers);
+            status.write(&mut reply.headers);
             reply.headers.insert(http::header::AGE, entry.age().as_secs().into());
         }
         Some(reply)
+    }
+
+    /// Whether a kept answer may stand in for a failure.
+    fn stands_in(&self, entry: &Entry, control: &Control) -> bool {
+        let (most, over) = (self.settings.stale_if_error.0, entry.age().saturating_sub(entry.label.good_for));
+        !most.is_zero() && over <= most && control.takes_instead(entry.age(), over)
     }
 
     /// Who fetches a new answer behind the back of one that was given; nobody if somebody does already.
@@ -325,15 +334,20 @@ impl Inner {
             Err(Why(why)) => return format!("not cached: {}", words(why)),
         };
         let tenant = self.settings.scope.tenant(exchange.caller().map(|caller| &**caller));
-        let key = tenant.and_then(|tenant| self.keys.key(exchange, &asked.answerer, tenant));
-        let Some(key) = key else { return format!("not cached: {}", words("unreadable")) };
+        let key = || Some(self.keys.key(exchange, &asked.answerer, tenant?)?.to_string());
+        let items = embeddings::keys(self, exchange, &asked).map(|keys| told(&keys, usize::MAX));
+        let Some(key) = items.or_else(key) else { return format!("not cached: {}", words("unreadable")) };
         let (owner, seconds) = (&asked.label.tenant, asked.label.good_for.as_secs());
         let revision = match asked.answerer.revision {
             0 => "revision unknown".to_owned(),
             revision => format!("revision {revision:016x}"),
         };
         let (model, pool) = (&asked.answerer.model, &asked.answerer.pool);
-        let made = if self.settings.secret.is_some() { "" } else { " (its secret is this process's own)" };
+        let made = if self.settings.secret.is_some() {
+            ""
+        } else {
+            " (its secret is this process's own: the gateway's is in its log)"
+        };
         format!("cached {seconds} s for {owner}; answered by {model} of {pool}, {revision}; key {key}{made}")
     }
 }
@@ -342,6 +356,11 @@ impl Inner {
 fn owner(tenant: Tenant<'_>) -> Arc<str> {
     let (kind, name) = tenant.parts();
     if name.is_empty() { kind.into() } else { format!("{kind}/{name}").into() }
+}
+
+/// Keys as the log has them and a purge takes them: the first ones, with blanks between.
+fn told(keys: &[CacheKey], most: usize) -> String {
+    keys.iter().take(most).map(CacheKey::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Why a request is not cached, for people.

@@ -3,6 +3,7 @@
 use super::packed::unpack_next;
 use crate::forms::Fresh;
 use crate::reply::{Body, Pieces, Refusal};
+use crate::splice::without_usage;
 use crate::usage::Usage;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -65,6 +66,8 @@ pub(super) struct Replay {
     step: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
     usage: Option<Usage>,
+    /// Whether what its chunks say of the usage is left out.
+    silent: bool,
 }
 
 impl Replay {
@@ -73,7 +76,21 @@ impl Replay {
         let step = (pace > 0).then(|| Duration::from_secs(1) / pace);
         let is_empty = |part: &Part| matches!(part, Part::Plain(bytes) | Part::Packed(bytes) | Part::Ready(bytes) if bytes.is_empty());
         let parts = parts.into_iter().filter(|part| !is_empty(part)).collect();
-        Self { parts, fresh, buffer: BytesMut::new(), unpacker: None, step, timer: None, usage }
+        Self { parts, fresh, buffer: BytesMut::new(), unpacker: None, step, timer: None, usage, silent: false }
+    }
+
+    /// For those who did not ask for the usage.
+    pub(super) fn without_usage(self) -> Self {
+        Self { silent: true, ..self }
+    }
+
+    /// The next piece as it is told. Always whole events, of a stream.
+    fn next_told(&mut self) -> Option<std::result::Result<Bytes, Refusal>> {
+        let piece = self.take()?;
+        Some(piece.map(|piece| match self.silent {
+            true => without_usage(&piece).unwrap_or(piece),
+            false => piece,
+        }))
     }
 
     /// The next piece; an error if what is kept is not what was.
@@ -140,7 +157,7 @@ impl Pieces for Replay {
                 }
             }
         }
-        Poll::Ready(self.take())
+        Poll::Ready(self.next_told())
     }
 
     fn usage(&self) -> Option<Usage> {

@@ -18,7 +18,11 @@ fn json_type() -> HeaderValue {
 }
 
 async fn told(entry: &Entry, wanted: Wanted) -> Option<Bytes> {
-    let (_, body) = entry.tell(wanted, Manner { ids: IdsAre::Original, pace: 0 })?;
+    told_so(entry, wanted, Manner { ids: IdsAre::Original, pace: 0 }).await
+}
+
+async fn told_so(entry: &Entry, wanted: Wanted, manner: Manner) -> Option<Bytes> {
+    let (_, body) = entry.tell(wanted, manner)?;
     Some(match body {
         Body::Whole(body) => body,
         Body::Pieces(mut pieces) => {
@@ -38,9 +42,38 @@ const USAGE: &str =
 const DONE: &str = "data: [DONE]\n\n";
 
 #[tokio::test]
+async fn a_stream_that_was_asked_for_its_usage_is_told_so_again_byte_by_byte() {
+    let nulls = STREAM.replace("}]}\n", "}],\"usage\":null}\n").repeat(400);
+    let asked = Bytes::from([&nulls, USAGE, DONE].concat());
+    let entry = Entry::events(label(Endpoint::Chat), json_type(), asked.clone(), 1, true).expect("a whole stream");
+    let packed = entry.packed().expect("it gets smaller");
+    let (with, without) = (Wanted { stream: true, usage: true }, Wanted { stream: true, usage: false });
+    for entry in [entry, packed] {
+        assert_eq!(told(&entry, with).await.unwrap(), asked);
+        let silent = [&STREAM.repeat(400), DONE].concat();
+        for manner in [Manner { ids: IdsAre::Original, pace: 0 }, Manner { ids: IdsAre::Fresh, pace: 0 }] {
+            let again = told_so(&entry, without, manner).await.unwrap();
+            assert!(!again.windows(5).any(|at| at == b"usage") && again.len() == silent.len(), "{manner:?}");
+        }
+        assert_eq!(told(&entry, without).await.unwrap(), silent);
+        let whole = told(&entry, Wanted { stream: false, usage: false }).await.unwrap();
+        assert_eq!(Usage::from_answer(&whole).and_then(|usage| usage.prompt), Some(3));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_whole_without_an_end_mark_is_told_as_it_came() {
+    let stream = Bytes::from([STREAM, USAGE].concat());
+    let entry = Entry::events(label(Endpoint::Chat), json_type(), stream.clone(), 1, false).expect("a whole stream");
+    assert_eq!(told(&entry, Wanted { stream: true, usage: true }).await.unwrap(), stream);
+    let whole = told(&entry, Wanted { stream: false, usage: false }).await.unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&whole).unwrap()["choices"][0]["message"]["content"], "a");
+}
+
+#[tokio::test]
 async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
     let asked = Bytes::from([STREAM, USAGE, DONE].concat());
-    let entry = Entry::events(label(Endpoint::Chat), json_type(), asked.clone(), 1).expect("a whole stream");
+    let entry = Entry::events(label(Endpoint::Chat), json_type(), asked.clone(), 1, false).expect("a whole stream");
     let (with, without) = (Wanted { stream: true, usage: true }, Wanted { stream: true, usage: false });
     assert_eq!(told(&entry, with).await.unwrap(), asked);
     assert_eq!(told(&entry, without).await.unwrap(), [STREAM, DONE].concat());
@@ -49,7 +82,7 @@ async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
         serde_json::from_slice(&told(&entry, Wanted { stream: false, usage: false }).await.unwrap()).unwrap();
     assert_eq!(whole["usage"]["prompt_tokens"], 3);
 
-    let unknown = Entry::events(label(Endpoint::Chat), json_type(), [STREAM, DONE].concat().into(), 1).unwrap();
+    let unknown = Entry::events(label(Endpoint::Chat), json_type(), [STREAM, DONE].concat().into(), 1, false).unwrap();
     assert!(told(&unknown, without).await.is_some());
     assert!(
         told(&unknown, with).await.is_none() && told(&unknown, Wanted { stream: false, usage: false }).await.is_none()
@@ -58,8 +91,9 @@ async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
 
 #[test]
 fn half_a_stream_is_none() {
-    let of =
-        |stream: &str, choices| Entry::events(label(Endpoint::Chat), json_type(), stream.to_owned().into(), choices);
+    let of = |stream: &str, choices| {
+        Entry::events(label(Endpoint::Chat), json_type(), stream.to_owned().into(), choices, false)
+    };
     assert!(of(STREAM, 1).is_some(), "every choice has its reason");
     assert!(of(STREAM, 2).is_none());
     assert!(of(&STREAM[..STREAM.len() / 2], 1).is_none());

@@ -44,16 +44,20 @@ pub(super) fn inputs(body: &[u8], span: Range<usize>) -> Option<Vec<Range<usize>
     (elements.len() <= MOST_INPUTS && (all(b"\"") || all(b"["))).then_some(elements)
 }
 
-/// The data of an answer that has as many as were asked for, in their order.
+/// The data of an answer that has as many as were asked for, in the order of the inputs: by their `index`, or as they stand
+/// where they have none.
 pub(super) fn data(answer: &[u8], count: usize) -> Option<Vec<&[u8]>> {
     let list = json::member(answer, "data")?;
-    let data: Vec<&[u8]> = json::elements_within(answer, list).map(|at| &answer[at]).collect();
-    let in_order = data.iter().enumerate().all(|(place, item)| {
-        let index = json::member(item, "index").map_or(Some(place as u64), |at| json::whole_number(&item[at]));
+    let mut data: Vec<Option<&[u8]>> = vec![None; count];
+    for (place, at) in json::elements_within(answer, list).enumerate() {
+        let item = &answer[at];
+        let index = json::member(item, "index").map_or(Some(place as u64), |at| json::whole_number(&item[at]))?;
         let vector = json::member(item, "embedding").map(|at| item[at.start]);
-        index == Some(place as u64) && matches!(vector, Some(b'[' | b'"'))
-    });
-    (data.len() == count && in_order).then_some(data)
+        let slot = data.get_mut(usize::try_from(index).ok()?).filter(|slot| slot.is_none())?;
+        *slot = Some(item).filter(|_| matches!(vector, Some(b'[' | b'"')));
+        (*slot)?;
+    }
+    data.into_iter().collect()
 }
 
 /// What an answer says beside its data and usage: the members of an object, without its brackets.
@@ -204,6 +208,9 @@ mod tests {
         assert_eq!(data(br#"{"data":[{"embedding":[1]}]}"#, 2), None);
         assert_eq!(data(br#"{"data":[{"index":1,"embedding":[1]}]}"#, 1), None);
         assert_eq!(data(br#"{"data":[{"index":0,"embedding":{}}]}"#, 1), None);
+        assert_eq!(data(br#"{"data":[{"index":1,"embedding":[1]},{"index":1,"embedding":[2]}]}"#, 2), None);
+        let turned = br#"{"data":[{"index":1,"embedding":[1]},{"index":0,"embedding":[2]}]}"#;
+        assert!(data(turned, 2).unwrap()[0].ends_with(b"[2]}"), "by their index");
         assert_eq!(data(br#"{"data":[{"index":0,"embedding":[1]}]}"#, 1).unwrap().len(), 1);
     }
 }
