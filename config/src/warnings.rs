@@ -73,10 +73,6 @@ impl Warnings<'_> {
         let Some(at) = config.filters.iter().position(|filter| filter.name == "prompt_cache") else { return };
         let cache = &config.filters[at];
         let shared = cache.settings.get("scope").is_some_and(|scope| scope == "global");
-        if !shared && !config.filters[..at].iter().any(identifies) {
-            let message = "nothing is cached: no filter before it says who asks, so answers could be another tenant's";
-            self.warn(&cache.path, message, "put `api_key` before it, or say `scope: global` if all callers are one");
-        }
         if shared && config.filters[at..].iter().any(identifies) {
             let message = "kept answers are given to whoever asks: the filter that finds out who may comes later";
             self.warn(&cache.path, message, "put the filter that says who asks before it");

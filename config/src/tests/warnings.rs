@@ -27,7 +27,6 @@ fn an_open_door_is_pointed_at() {
 #[test]
 fn a_cache_where_it_does_no_good_is_pointed_at() {
     let filters = |filters: &str| format!("{POOL}filters:\n{filters}");
-    warned(&filters("  - prompt_cache: {}\n"), "nothing is cached", 3);
     warned(&filters("  - api_key\n  - prompt_cache: {}\n  - limits: []\n"), "without asking the limits", 4);
     warned(&filters("  - prompt_cache: { scope: global }\n  - api_key\n"), "given to whoever asks", 3);
     silent(&filters("  - api_key\n  - limits: []\n  - prompt_cache: {}\n"));

@@ -30,10 +30,19 @@ impl Membership {
     pub fn new(backends: Vec<Arc<Backend>>) -> Self {
         let members: Vec<Member> = backends.iter().map(|backend| backend.member.clone()).collect();
         let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
+        // Who does not say what it serves may have everything: what is not known is nothing against it.
+        let mut silent = Vec::new();
         for (place, backend) in backends.iter().enumerate() {
-            for model in backend.serves.load().ids() {
+            let serves = backend.serves.load();
+            for model in serves.ids() {
                 places.entry(*model).or_default().push(place);
             }
+            if serves.models.is_empty() {
+                silent.push(place);
+            }
+        }
+        for places in places.values_mut() {
+            places.extend(&silent);
         }
         let some = places.into_iter().filter(|(_, places)| places.len() < backends.len());
         let holders = some

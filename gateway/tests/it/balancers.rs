@@ -162,6 +162,27 @@ async fn a_model_goes_to_the_backends_that_have_it() {
 }
 
 #[tokio::test]
+async fn a_backend_that_does_not_say_what_it_has_gets_its_share() {
+    let backends = three().await;
+    for (n, backend) in backends.iter().enumerate() {
+        backend.probes_get(move |_| match n {
+            1 => Script::status("404 Not Found", "{}"),
+            _ => Script::models(&["m"]),
+        });
+    }
+    let urls: Vec<_> = backends.iter().map(Backend::url).collect();
+    let config = format!("pools:\n  main:\n    health: {{ every: 50ms }}\n    backends: [{}]\n", urls.join(", "));
+    let gateway = Gateway::start(&config).await;
+    for backend in &backends {
+        backend.probe(2).await;
+    }
+    for _ in 0..9 {
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    }
+    assert!(counts(&backends).iter().all(|count| *count >= 2), "{:?}", counts(&backends));
+}
+
+#[tokio::test]
 async fn what_a_backend_takes_at_once_is_found_out() {
     let backend = Backend::start().await;
     let config = format!(
