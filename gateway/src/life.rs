@@ -101,11 +101,13 @@ impl Life {
         }
     }
 
-    /// Brings together what the threads that answer requests have added up.
+    /// Brings together what the threads that answer requests have added up, and forgets who has been idle.
     async fn gather(&self) {
         loop {
             sleep(GATHER).await;
-            self.core.snapshot.load().shared.spenders.gather();
+            let shared = self.core.snapshot.load().shared.clone();
+            shared.spenders.gather();
+            shared.store.tidy();
         }
     }
 

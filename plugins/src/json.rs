@@ -111,6 +111,13 @@ pub fn whole_number(value: &[u8]) -> Option<u64> {
     value.parse().ok().or_else(|| value.parse().ok().and_then(whole))
 }
 
+/// As [`whole_number`], with what is beyond all numbers of that kind read as the largest: nobody gets past a bound with it.
+#[must_use]
+pub fn count(value: &[u8]) -> Option<u64> {
+    let beyond = || std::str::from_utf8(value).ok()?.parse().ok().filter(|float: &f64| *float >= 1e18);
+    whole_number(value).or_else(|| beyond().map(|_| u64::MAX))
+}
+
 /// The text that a string means, given what stands between its quotes; `None` if it means none (a lone surrogate).
 #[must_use]
 pub fn unquoted(inner: &[u8]) -> Option<Cow<'_, str>> {

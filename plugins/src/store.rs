@@ -176,6 +176,9 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// Forgets some of those who have been idle. Called about once a second, where no request waits for it.
+    fn tidy(&self) {}
+
     /// The clocks it goes by.
     fn clock(&self) -> &Clock;
 

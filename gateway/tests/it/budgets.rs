@@ -39,6 +39,8 @@ async fn a_spent_budget_says_so_in_a_way_that_no_sdk_tries_again() {
         let answer = gateway.send(&Request::chat("m").bearer(&key.key)).await;
         assert_eq!((answer.status, number(&answer, "x-ratelimit-remaining-requests")), (200, left));
     }
+    // Until then the second is reserved, not spent.
+    gateway.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
     let refused = gateway.send(&Request::chat("m").bearer(&key.key).header("x-request-id", "spent")).await;
     let error = refused.openai_error(429);
     assert_eq!((&error["code"], &error["type"]), (&"insufficient_quota".into(), &"insufficient_quota".into()));

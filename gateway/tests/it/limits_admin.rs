@@ -178,6 +178,18 @@ async fn a_name_that_keys_of_two_organisations_have_is_nobodys_alone() {
 }
 
 #[tokio::test]
+async fn who_is_idle_is_forgotten_although_nobody_else_comes() {
+    let (backend, key) = (Backend::start().await, Key::new("k1"));
+    let gateway = house(&backend, &[(&key, "user: ann")], "{ per: ip, requests: 20/s }", "").await;
+    assert_eq!(gateway.send(&asking("m", 5).bearer(&key.key)).await.status, 200);
+    let until = Instant::now() + Duration::from_secs(30);
+    while gateway.metrics().await.sum("tidegate_limit_subjects", &[("limit", "ip/requests")]) > 0.0 {
+        assert!(Instant::now() < until, "it is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn who_was_limited_is_an_event_and_a_metric() {
     let (backend, key) = (Backend::start().await, Key::new("k1"));
     let limits = "{ per: [user, model], requests: 1/h }, { per: org, requests: 2/h, shadow: true, name: pace }";

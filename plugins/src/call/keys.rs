@@ -32,6 +32,7 @@ keys! {
     "max_completion_tokens" => MaxCompletionTokens,
     "max_output_tokens" => MaxOutputTokens,
     "n" => N,
+    "best_of" => BestOf,
     "tools" => Tools,
 }
 

@@ -38,8 +38,12 @@ pub struct Call {
     pub include_usage: Option<bool>,
     /// The most tokens the answer may have: the largest of the names this goes by, where it is a whole number.
     pub max_tokens: Option<u64>,
+    /// The name that goes by, if it is given.
+    pub max_tokens_key: Option<Key>,
     /// How many choices are asked for.
     pub n: Option<u64>,
+    /// How many are made, the best of which are given.
+    pub best_of: Option<u64>,
     spans: [Span; Key::COUNT],
     end: u32,
     is_empty: bool,

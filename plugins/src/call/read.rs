@@ -10,15 +10,18 @@ pub(super) fn read(body: &[u8], endpoint: Endpoint) -> Result<Call, CallFault> {
     let top = scan::object(text, &Key::NAMES).map_or_else(|| slowly(text), Ok)?;
     let values = Values { body, top };
     values.check_model()?;
+    let most = [Key::MaxTokens, Key::MaxCompletionTokens, Key::MaxOutputTokens]
+        .into_iter()
+        .filter_map(|key| Some((values.count(key)?, key)))
+        .max_by_key(|(most, _)| *most);
     Ok(Call {
         endpoint,
         stream: values.flag(Key::Stream, values.raw(Key::Stream))?.unwrap_or(false),
         include_usage: values.include_usage()?,
-        max_tokens: [Key::MaxTokens, Key::MaxCompletionTokens, Key::MaxOutputTokens]
-            .into_iter()
-            .filter_map(|key| values.count(key))
-            .max(),
+        max_tokens: most.map(|(most, _)| most),
+        max_tokens_key: most.map(|(_, key)| key),
         n: values.count(Key::N),
+        best_of: values.count(Key::BestOf),
         spans: values.spans(),
         end: body.trim_ascii_end().len() as u32 - 1,
         is_empty: values.top.is_empty,
@@ -110,9 +113,10 @@ impl<'a> Values<'a> {
         self.flag(key, options.values[0])
     }
 
-    /// A whole number. What is none is left for the backend to judge: nothing here depends on it but an estimate.
+    /// A whole number; the largest for what is beyond. What is none is left for the backend to judge: nothing here depends on
+    /// it but an estimate.
     fn count(&self, key: Key) -> Option<u64> {
-        json::whole_number(self.raw(key)?.as_bytes())
+        json::count(self.raw(key)?.as_bytes())
     }
 
     fn spans(&self) -> [Span; Key::COUNT] {

@@ -39,7 +39,13 @@ fn a_token_limit_is_the_largest_of_its_names_and_only_a_whole_number() {
     let limit = |members: &str| read(&format!("{{{members}}}")).max_tokens;
     assert_eq!(limit(r#""max_tokens":5,"max_completion_tokens":9,"max_output_tokens":7"#), Some(9));
     assert_eq!(limit(r#""max_tokens":5e1"#), Some(50));
-    for odd in ["null", "-1", "1.5", "\"5\"", "1e300", "[5]", "99999999999999999999"] {
+    for beyond in ["1e30", "1e300", "1e400", "99999999999999999999"] {
+        assert_eq!(limit(&format!("\"max_tokens\":{beyond}")), Some(u64::MAX), "{beyond}");
+    }
+    let name = |members: &str| read(&format!("{{{members}}}")).max_tokens_key;
+    assert_eq!(name(r#""max_tokens":5,"max_completion_tokens":9"#), Some(Key::MaxCompletionTokens));
+    assert_eq!(name(r#""max_output_tokens":5"#), Some(Key::MaxOutputTokens));
+    for odd in ["null", "-1", "1.5", "\"5\"", "-1e300", "[5]"] {
         assert_eq!(limit(&format!("\"max_tokens\":{odd}")), None, "{odd}");
     }
 }

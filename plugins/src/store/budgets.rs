@@ -169,7 +169,7 @@ fn a_budget_that_is_made_larger_or_smaller_keeps_what_is_spent() {
     clock.advance(Duration::from_secs(60 * 86_400));
     for _ in 0..ledger::PARTS {
         clock.advance(Duration::from_millis(250));
-        store.settle(&[]);
+        store.tidy();
     }
     assert_eq!(budget(&store, "other", 1, Period::Day, "UTC").subjects(), 0);
     assert_eq!(store.books().len(), 1, "nothing is spent of the first any more, so it is gone");

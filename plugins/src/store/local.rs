@@ -4,8 +4,8 @@ use super::calendar::Calendar;
 use super::clock::{Clock, Moment};
 use super::ledger::{Book, Ledger, PARTS, Spec};
 use super::pending::Pending;
-use super::quota::{At, Quota, TICKS};
-use super::sync::{AtomicU64, AtomicUsize, Mutex};
+use super::quota::{At, Quota};
+use super::sync::{AtomicUsize, Mutex};
 use super::{Demand, Standing, Store, Subject};
 use crate::services::{Journal, Spent};
 use async_trait::async_trait;
@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-/// Idle subjects are looked for in one part of each ledger this often, in ticks: 16 s for all parts.
-const SEARCH_EVERY: u64 = 250_000_000 * TICKS;
+/// Idle subjects are looked for in so many parts of each ledger at a time: four times for all of them.
+const TIDIED: usize = PARTS / 4;
 
 /// How long somebody is told to wait for what others have reserved of a budget: nobody knows, and asking again costs
 /// little.
@@ -31,7 +31,6 @@ pub struct Local {
     lasting: Mutex<Vec<Arc<Book>>>,
     /// What was spent of budgets, to be written down; nothing if there is nowhere to.
     pending: OnceLock<Pending>,
-    next_search: AtomicU64,
     next_part: AtomicUsize,
 }
 
@@ -78,17 +77,6 @@ impl Local {
         for spent in self.pending.get().into_iter().flat_map(|pending| pending.before(&book.spec().id)) {
             book.restore(Subject::from_bytes(spent.subject), at, spent.window, spent.amount);
         }
-    }
-
-    /// Forgets some of those who have been idle. Called after answers, where nobody waits for it.
-    fn tidy(&self, now: Moment) {
-        let due = self.next_search.load(Relaxed);
-        let next = now.ticks.saturating_add(SEARCH_EVERY);
-        if now.ticks < due || self.next_search.compare_exchange(due, next, Relaxed, Relaxed).is_err() {
-            return;
-        }
-        let part = self.next_part.fetch_add(1, Relaxed) % PARTS;
-        self.books().iter().for_each(|book| book.search(part, now));
     }
 }
 
@@ -196,7 +184,14 @@ impl Store for Local {
                 pending.add(ledger.id(), demand.subject, demand.at.window.number, demand.spent);
             }
         }
-        self.tidy(now);
+    }
+
+    fn tidy(&self) {
+        let now = self.clock.now();
+        let first = self.next_part.fetch_add(TIDIED, Relaxed);
+        for book in self.books() {
+            (first..first + TIDIED).for_each(|part| book.search(part % PARTS, now));
+        }
     }
 
     async fn peek(&self, ledger: &Ledger, subject: Subject) -> Standing {

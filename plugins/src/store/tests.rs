@@ -310,7 +310,7 @@ fn a_million_subjects_fit_and_are_forgotten_when_idle() {
     clock.advance(Duration::from_secs(60));
     for _ in 0..ledger::PARTS {
         clock.advance(Duration::from_millis(250));
-        store.settle(&[]);
+        store.tidy();
     }
     assert_eq!(ledger.subjects(), 0);
     assert!(ledger.bytes() < 1 << 20, "{}", ledger.bytes());

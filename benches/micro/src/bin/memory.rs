@@ -60,7 +60,7 @@ impl House {
         self.clock.advance(Duration::from_secs(7200));
         for _ in 0..64 {
             self.clock.advance(Duration::from_millis(250));
-            self.services.shared.store.settle(&[]);
+            self.services.shared.store.tidy();
         }
     }
 }

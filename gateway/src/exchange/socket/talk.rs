@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use tidegate_plugins::Refusal;
+use tidegate_plugins::json;
 use tidegate_plugins::turns::{Turn, Turns};
 use tidegate_plugins::usage::Usage;
 
@@ -91,7 +92,7 @@ struct Error<'a> {
 fn bound(object: Option<&RawValue>) -> Option<u64> {
     let bounds: Bounds<'_> = serde_json::from_str(object?.get()).ok()?;
     let number = bounds.max_output_tokens.or(bounds.max_response_output_tokens)?;
-    number.get().parse().ok()
+    json::count(number.get().as_bytes())
 }
 
 impl Talk {

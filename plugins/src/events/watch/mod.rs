@@ -146,7 +146,7 @@ impl StreamWatch {
         let may_be_empty = finished > 0 || hints.role && memmem::find(data, b"\"role\"").is_some();
         // One that is there for the usage only.
         let is_bill = hints.usage && memmem::find(data, b"\"choices\":[]").is_some();
-        self.content_events += u64::from(!is_bill && !(may_be_empty && has_empty_delta(data)));
+        self.content_events += u64::from(!(is_bill || may_be_empty && has_empty_delta(data)));
     }
 
     fn message_event(&mut self, name: &[u8]) {

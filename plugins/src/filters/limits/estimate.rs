@@ -42,7 +42,7 @@ impl Estimates {
 pub(super) struct Estimate {
     /// Tokens in 1024 bytes of a prompt.
     ratio: AtomicU64,
-    /// 95 % of the answers have at most as many tokens.
+    /// 95 % of the answers have at most as many tokens; 0 before that is known.
     completion: AtomicU64,
     /// Prompts learned from.
     prompts: AtomicU64,
@@ -53,7 +53,7 @@ pub(super) struct Estimate {
 
 impl Default for Estimate {
     fn default() -> Self {
-        let (ratio, completion) = (AtomicU64::new(FIRST_RATIO), AtomicU64::new(FIRST_COMPLETION));
+        let (ratio, completion) = (AtomicU64::new(FIRST_RATIO), AtomicU64::new(0));
         let (prompts, per_event) = (AtomicU64::new(0), AtomicU64::new(1024));
         Self { ratio, completion, prompts, per_event, learned: Mutex::default() }
     }
@@ -80,6 +80,8 @@ pub(super) struct Cost {
     pub(super) completion: u64,
     /// Whether `completion` is what the client asked for, not our guess.
     pub(super) is_stated: bool,
+    /// Whether nobody knows yet how long this model's answers are.
+    pub(super) is_unknown: bool,
     /// What its tokens cost, if money is limited.
     pub(super) price: Price,
     /// Whether `prompt` rests on what the backend has said of others.
@@ -100,6 +102,12 @@ impl Cost {
     pub(super) fn money(&self) -> u64 {
         let usage = Usage { prompt: Some(self.prompt), completion: Some(self.completion), ..Usage::default() };
         self.price.of(&usage)
+    }
+
+    /// The same, with an answer of one token where nobody knows how long it will be.
+    pub(super) fn least(&self) -> Self {
+        let completion = if self.is_unknown { self.completion.min(self.choices) } else { self.completion };
+        Self { completion, ..*self }
     }
 
     /// The parts of it that are more than a guess: by these a request may be told that it is too large for good.
@@ -141,22 +149,29 @@ impl Estimate {
         }
         let (text, media) = measure(body);
         let prompt = (text * self.ratio.load(Relaxed)).div_ceil(1024).saturating_add(media * MEDIA).max(1);
-        let choices = call.and_then(|call| call.n).unwrap_or(1).max(1);
+        let choices = call.map_or(1, |call| call.n.max(call.best_of).unwrap_or(1).max(1));
         let stated = call.and_then(|call| call.max_tokens);
-        let completion = match spends {
-            Spends::PromptAndAnswer => stated.unwrap_or_else(|| self.completion.load(Relaxed)).saturating_mul(choices),
-            _ => 0,
-        };
+        let (expected, is_unknown) = self.answer(stated);
+        let completion = if spends == Spends::PromptAndAnswer { expected.saturating_mul(choices) } else { 0 };
         let is_measured = media == 0 && self.prompts.load(Relaxed) >= u64::from(ENOUGH);
         let is_stated = stated.is_some();
-        Cost { prompt, completion, is_stated, is_measured, text, media, choices, price: Price::default() }
+        Cost { prompt, completion, is_stated, is_unknown, is_measured, text, media, choices, price: Price::default() }
     }
 
     /// What a turn of a conversation will cost, before which its client has said so many bytes of text.
     pub(super) fn turn(&self, text: u64, stated: Option<u64>) -> Cost {
         let prompt = text.saturating_mul(self.ratio.load(Relaxed)).div_ceil(1024).max(1);
-        let completion = stated.unwrap_or_else(|| self.completion.load(Relaxed));
-        Cost { prompt, completion, is_stated: stated.is_some(), text, choices: 1, ..Cost::default() }
+        let (completion, is_unknown) = self.answer(stated);
+        Cost { prompt, completion, is_stated: stated.is_some(), is_unknown, text, choices: 1, ..Cost::default() }
+    }
+
+    /// How long an answer may be, and whether nobody knows.
+    fn answer(&self, stated: Option<u64>) -> (u64, bool) {
+        match (stated, self.completion.load(Relaxed)) {
+            (Some(stated), _) => (stated, false),
+            (None, 0) => (FIRST_COMPLETION, true),
+            (None, learned) => (learned, false),
+        }
     }
 
     /// How many tokens so many events of a stream most likely carried.

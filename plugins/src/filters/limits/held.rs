@@ -68,7 +68,9 @@ impl Held {
         let limit = self.limits.limit(demand, &self.tenants);
         let most = demand.ledger.quota().burst();
         let needs = if limit.kind == Kind::Cost { limit.amount(cost, exchange).min(most) } else { 0 };
-        let amount = needs.checked_sub(demand.amount).filter(|amount| *amount > 0)?;
+        // It may have been content with less than it may need: for its own model it needs no more here either.
+        let has = limit.amount(&self.cost, exchange).min(most).max(demand.amount);
+        let amount = needs.checked_sub(has).filter(|amount| *amount > 0)?;
         let mut more = Demand::new(demand.ledger.clone(), demand.subject, amount);
         (more.tag, more.binding) = (demand.tag, demand.binding);
         Some(more)

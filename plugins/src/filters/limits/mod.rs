@@ -24,7 +24,7 @@ use crate::exchange::Exchange;
 use crate::filter::{Filter, Plugin, Result, SettingsError, Verdict};
 use crate::prices::Prices;
 use crate::services::Services;
-use crate::store::{Demand, Store, Subject};
+use crate::store::{Demand, Quota, Store, Subject};
 use crate::tenants::Tenant;
 use async_trait::async_trait;
 use estimate::{Cost, Estimate, Spends};
@@ -102,7 +102,7 @@ impl Filter for Limits {
         if let Some((at, needs)) = asked.never {
             return Ok(Verdict::Answer(inner.refuse_for_good(exchange, &mut asked, at, needs).await));
         }
-        let granted = inner.store.try_take(&mut asked.demands).await;
+        let granted = inner.take(&mut asked, exchange).await;
         for demand in asked.demands.iter().filter(|demand| demand.would_refuse()) {
             exchange.note("shadow_limit", &**demand.ledger.label());
             inner.limited.say(inner, inner.limit(demand, &asked.tenants), exchange, Refused::InShadow);
@@ -130,6 +130,24 @@ impl Inner {
         let behind = tag.checked_sub(self.limits.len());
         let own = behind.and_then(|tag| own::of(tenants).nth(tag)).map(|(_, limit)| limit);
         own.unwrap_or_else(|| &self.limits[tag])
+    }
+
+    /// Takes from all, or from none. Where nobody knows how long the answer will be, what is left of a budget will do: it does
+    /// not come back before the next one begins, and a guess is no reason to wait for that.
+    async fn take(&self, asked: &mut Asked, exchange: &Exchange) -> bool {
+        if self.store.try_take(&mut asked.demands).await {
+            return true;
+        }
+        let least = asked.cost.least();
+        let mut yields = false;
+        for demand in asked.demands.iter_mut().filter(|demand| demand.binding && demand.wait.is_some()) {
+            let limit = self.at(demand.tag, &asked.tenants);
+            let needs = limit.amount(&least, exchange).min(demand.amount).max(demand.level.left.min(demand.amount));
+            if needs < demand.amount && matches!(limit.ledger.quota(), Quota::Budget { .. }) {
+                (demand.amount, yields) = (needs, true);
+            }
+        }
+        yields && self.store.try_take(&mut asked.demands).await
     }
 
     /// Those whose own limits it decides over too.

@@ -3,7 +3,7 @@
 use super::limited::Refused;
 use super::settings::Kind;
 use super::{Asked, Inner, Limit};
-use crate::call::Endpoint;
+use crate::call::{Endpoint, Key};
 use crate::exchange::{Exchange, Rates};
 use crate::reply::{Refusal, Reply};
 use crate::store::{Demand, Level, Quota};
@@ -237,7 +237,9 @@ impl Inner {
         );
         self.limited.say(self, limit, exchange, Refused::ForGood);
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "larger_than_limit", message);
-        refusal.param(is_stated.then_some("max_tokens"))
+        // What there is no body for is a turn of the realtime API.
+        let name = exchange.call().map_or(Some("max_output_tokens"), |call| call.max_tokens_key.map(Key::name));
+        refusal.param(name.filter(|_| is_stated))
     }
 }
 

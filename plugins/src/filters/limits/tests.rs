@@ -1,6 +1,7 @@
 //! The filter by itself: what it reserves, settles and tells.
 
 use super::*;
+use crate::call::{Call, Endpoint};
 use crate::caller::Caller;
 use crate::exchange::{Outcome, RequestHead, Source};
 use crate::filter::{Head, ResponseFilter};
@@ -40,6 +41,13 @@ impl House {
             Verdict::Answer(reply) => Err(reply),
             Verdict::Continue => panic!("no limit applied"),
         }
+    }
+
+    /// The code of the refusal.
+    async fn refusal(&self, mut exchange: Exchange) -> String {
+        let refused = self.ask(&mut exchange).await.err().unwrap();
+        let body: Value = serde_json::from_slice(refused.text()).unwrap();
+        body["error"]["code"].as_str().unwrap().to_owned()
     }
 
     /// Tokens that are left.
@@ -169,6 +177,50 @@ async fn a_guess_that_is_too_large_waits_for_a_full_bucket_and_a_stated_number_n
     assert_eq!(never.status, StatusCode::BAD_REQUEST);
     let body: Value = serde_json::from_slice(never.text()).unwrap();
     assert!(body["error"]["message"].as_str().unwrap().contains("global/tokens"), "{body}");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_budget_does_for_an_answer_of_which_nobody_knows_how_long_it_is() {
+    let guess = r#"{"model":"m","messages":[]}"#;
+    let house = House::new(json!([{ "per": "global", "tokens": "500/day" }]));
+    let mut first = exchange(guess);
+    let follower = house.ask(&mut first).await.ok().unwrap();
+    // All of it is reserved: it comes back soon.
+    assert_eq!(house.refusal(exchange(guess)).await, "rate_limit_exceeded");
+    close(follower, &mut first, outcome(200, usage(100, 64)));
+    let mut second = exchange(guess);
+    let follower = house.ask(&mut second).await.unwrap_or_else(|_| panic!("what is left will do"));
+    assert_eq!(house.left().await, 0);
+    close(follower, &mut second, outcome(200, usage(100, 64)));
+    assert_eq!(house.left().await, 500 - 2 * 164);
+    // Who says how much it is to be is taken at its word, also where that is too much.
+    let stated = exchange(r#"{"model":"m","max_tokens":300,"messages":[]}"#);
+    assert_eq!(house.refusal(stated).await, "insufficient_quota");
+    let mut third = exchange(guess);
+    let follower = house.ask(&mut third).await.ok().unwrap();
+    close(follower, &mut third, outcome(200, usage(100, 64 + 8)));
+    assert_eq!(house.left().await, 0);
+    assert_eq!(house.refusal(exchange(guess)).await, "insufficient_quota");
+}
+
+#[tokio::test]
+async fn what_a_client_may_get_is_bounded_by_all_it_asks_for_and_named_as_it_has_named_it() {
+    let house = House::new(json!([{ "per": "global", "completion_tokens": "1000/h" }]));
+    for (endpoint, body, param) in [
+        (Endpoint::Chat, r#"{"model":"m","max_tokens":1e30}"#, "max_tokens"),
+        (Endpoint::Chat, r#"{"model":"m","max_completion_tokens":1001}"#, "max_completion_tokens"),
+        (Endpoint::Responses, r#"{"model":"m","max_output_tokens":1001}"#, "max_output_tokens"),
+        (Endpoint::Completions, r#"{"model":"m","max_tokens":400,"n":1,"best_of":3}"#, "max_tokens"),
+    ] {
+        let call = Call::read(body.as_bytes(), endpoint).unwrap();
+        let head = RequestHead { method: Method::POST, path: "/".into(), query: None, headers: HeaderMap::new() };
+        let mut asking = Exchange::new(head, endpoint, "id".into(), None);
+        asking.send_to("m".into());
+        asking.replace_body(Bytes::from_static(body.as_bytes()), Some(call));
+        let refused = house.ask(&mut asking).await.err().unwrap();
+        let told: Value = serde_json::from_slice(refused.text()).unwrap();
+        assert_eq!((&told["error"]["code"], &told["error"]["param"]), (&json!("larger_than_limit"), &json!(param)));
+    }
 }
 
 #[tokio::test]

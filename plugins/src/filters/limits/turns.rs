@@ -75,7 +75,7 @@ impl Turns for Conversation {
         if let Some((at, needs)) = asked.never {
             return Ok(Some(limits.larger(exchange, &asked, at, needs)));
         }
-        if !limits.store.try_take(&mut asked.demands).await {
+        if !limits.take(&mut asked, exchange).await {
             return Ok(Some(limits.refused(exchange, &asked).1));
         }
         self.open.push_back((asked.demands, asked.cost));
