@@ -188,10 +188,7 @@ impl<'a> Ask<'a> {
             Ok(head) => return Ok(self.got(upstream, head, sent)),
             Err(error) => error,
         };
-        // A backend that had closed the connection says so at once; later it may have worked on the request. HTTP/2 has words
-        // for what was not begun.
-        let at_once = sent.elapsed() < STALE_WITHIN || matches!(error, Error::Http2(_));
-        if upstream.reused && error.is_unanswered() && self.replayable && at_once {
+        if upstream.reused && error.is_unanswered() && self.replayable {
             return Err(Failed::Stale);
         }
         let log = self.told(&error);
@@ -230,9 +227,6 @@ impl<'a> Ask<'a> {
         Got { upstream, head, sent, headed }
     }
 }
-
-/// Until when after a request was sent the end of its connection shows that it had been closed before.
-const STALE_WITHIN: Duration = Duration::from_millis(50);
 
 /// How long an answer is waited for from a backend that has stopped reading.
 const EARLY_ANSWER: Duration = Duration::from_millis(200);

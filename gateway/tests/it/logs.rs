@@ -40,7 +40,9 @@ async fn nothing_a_client_sends_forges_a_line_or_paints_the_terminal() {
         format!(r#"{{"error":{{"message":"{evil}","code":"{evil}"}}}}"#),
     ));
     for format in ["json", "human"] {
-        let filters = "filters:\n  - idempotency\n";
+        let known = Key::new("k");
+        let entry = format!("keys: [ {{ id: k, hash: {:?}, user: k }} ], otherwise: next", known.hash);
+        let filters = format!("filters:\n  - api_key: {{ {entry} }}\n  - idempotency\n");
         let config =
             format!("log: {{ format: {format} }}\ntrusted_proxies: [127.0.0.1]\n{filters}{}", pool_of(&[&backend]));
         let gateway = Gateway::start(&config).await;

@@ -49,16 +49,6 @@ async fn what_may_have_been_run_is_not_run_again() {
 }
 
 #[tokio::test]
-async fn what_was_worked_on_is_not_run_again_on_a_kept_connection_either() {
-    let backend = Backend::start().await;
-    let gateway = Gateway::start(&pool_of(&[&backend])).await;
-    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
-    backend.push(Script::new().pause(Duration::from_millis(300)).fin());
-    assert_eq!(gateway.send(&Request::chat("m")).await.status, 502);
-    assert_eq!(backend.count(), 2);
-}
-
-#[tokio::test]
 async fn a_pool_may_allow_that_it_is_run_again() {
     for script in [refusal("500 Internal Server Error"), Script::new().fin(), Script::new().hang()] {
         let (a, b) = (Backend::start().await, Backend::start().await);
