@@ -80,9 +80,10 @@ impl Tree {
         found
     }
 
-    /// From now on `member` is warm for this prompt.
+    /// From now on `member` is warm for this prompt. Its beginning is noted last: where two of its pieces are in want of one
+    /// place the later one goes, since what comes after a missing piece is not found.
     pub(super) fn remember(&self, path: &Path, member: u64, now: u64) {
-        path.hashes().iter().for_each(|hash| self.note(*hash, member, now));
+        path.hashes().iter().rev().for_each(|hash| self.note(*hash, member, now));
     }
 
     /// Whoever was noted for this hash last.
@@ -101,7 +102,9 @@ impl Tree {
             0 => u64::MAX,
             _ => value.wrapping_sub(place.member.load(Relaxed)) & STAMP,
         };
-        let place = places.iter().find(is_here).or_else(|| places.iter().max_by_key(age));
+        // Of places used in the same tick not always the same one goes.
+        let (before, after) = places.split_at((hash >> 62) as usize);
+        let place = places.iter().find(is_here).or_else(|| after.iter().chain(before).max_by_key(age));
         if let Some(place) = place {
             place.hash.store(hash, Relaxed);
             place.member.store(value, Relaxed);
