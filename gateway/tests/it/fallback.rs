@@ -212,3 +212,35 @@ async fn who_cannot_pay_for_an_overflow_keeps_its_place_in_line() {
     let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
     assert_eq!((bucket["left"].as_f64(), bucket["reserved"].as_f64()), (Some(3.0), Some(0.0)), "{bucket}");
 }
+
+#[tokio::test]
+async fn an_overflow_that_costs_more_than_the_limit_ever_has_is_not_taken_once() {
+    for (limit, price) in [("0.5/day", "{ request: 1 }"), ("0.001/day", "{ completion: 1000 }")] {
+        let (local, cloud, busy) = (Backend::start().await, Backend::start().await, Gate::closed());
+        local.always(
+            Script::new()
+                .wait(&busy)
+                .send("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"),
+        );
+        let narrow = format!("{{ url: {}, max_in_flight: 1 }}", local.url());
+        let money = format!(
+            "prices: {{ models: {{ m: {{}}, big: {price} }} }}\nfilters:\n  - limits: [{{ per: global, cost: {limit} }}]\n"
+        );
+        let text = config(&narrow, cloud.url(), "fallback: [big], overflow_after: 50ms") + &money;
+        let gateway = Gateway::start(&text).await;
+        let mut first = gateway.connect().await;
+        first.send(Request::chat("m").bytes()).await;
+        local.seen(0).await;
+        let control = async {
+            gateway.metric_is("tidegate_queue_waiting", &[("pool", "local")], 1.0).await;
+            // Long after it would have gone.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            busy.open();
+        };
+        let (answer, ()) = futures_util::future::join(gateway.send(&Request::chat("m")), control).await;
+        assert_eq!((answer.status, answer.header("x-tidegate-fallback")), (200, None), "{price}");
+        assert_eq!((first.answer().await.status, local.count(), cloud.count()), (200, 2, 0), "{price}");
+        let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
+        assert!(bucket["left"].as_f64() > Some(0.0), "{bucket}");
+    }
+}
