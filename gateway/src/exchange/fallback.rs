@@ -5,7 +5,7 @@ use super::fail::Fault;
 use super::fetch::{Fetched, Missed};
 use super::place::{self, NoPlace};
 use super::resume::Resuming;
-use super::{Route, Session, Trip, admit, headers, whole};
+use super::{Route, Session, Trip, admit, whole};
 use crate::models::Step;
 use crate::telemetry::InFlight;
 use crate::upstream::NoBackend;
@@ -73,10 +73,10 @@ pub(super) struct Chain {
 impl Chain {
     /// All steps of the model of `route`, if this request may take them.
     pub(super) fn new(trip: &Trip<'_>, route: &Route) -> Self {
-        let refused = headers::text(trip.exchange.headers(), "x-tidegate-fallback").is_some_and(|value| value == "off");
         // A body that comes in pieces cannot be sent twice, nor its model be changed.
         let whole = trip.exchange.call().is_some() && trip.replayable;
-        let steps = route.model.as_ref().filter(|_| whole && !refused).map(|model| model.fallback.clone());
+        let steps =
+            route.model.as_ref().filter(|_| whole && !trip.wishes.no_fallback).map(|model| model.fallback.clone());
         Self { steps: steps.unwrap_or_default(), next: 0 }
     }
 

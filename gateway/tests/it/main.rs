@@ -72,3 +72,4 @@ mod transport;
 mod turns;
 mod websocket;
 mod wire;
+mod wishes;
