@@ -261,7 +261,8 @@ async fn at(
     loop {
         let backend = place.backend().clone();
         let may = |miss| retrying.allows(trip, route, miss);
-        let again = may(Miss::Lost) || may(Miss::ErrorEvent) || chain.has(trip, FallbackOn::Error);
+        let elsewhere = [FallbackOn::Error, FallbackOn::ContextTooLong].map(|why| chain.has(trip, why));
+        let again = may(Miss::Lost) || may(Miss::ErrorEvent) || elsewhere.contains(&true);
         let (miss, missed) = match ask(session, trip, route, deadline, place, again).await? {
             Asked::Answered(fetched) => return Ok(At::Answered(fetched)),
             Asked::Missed(miss, missed) => (miss, missed),
