@@ -8,6 +8,7 @@ mod fallbacks;
 mod listen;
 mod models;
 mod pools;
+mod traces;
 
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,9 @@ impl Resolver<'_> {
         self.keys(&file.keys);
         self.reload(&file.reload);
         self.log(&file.log);
+        if let Some(traces) = &file.traces {
+            self.traces(traces);
+        }
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
@@ -54,6 +58,8 @@ impl Resolver<'_> {
             clients: file.clients,
             admin: self.admin(file.admin),
             log: file.log,
+            traces: file.traces,
+            recent: file.recent,
             timeouts: file.timeouts,
             limits: file.limits,
             cors: file.cors.and_then(|cors| self.cors(cors)),

@@ -16,6 +16,7 @@ mod retries;
 mod share;
 mod shed;
 mod timeouts;
+mod traces;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use serde::{Deserialize, Serialize};
 pub use share::Share;
 pub use shed::{Shed, Urgency};
 pub use timeouts::{TimeoutOverrides, Timeouts};
+pub use traces::{Recent, Traces};
 
 use crate::secret::Secret;
 use crate::units::{self, DurationText};

@@ -5,7 +5,7 @@ use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::storage::spent::Spending;
-use crate::telemetry::{Log, Metrics, Runtimes};
+use crate::telemetry::{Log, Metrics, Recent, Runtimes};
 use crate::upstream::Connector;
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota};
@@ -30,6 +30,11 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// The log.
     pub log: Log,
+    /// The last requests, to be looked at.
+    pub recent: Recent,
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    pub traces: crate::telemetry::Exporter,
     /// What outlives the process, if the file has a place for it.
     pub storage: Option<Storage>,
     /// Keeps in it what budgets spend.
@@ -56,6 +61,9 @@ impl Core {
             snapshot: ArcSwap::new(snapshot),
             connector: Connector::default(),
             bodies: Arc::default(),
+            recent: Recent::default(),
+            #[cfg(feature = "otlp")]
+            traces: crate::telemetry::Exporter::new(metrics.traced()),
             metrics,
             log,
             storage: None,
@@ -68,6 +76,14 @@ impl Core {
             renewals: Renewals::default(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// What is kept of requests that are over is what the current snapshot says.
+    pub(crate) fn follow_requests(&self) {
+        let snapshot = self.snapshot.load();
+        self.recent.bound(snapshot.recent);
+        #[cfg(feature = "otlp")]
+        self.traces.adopt(snapshot.traces.clone());
     }
 
     /// With a store.

@@ -126,6 +126,7 @@ impl Gateway {
         let core = Core::new(Arc::new(snapshot), metrics, log).with_storage(storage).with_spending(spending);
         let core = Arc::new(core);
         core.snapshot.load().own.serve(&core);
+        core.follow_requests();
         let mut certificates = Vec::new();
         let services = services(&core, &self.config.listen, &mut certificates)?;
         let (config, file, registry) = (self.config, self.file, self.registry);

@@ -34,6 +34,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long connections get to take their last bytes once the last request is over.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
+/// How long the end waits for a collector to take the last traces.
+#[cfg(feature = "otlp")]
+const LAST_TRACES: Duration = Duration::from_secs(2);
+
 /// How long the end waits for what is still to be written to the store.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
@@ -148,6 +152,8 @@ impl Life {
                 tracing::warn!("not all answers that were to be kept are in the cache's file");
             }
         }
+        #[cfg(feature = "otlp")]
+        self.core.traces.flush(LAST_TRACES).await;
         tracing::info!("drained");
         drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::process::exit(0);
@@ -226,6 +232,14 @@ async fn received(signal: &mut std::io::Result<Signal>) {
 }
 
 impl Core {
+    /// Says in the metrics how many requests wait for the collector.
+    #[cfg(feature = "otlp")]
+    fn weigh_traces(&self) {
+        let (waiting, bytes) = self.traces.waiting();
+        self.metrics.traces_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.metrics.holds(Purpose::Traces, bytes);
+    }
+
     /// Says in the metrics what memory is used for.
     fn weigh(&self) {
         let shared = self.snapshot.load().shared.clone();
@@ -236,6 +250,7 @@ impl Core {
             (Purpose::Cache, bytes(shared.caches.load().0)),
             (Purpose::Idempotency, shared.kept.size().1),
             (Purpose::Recordings, bytes(shared.flights.recorded())),
+            (Purpose::Recent, self.recent.size().1),
         ] {
             self.metrics.holds(purpose, bytes);
         }
@@ -295,6 +310,8 @@ impl House for Core {
         self.metrics.connections.set(i64::try_from(self.connections.now()).unwrap_or(i64::MAX));
         self.runtimes.count(&self.metrics);
         self.weigh();
+        #[cfg(feature = "otlp")]
+        self.weigh_traces();
         self.metrics.draining.set(i64::from(self.is_draining()));
         self.metrics.render()
     }

@@ -1,6 +1,7 @@
 //! The command line: one file a verb. A verb either does its work and returns, or fails with one line that
 //! says what to do next; [`main`] turns that into the exit code.
 
+mod admin;
 mod banner;
 mod check;
 mod completions;

@@ -7,6 +7,7 @@ mod config;
 mod keys;
 mod limits;
 mod log;
+mod requests;
 mod spenders;
 mod wanted;
 
@@ -27,6 +28,7 @@ pub(crate) fn router(core: Arc<Core>, reloads: Arc<Reloads>, has_token: bool) ->
         .merge(cache::routes())
         .merge(keys::routes(has_token))
         .merge(limits::routes())
+        .merge(requests::routes())
         .merge(spenders::routes())
         .with_state(core)
         .merge(config::routes(has_token).merge(log::routes()).with_state(reloads))
