@@ -118,6 +118,8 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         receiving: Duration::ZERO,
         instead: std::sync::Mutex::default(),
         resuming: None,
+        outcome: None,
+        tally: None,
         trailers: None,
     }
 }

@@ -11,6 +11,7 @@ mod record;
 
 pub use ids::{RequestId, TraceContext, TraceId};
 pub use log::{Format, Log, LogGuard};
+pub(crate) use log::{write_digits, write_json_string};
 
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, IntCounter, Judged, Laps, Metrics,

@@ -70,5 +70,6 @@ mod tenants;
 mod timeouts;
 mod transport;
 mod turns;
+mod usage;
 mod websocket;
 mod wire;

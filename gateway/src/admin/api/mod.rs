@@ -8,6 +8,7 @@ mod keys;
 mod limits;
 mod log;
 mod spenders;
+mod usage;
 mod wanted;
 
 use super::routes::{JSON, answer, problem};
@@ -28,6 +29,7 @@ pub(crate) fn router(core: Arc<Core>, reloads: Arc<Reloads>, has_token: bool) ->
         .merge(keys::routes(has_token))
         .merge(limits::routes())
         .merge(spenders::routes())
+        .merge(usage::routes())
         .with_state(core)
         .merge(config::routes(has_token).merge(log::routes()).with_state(reloads))
 }
