@@ -4,7 +4,7 @@
 //! [`segment`] of a journal, a file in memory ([`place`]) which outlives the process. So what a client was told is never
 //! lost to a kill, and no request waits for a disk. About once a second the [`keeper`] closes the segment and folds it
 //! into the sums of days in the store, in one transaction with the number of the segment: it counts once, however often
-//! that is tried. docs/decisions/0013-usage-in-a-memory-file.md says why.
+//! that is tried. docs/decisions/0014-usage-in-a-memory-file.md says why.
 
 mod keeper;
 mod line;
