@@ -7,6 +7,7 @@ use crate::storage::Storage;
 use crate::storage::spent::Spending;
 use crate::telemetry::{Log, Metrics, Recent, Runtimes};
 use crate::upstream::Connector;
+use crate::usage::{Keeper, Usages};
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota};
 use std::collections::HashMap;
@@ -39,6 +40,9 @@ pub struct Core {
     pub storage: Option<Storage>,
     /// Keeps in it what budgets spend.
     pub(crate) spending: Option<Arc<Spending>>,
+    /// Where requests say what they have used, if it is kept, and who keeps it.
+    pub(crate) usages: Option<Arc<Usages>>,
+    pub(crate) keeper: Option<Keeper>,
     /// Requests that are being answered.
     pub requests: Open,
     /// Client connections that are open.
@@ -68,6 +72,8 @@ impl Core {
             log,
             storage: None,
             spending: None,
+            usages: None,
+            keeper: None,
             requests: Open::default(),
             connections: Count::default(),
             connection_size: AtomicUsize::new(0),
@@ -96,6 +102,13 @@ impl Core {
     #[must_use]
     pub(crate) fn with_spending(self, spending: Option<Arc<Spending>>) -> Self {
         Self { spending, ..self }
+    }
+
+    /// With who keeps usage.
+    #[must_use]
+    pub(crate) fn with_keeper(self, keeper: Option<Keeper>) -> Self {
+        let usages = keeper.as_ref().map(Keeper::usages).cloned();
+        Self { usages, keeper, ..self }
     }
 
     /// From now on `/readyz` says no and connections are closed after the request they carry.

@@ -3,6 +3,7 @@
 use crate::admin::{self, House};
 use crate::core::Core;
 use crate::exchange::renew;
+use crate::outbound;
 use crate::reload::certificates::{self, Certificate};
 use crate::reload::{Refused, Reloads, watch};
 use crate::snapshot::Snapshot;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidegate_config::Config;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -84,6 +85,23 @@ impl Life {
         }
     }
 
+    /// What is used is kept all along, on a thread of its own: to add it up takes a while.
+    fn keep(&self) {
+        if self.core.keeper.is_none() {
+            return;
+        }
+        let core = self.core.clone();
+        let keep = async move {
+            if let Some(keeper) = &core.keeper {
+                keeper.run().await;
+            }
+        };
+        match outbound::thread("usage", &mut Builder::new_current_thread()) {
+            Some(thread) => drop(thread.spawn(keep)),
+            None => tracing::error!("no thread can be had to keep usage on: it stays in its journal"),
+        }
+    }
+
     /// A file that may not grow is a full disk to whoever writes it, and no reason to end: once somebody listens, the signal
     /// that says so ends nothing.
     fn outlive_full_files() {
@@ -142,6 +160,11 @@ impl Life {
         if let Some(spending) = &self.core.spending {
             spending.write_down();
         }
+        if let Some(keeper) = &self.core.keeper
+            && !keeper.end(LAST_WRITES).await
+        {
+            tracing::warn!("what was used last is not in the store; the next process finds it in the journal");
+        }
         if let Some(storage) = &self.core.storage
             && !storage.flush(LAST_WRITES)
         {
@@ -183,6 +206,7 @@ pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
         Self::outlive_full_files();
+        self.keep();
         self.core.runtimes.add(Runtime::House, Handle::current());
         let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
         let upstream =

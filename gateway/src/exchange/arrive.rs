@@ -126,6 +126,8 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         in_line: Duration::ZERO,
         instead: std::sync::Mutex::default(),
         resuming: None,
+        outcome: None,
+        tally: None,
         trailers: None,
     }
 }

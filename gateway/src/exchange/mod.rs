@@ -29,6 +29,7 @@ pub(crate) mod shadow;
 mod shed;
 mod socket;
 mod stream;
+mod tally;
 mod trailers;
 mod whole;
 mod wishes;
@@ -54,8 +55,10 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tally::Tally;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::{Call, Endpoint};
+use tidegate_plugins::exchange::Outcome;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
@@ -127,6 +130,9 @@ pub(crate) struct Trip<'a> {
     instead: Mutex<Option<Reply>>,
     /// What its stream is continued with if it breaks; none where it is not.
     resuming: Option<Box<Resuming>>,
+    /// What was last settled of it, and what of that has been handed over.
+    outcome: Option<Outcome>,
+    tally: Option<Tally>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
     /// What was asked and answered, where that goes with its trace.

@@ -17,8 +17,8 @@ mod traces;
 pub use course::{Attempted, Course, Step, What};
 pub use finished::Finished;
 pub use ids::{RequestId, SpanId, TraceContext, TraceId};
-pub(crate) use log::Stamp;
 pub use log::{Clean, Format, Log, LogGuard};
+pub(crate) use log::{Stamp, write_digits, write_json_string};
 
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, IntCounter, Judged, Laps, Metrics,

@@ -9,6 +9,7 @@ mod limits;
 mod log;
 mod requests;
 mod spenders;
+mod usage;
 mod wanted;
 
 use super::routes::{JSON, answer, problem};
@@ -30,6 +31,7 @@ pub(crate) fn router(core: Arc<Core>, reloads: Arc<Reloads>, has_token: bool) ->
         .merge(limits::routes())
         .merge(requests::routes())
         .merge(spenders::routes())
+        .merge(usage::routes())
         .with_state(core)
         .merge(config::routes(has_token).merge(log::routes()).with_state(reloads))
 }

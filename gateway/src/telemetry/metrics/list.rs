@@ -2,6 +2,7 @@
 //! and so is docs/METRICS.md.
 
 use crate::storage;
+use crate::usage::metrics as usage;
 use std::fmt::Write;
 use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
@@ -205,6 +206,16 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    USAGE_RECORDS: Counter, usage::RECORDS.0, &["outcome"],
+        usage::RECORDS.1;
+    USAGE_BYTES: Counter, usage::BYTES.0, &[],
+        usage::BYTES.1;
+    USAGE_WAITING: Gauge, usage::WAITING.0, &[],
+        usage::WAITING.1;
+    USAGE_BEHIND: Gauge, usage::BEHIND.0, &[],
+        usage::BEHIND.1;
+    USAGE_FAILURES: Counter, usage::FAILURES.0, &["of"],
+        usage::FAILURES.1;
     JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
         jwt::TOKENS_HELP;
     JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],
