@@ -5,6 +5,7 @@
 //! value comes from the configuration or from a closed set in this module, never from a request.
 
 mod ids;
+pub mod live;
 mod log;
 mod metrics;
 mod record;

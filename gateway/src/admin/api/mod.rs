@@ -6,7 +6,9 @@ mod cache;
 mod config;
 mod keys;
 mod limits;
+mod live;
 mod log;
+mod playground;
 mod spenders;
 mod wanted;
 
@@ -27,6 +29,8 @@ pub(crate) fn router(core: Arc<Core>, reloads: Arc<Reloads>, has_token: bool) ->
         .merge(cache::routes())
         .merge(keys::routes(has_token))
         .merge(limits::routes())
+        .merge(live::routes())
+        .merge(playground::routes())
         .merge(spenders::routes())
         .with_state(core)
         .merge(config::routes(has_token).merge(log::routes()).with_state(reloads))
