@@ -96,8 +96,9 @@ impl Resolver<'_> {
 
     /// Reports a pool that is not in the file; one that is there with faults of its own is known.
     fn known_pool(&mut self, path: &KeyPath, pool: &str) {
-        let pools = self.tree.keys(&KeyPath::root().key("pools"));
-        if pools.contains(&pool) {
+        let all = KeyPath::root().key("pools");
+        let pools = self.tree.keys(&all);
+        if pools.contains(&pool) || self.tree.is_gone(&all) {
             return;
         }
         let help = did_you_mean(pool, &pools).unwrap_or_else(|| match pools[..] {
@@ -177,7 +178,8 @@ impl Resolver<'_> {
         if limits.headers > MOST_HEADERS {
             self.fault(&path.key("headers"), format!("`headers` cannot be more than {MOST_HEADERS}"), None);
         }
-        if limits.bodies_in_flight < limits.body {
+        let read = !self.tree.has_gone(&path.key("body")) && !self.tree.has_gone(&path.key("bodies_in_flight"));
+        if limits.bodies_in_flight < limits.body && read {
             let message = "`bodies_in_flight` is less than `body`: the largest body could never be taken";
             self.fault(&path.key("bodies_in_flight"), message, None);
         }

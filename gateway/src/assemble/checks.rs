@@ -3,7 +3,9 @@
 use super::backends::authority;
 use super::services::{Read, services};
 use super::{filters, order, pools};
+use crate::cache_file::LooksOnly;
 use crate::storage;
+use std::sync::Arc;
 use tidegate_config::{Config, Fault, KeyPath, Positions};
 use tidegate_plugins::Registry;
 use tidegate_plugins::filters::limits::Views;
@@ -17,7 +19,7 @@ const LISTED: usize = 8;
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    let shared = Shared::default();
+    let shared = Shared { tiers: Arc::new(LooksOnly), ..Shared::default() };
     let services = services(config, &shared, &Read::default(), &mut faults);
     let filters = filters::build(config, &registry, &services, &mut faults);
     if filters.len() == config.filters.len() {

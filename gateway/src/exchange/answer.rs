@@ -252,10 +252,16 @@ pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: 
     session.write_head(head.status, headers).await.map_err(|_| Fault::ClientGone)
 }
 
+/// What the gateway itself has added until now.
+pub(super) fn measure(trip: &mut Trip<'_>) {
+    let queued = trip.record.queued + trip.in_line;
+    let waited = trip.receiving + trip.record.upstream_time + queued + trip.exchange.waited();
+    trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
+}
+
 /// Adds who this is, who answered, and what it cost.
 pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
-    let waited = trip.receiving + trip.record.upstream_time + trip.record.queued + trip.exchange.waited();
-    trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
+    measure(trip);
     let record = &trip.record;
     headers.insert("x-request-id", record.request_id.to_header());
     if let Some(id) = &record.correlation_id {

@@ -31,6 +31,7 @@ mod socket;
 mod stream;
 mod trailers;
 mod whole;
+mod wishes;
 
 use crate::core::Core;
 use crate::downstream::Session;
@@ -58,6 +59,7 @@ use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
+use wishes::Wishes;
 
 pub(crate) use answer::unreadable_head;
 pub(crate) use salt::key as salt_key;
@@ -69,6 +71,8 @@ pub(crate) struct Trip<'a> {
     /// Whether the client's address lets it in, and is known at all.
     address: Address,
     exchange: Exchange,
+    /// What it asks of the gateway itself.
+    wishes: Wishes,
     record: Record,
     body: Body,
     share: Share,
@@ -116,6 +120,8 @@ pub(crate) struct Trip<'a> {
     head_sent: bool,
     /// Time spent waiting for the client to send.
     receiving: Duration,
+    /// Time spent so far in the queue that it still waits in.
+    in_line: Duration,
     /// What the client is told in the place of a failure. Never locked: the mutex makes it a thing that may be looked at
     /// by several, which a body in pieces is not.
     instead: Mutex<Option<Reply>>,

@@ -26,6 +26,8 @@ struct Streaming {
     renamer: Option<ModelRenamer>,
     /// Until the first event the head is held, so that a backend that fails before it still gets an honest status.
     head: Option<Head>,
+    /// Whether anything has been passed on.
+    has_begun: bool,
     last_event: Instant,
     /// Whether a token has come from the backend that is being read.
     has_token: bool,
@@ -70,6 +72,7 @@ pub(super) async fn relay(
         renamer: relay::renamer(trip),
         // Where the client was told how it stands in the queue, it has one already.
         head: Some(head).filter(|_| !trip.head_sent),
+        has_begun: false,
         last_event: Instant::now(),
         has_token: false,
         events: 0,
@@ -105,7 +108,7 @@ async fn flow(
         if until.0 < timer.deadline().into_std() {
             timer.as_mut().reset(until.0.into());
         }
-        let waiting = it.head.is_some().then(Instant::now);
+        let waiting = (!it.has_begun).then(Instant::now);
         let read = next(session, trip, &mut fetched, until, timer.as_mut()).await;
         if let Some(since) = waiting {
             trip.record.upstream_time += since.elapsed();
@@ -149,10 +152,13 @@ async fn flow(
     }
 }
 
-/// Gives the client a block, and before the first one the head.
+/// Gives the client a block, and before the first one the head, if it has none yet.
 async fn pass(session: &mut Session, trip: &mut Trip<'_>, it: &mut Streaming, block: Bytes) -> Result<()> {
-    if let Some(mut head) = it.head.take() {
-        answer::send_head(session, trip, &mut head).await?;
+    if !std::mem::replace(&mut it.has_begun, true) {
+        match it.head.take() {
+            Some(mut head) => answer::send_head(session, trip, &mut head).await?,
+            None => answer::measure(trip),
+        }
     }
     relay::write(session, trip, block).await
 }

@@ -24,7 +24,7 @@ mod watch;
 mod writer;
 
 pub use fault::StorageError;
-pub use file::{Table, direct, look};
+pub use file::{Table, direct, inspect, look};
 pub use metrics::StorageMetrics;
 pub(crate) use metrics::{ERRORS, ERRORS_HELP, QUEUE, QUEUE_HELP, UP, UP_HELP, WRITES, WRITES_HELP};
 

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod admin;
+mod all_faults;
 mod answers;
 mod auth;
 mod backend;
@@ -72,3 +73,4 @@ mod transport;
 mod turns;
 mod websocket;
 mod wire;
+mod wishes;
