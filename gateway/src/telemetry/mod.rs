@@ -7,6 +7,7 @@
 mod course;
 mod finished;
 mod ids;
+pub mod live;
 mod log;
 mod metrics;
 mod recent;

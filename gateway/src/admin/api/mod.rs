@@ -6,7 +6,9 @@ mod cache;
 mod config;
 mod keys;
 mod limits;
+mod live;
 mod log;
+mod playground;
 mod requests;
 mod spenders;
 mod usage;
@@ -29,6 +31,8 @@ pub(crate) fn router(core: Arc<Core>, reloads: Arc<Reloads>, has_token: bool) ->
         .merge(cache::routes())
         .merge(keys::routes(has_token))
         .merge(limits::routes())
+        .merge(live::routes())
+        .merge(playground::routes())
         .merge(requests::routes())
         .merge(spenders::routes())
         .merge(usage::routes())

@@ -9,6 +9,7 @@ mod family;
 mod filters;
 mod house;
 mod list;
+mod live;
 mod sets;
 
 use std::collections::HashSet;
