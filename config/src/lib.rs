@@ -55,6 +55,6 @@ pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
     After, AskUsage, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log,
     LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Reload, Resume,
-    ResumeStyle, Retries, RetryOn, Sample, Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Urgency,
+    ResumeStyle, Retries, RetryOn, Sample, Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Upgrade, Urgency,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

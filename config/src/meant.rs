@@ -16,7 +16,7 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
-    Prices, Queue, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts,
+    Prices, Queue, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts, Upgrade,
 };
 use crate::show;
 use crate::units;
@@ -44,6 +44,8 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// What happens on SIGQUIT, and on `tidegate upgrade`.
+    pub upgrade: Upgrade,
     /// When files are read again by themselves.
     pub reload: Reload,
     /// Where what must outlive the process is kept; its directory is there.

@@ -16,6 +16,7 @@ mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod upgrade;
 mod version;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Upgrade(upgrade::Upgrade),
     Proxy(proxy::Proxy),
     Demo(demo::Demo),
     Init(init::Init),
@@ -60,6 +62,7 @@ impl Verb {
         match self {
             Self::Run(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
+            Self::Upgrade(verb) => verb.run(),
             Self::Proxy(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Init(verb) => verb.run(),

@@ -15,6 +15,6 @@ pub use log::{Format, Log, LogGuard};
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, IntCounter, Judged, Laps, Metrics,
     NO_POOL, OTHER_ROUTE, Purpose, QueueSeries, ReloadBy, ReloadOutcome, ResumeOutcome, RetryCause, Runtime, Runtimes,
-    Series, ShadowDrop, ShadowSeries, ShedReason, documentation,
+    Series, ShadowDrop, ShadowSeries, ShedReason, UpgradeOutcome, documentation,
 };
 pub use record::{Cause, Record, bounded, path_for_log};

@@ -173,6 +173,8 @@ metrics! {
         "The configuration in use; always 1.";
     CONFIG_RELOADS: Counter, "tidegate_config_reloads_total", &["by", "outcome"],
         "Times that the configuration was to be replaced: applied, unchanged (the same, files read again), refused (it has faults, and the one before stays).";
+    UPGRADES: Counter, "tidegate_upgrades_total", &["outcome"],
+        "Times that another process was to take over: done, or refused, because it could not serve. Counted on from one process to the next.";
     CERTIFICATE_LOADS: Counter, "tidegate_certificate_loads_total", &["listener", "outcome"],
         "Times that a listener's certificate was loaded, at start and when its files change, or refused, and the one before stays.";
     DRAINING: Gauge, "tidegate_draining", &[],

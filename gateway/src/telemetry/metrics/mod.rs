@@ -21,7 +21,7 @@ use prometheus::{Registry, TextEncoder};
 
 pub use family::IntCounter;
 pub use filters::{FilterSeries, Judged, Laps};
-pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes};
+pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes, UpgradeOutcome};
 pub use list::documentation;
 pub use sets::{
     BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
@@ -63,6 +63,7 @@ pub struct Metrics {
     tasks: [[IntGauge; 2]; Runtime::ALL.len()],
 
     reloads: [[IntCounter; ReloadOutcome::ALL.len()]; ReloadBy::ALL.len()],
+    upgrades: [IntCounter; UpgradeOutcome::ALL.len()],
     bad_requests: [IntCounter; BadHead::ALL.len()],
     shed: [[IntCounter; ShedReason::ALL.len()]; Urgency::ALL.len()],
     config_last_reload_successful: IntGauge,
@@ -128,6 +129,7 @@ impl Metrics {
         let bad_requests = build.counters(&list::BAD_REQUESTS);
         let shed = build.counters(&list::SHED);
         let reloads = build.counters(&list::CONFIG_RELOADS);
+        let upgrades = build.counters(&list::UPGRADES);
         let memory = build.gauges(&list::MEMORY);
         let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
         build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -144,6 +146,7 @@ impl Metrics {
             tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
             reloads: ReloadBy::ALL
                 .map(|by| ReloadOutcome::ALL.map(|outcome| reloads.with_label_values(&[by.label(), outcome.label()]))),
+            upgrades: UpgradeOutcome::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
             bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
             shed: Urgency::ALL.map(|urgency| {
                 ShedReason::ALL.map(|reason| shed.with_label_values(&[urgency.as_str(), reason.label()]))
