@@ -87,31 +87,30 @@ impl Upgrades {
             let reason = "this is the first process of a container, which ends with it: start another container";
             return Err(reason.to_owned());
         }
-        let told = |error: io::Error| format!("the new process cannot be told: {error}");
-        let (socket, theirs) = UnixStream::pair().map_err(told)?;
+        let (socket, theirs) = UnixStream::pair().map_err(|error| gone(&error))?;
         let mut child = spawn(theirs)?;
         let pid = child.id();
         tracing::info!(successor = pid, "upgrade: a new process is starting");
-        let served = self.agree(&socket, pid).and_then(|version| {
+        let served = self.agree(&socket, pid).map(|version| {
             self.core.metrics.upgraded(UpgradeOutcome::Done);
             service_manager::succeeded_by(pid);
             self.core.hand_over();
             // One that is gone by now is the service manager's to start again.
-            wire::say(&socket, &Tell::Lead).map_err(told)?;
+            let _ = wire::say(&socket, &Tell::Lead);
             tracing::info!(successor = pid, version, "upgrade: the new process serves; this one finishes what is open");
-            Ok(Successor { pid, version })
+            Successor { pid, version }
         });
         served.map(|successor| (successor, socket)).map_err(|reason| end(&mut child, reason))
     }
 
     /// Hands over, waits until the successor is ready, and has it serve; gives its version.
     fn agree(&self, socket: &UnixStream, pid: u32) -> Result<String, String> {
-        let lost = |error: io::Error| format!("the new process does not listen: {error}");
-        let sockets = self.listeners.copies().map_err(lost)?;
+        let copied = |error: io::Error| format!("what is listened on cannot be handed over: {error}");
+        let sockets = self.listeners.copies().map_err(copied)?;
         let listeners = sockets.iter().map(|(name, _)| name.clone()).collect();
         let [done, refused] = self.core.metrics.upgrades();
         let estate = Estate { listeners, upgrades: done + 1, refused };
-        wire::hand_over(socket, &estate, &sockets).map_err(lost)?;
+        wire::hand_over(socket, &estate, &sockets).map_err(|error| gone(&error))?;
         drop(sockets);
         let patience = self.reloads.history().now().config.upgrade.ready_within;
         let mut words = Words { lines: BufReader::new(socket), until: Instant::now() + patience };
@@ -137,7 +136,7 @@ impl Upgrades {
         if self.core.is_draining() {
             return Err("this process has been told to end".to_owned());
         }
-        wire::say(socket, &Tell::Serve).map_err(lost)?;
+        wire::say(socket, &Tell::Serve).map_err(|error| gone(&error))?;
         words.until = Instant::now() + AT_ONCE;
         loop {
             match words.next() {
@@ -163,7 +162,10 @@ fn spawn(theirs: UnixStream) -> Result<Child, String> {
 
 fn gone(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::UnexpectedEof => "the new process has ended".to_owned(),
+        // It said nothing more, or did not even hear.
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            "the new process has ended".to_owned()
+        }
         ErrorKind::TimedOut => "the new process does not say that it serves".to_owned(),
         _ => format!("the new process says what is no answer ({error}): is it another version, or another program?"),
     }
@@ -207,10 +209,6 @@ impl Words<'_> {
                 // It goes on where it was.
                 Ok(_) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                // One that ended with something unread.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
                 Err(error) => return Err(error),
             }
         }

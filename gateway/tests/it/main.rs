@@ -70,5 +70,6 @@ mod tenants;
 mod timeouts;
 mod transport;
 mod turns;
+mod upgrade;
 mod websocket;
 mod wire;
