@@ -69,6 +69,7 @@ impl Resolver<'_> {
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            upgrade: file.upgrade,
             reload: file.reload,
             storage: file.storage.map(|storage| self.storage(storage)),
             keys: file.keys,

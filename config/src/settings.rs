@@ -174,6 +174,22 @@ impl Default for Drain {
     }
 }
 
+/// What happens on SIGQUIT, and on `tidegate upgrade`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// How long the new process may take to be ready. One that is not by then is ended, and the old one goes on.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub ready_within: Duration,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { ready_within: Duration::from_secs(60) }
+    }
+}
+
 /// What becomes of a `/v1/*` path that the gateway does not know: `refuse` (404), or `{ pool: NAME }`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

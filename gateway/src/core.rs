@@ -15,6 +15,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use tokio::sync::watch;
 
 /// Lines a second about what is counted anyway.
 const NUISANCES: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
@@ -56,6 +57,19 @@ pub struct Core {
     /// Answers to be fetched for no client.
     pub(crate) renewals: Renewals,
     draining: AtomicBool,
+    /// Who serves.
+    pub(crate) stage: watch::Sender<Stage>,
+}
+
+/// Who serves, this process or the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// This one.
+    Ours,
+    /// The next. Connections that wait for their next request are still answered, once each: clients do not notice.
+    HandedOver,
+    /// The next, and connections that wait for a request are closed.
+    Closing,
 }
 
 impl Core {
@@ -81,6 +95,7 @@ impl Core {
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
             renewals: Renewals::default(),
             draining: AtomicBool::new(false),
+            stage: watch::Sender::new(Stage::Ours),
         }
     }
 
@@ -114,6 +129,23 @@ impl Core {
     /// From now on `/readyz` says no and connections are closed after the request they carry.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Another process serves from now on. As [`Core::drain`], but whoever is connected is in no hurry.
+    pub(crate) fn hand_over(&self) {
+        self.drain();
+        self.stage.send_replace(Stage::HandedOver);
+    }
+
+    /// Returns once connections that wait for a request are to be closed, given that the process is on its way out.
+    pub(crate) async fn closes_idle(&self) {
+        // It does not fail: the sender is ours.
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::HandedOver).await;
+    }
+
+    /// Returns once another process serves.
+    pub(crate) async fn is_handed_over(&self) {
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Ours).await;
     }
 
     /// The time for draining is over: requests that are still open end now, each with an honest word.

@@ -78,7 +78,10 @@ impl Server {
             let limits = self.core.snapshot.load().limits.clone();
             let first = due.take().map(|due| due.saturating_duration_since(Instant::now()));
             let mut leaving = shutdown.clone();
-            let leaving = async { drop(leaving.wait_for(|leaving| *leaving).await) };
+            let leaving = async {
+                drop(leaving.wait_for(|leaving| *leaving).await);
+                self.core.closes_idle().await;
+            };
             let idle = first.unwrap_or(limits.keep_alive);
             let came = tokio::select! {
                 biased;

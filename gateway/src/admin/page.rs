@@ -42,9 +42,9 @@ files! {
 }
 
 pub(super) fn routes() -> Router {
-    FILES.iter().fold(Router::new(), |router, (path, kind, text)| {
-        router.route(path, get(async move || file(kind, text)))
-    })
+    FILES
+        .iter()
+        .fold(Router::new(), |router, (path, kind, text)| router.route(path, get(async move || file(kind, text))))
 }
 
 /// Whether this is one of the files: they are shown to anybody.

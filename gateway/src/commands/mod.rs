@@ -17,6 +17,7 @@ mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod upgrade;
 mod usage;
 mod version;
 
@@ -47,6 +48,7 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Upgrade(upgrade::Upgrade),
     Proxy(proxy::Proxy),
     Demo(demo::Demo),
     Init(init::Init),
@@ -63,6 +65,7 @@ impl Verb {
         match self {
             Self::Run(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
+            Self::Upgrade(verb) => verb.run(),
             Self::Proxy(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Init(verb) => verb.run(),

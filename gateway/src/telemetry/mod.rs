@@ -24,7 +24,7 @@ pub(crate) use log::{Stamp, write_digits, write_json_string};
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, IntCounter, Judged, Laps, Metrics,
     NO_POOL, OTHER_ROUTE, Purpose, QueueSeries, ReloadBy, ReloadOutcome, ResumeOutcome, RetryCause, Runtime, Runtimes,
-    Series, ShadowDrop, ShadowSeries, ShedReason, TraceSeries, Traced, documentation,
+    Series, ShadowDrop, ShadowSeries, ShedReason, TraceSeries, Traced, UpgradeOutcome, documentation,
 };
 pub use recent::{Page, Recent};
 pub use record::{Cause, Record, bounded, path_for_log};

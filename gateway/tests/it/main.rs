@@ -73,6 +73,7 @@ mod timeouts;
 mod traces;
 mod transport;
 mod turns;
+mod upgrade;
 mod usage;
 mod websocket;
 mod wire;

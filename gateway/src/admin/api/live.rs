@@ -123,6 +123,6 @@ fn limited(core: &Core) -> Vec<Limited> {
             requests: spender.spent[Of::Requests as usize],
         }));
     }
-    all.sort_by(|one, other| other.limited.cmp(&one.limited));
+    all.sort_by_key(|one| std::cmp::Reverse(one.limited));
     all
 }

@@ -51,7 +51,8 @@ const TOKENS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 6
 pub(super) const OVERHEAD: &[f64] =
     &[25e-6, 50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.5, 2.5];
 
-pub(super) const QUEUED: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+pub(super) const QUEUED: &[f64] =
+    &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 
 /// From what a lookup takes to what a filter that asks another server may take.
 const JUDGING: &[f64] =
@@ -174,6 +175,8 @@ metrics! {
         "The configuration in use; always 1.";
     CONFIG_RELOADS: Counter, "tidegate_config_reloads_total", &["by", "outcome"],
         "Times that the configuration was to be replaced: applied, unchanged (the same, files read again), refused (it has faults, and the one before stays).";
+    UPGRADES: Counter, "tidegate_upgrades_total", &["outcome"],
+        "Times that another process was to take over: done, or refused, because it could not serve. Counted on from one process to the next.";
     CERTIFICATE_LOADS: Counter, "tidegate_certificate_loads_total", &["listener", "outcome"],
         "Times that a listener's certificate was loaded, at start and when its files change, or refused, and the one before stays.";
     DRAINING: Gauge, "tidegate_draining", &[],
