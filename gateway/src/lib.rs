@@ -26,6 +26,7 @@ mod gateway;
 mod life;
 pub mod models;
 pub mod networks;
+pub mod openapi;
 pub mod outbound;
 pub mod reference;
 mod reload;

@@ -42,9 +42,15 @@ files! {
 }
 
 pub(super) fn routes() -> Router {
-    FILES.iter().fold(Router::new(), |router, (path, kind, text)| {
-        router.route(path, get(async move || file(kind, text)))
-    })
+    FILES
+        .iter()
+        .fold(Router::new(), |router, (path, kind, text)| router.route(path, get(async move || file(kind, text))))
+}
+
+/// The paths of those that are pages.
+#[cfg(test)]
+pub(crate) fn pages() -> impl Iterator<Item = &'static str> {
+    FILES.iter().filter(|(_, kind, _)| *kind == HTML).map(|(path, ..)| *path)
 }
 
 /// Whether this is one of the files: they are shown to anybody.

@@ -10,6 +10,7 @@ mod explain;
 mod file;
 mod init;
 mod keys;
+mod openapi;
 mod proxy;
 mod run;
 mod say;
@@ -51,6 +52,8 @@ enum Verb {
     Explain(explain::Explain),
     Keys(keys::Keys),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
     Version(version::Version),
 }
@@ -66,6 +69,7 @@ impl Verb {
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
+            Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),
         }
