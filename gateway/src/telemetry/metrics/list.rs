@@ -2,6 +2,7 @@
 //! and so is docs/METRICS.md.
 
 use crate::storage;
+use crate::usage::metrics as usage;
 use std::fmt::Write;
 use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
@@ -161,7 +162,7 @@ metrics! {
     SHED: Counter, "tidegate_shed_requests_total", &["priority", "reason"],
         "Requests refused because the gateway's own limits are near (limits.shed) or reached, by how urgent they were and which limit: requests or bodies.";
     MEMORY: Gauge, "tidegate_memory_bytes", &["purpose"],
-        "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share.";
+        "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share, the last requests (recent), traces on their way.";
     TASKS: Gauge, "tidegate_tasks", &["of"],
         "Tasks that are not over: of clients (connections and streams), of the house (probes, the admin listener, reloads).";
     TASKS_WAITING: Gauge, "tidegate_tasks_waiting", &["of"],
@@ -182,6 +183,10 @@ metrics! {
         "Log lines that were lost because nobody read the output fast enough.";
     LOG_LEFT_OUT: Counter, "tidegate_log_requests_left_out_total", &[],
         "Requests that leave no line in the log, because log.sample keeps a share only.";
+    TRACES: Counter, "tidegate_traces_total", &["outcome"],
+        "Requests whose trace was to be kept: sent, dropped because as many wait as may, failed because the collector was away for too long, refused by it.";
+    TRACES_WAITING: Gauge, "tidegate_traces_waiting", &[],
+        "Requests whose trace waits for the collector.";
     PANICS: Counter, "tidegate_panics_total", &[],
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
@@ -202,6 +207,16 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    USAGE_RECORDS: Counter, usage::RECORDS.0, &["outcome"],
+        usage::RECORDS.1;
+    USAGE_BYTES: Counter, usage::BYTES.0, &[],
+        usage::BYTES.1;
+    USAGE_WAITING: Gauge, usage::WAITING.0, &[],
+        usage::WAITING.1;
+    USAGE_BEHIND: Gauge, usage::BEHIND.0, &[],
+        usage::BEHIND.1;
+    USAGE_FAILURES: Counter, usage::FAILURES.0, &["of"],
+        usage::FAILURES.1;
     JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
         jwt::TOKENS_HELP;
     JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],
