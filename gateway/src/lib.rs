@@ -27,6 +27,7 @@ mod life;
 mod listeners;
 pub mod models;
 pub mod networks;
+pub mod openapi;
 pub mod outbound;
 pub mod reference;
 mod reload;

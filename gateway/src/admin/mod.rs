@@ -8,6 +8,8 @@ mod page;
 mod routes;
 
 pub use api::shown_key;
+#[cfg(test)]
+pub(crate) use page::pages;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;

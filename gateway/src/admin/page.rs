@@ -47,6 +47,12 @@ pub(super) fn routes() -> Router {
         .fold(Router::new(), |router, (path, kind, text)| router.route(path, get(async move || file(kind, text))))
 }
 
+/// The paths of those that are pages.
+#[cfg(test)]
+pub(crate) fn pages() -> impl Iterator<Item = &'static str> {
+    FILES.iter().filter(|(_, kind, _)| *kind == HTML).map(|(path, ..)| *path)
+}
+
 /// Whether this is one of the files: they are shown to anybody.
 pub(super) fn is_file(path: &str) -> bool {
     FILES.iter().any(|(known, ..)| *known == path)

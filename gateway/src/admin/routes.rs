@@ -14,14 +14,15 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::{House, page};
+use crate::openapi;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
 
-/// What probes ask for, and have no token for.
-const OPEN: [&str; 2] = ["/livez", "/readyz"];
+/// What probes and generators ask for, and have no token for: the same of every gateway.
+const OPEN: [&str; 4] = ["/livez", "/readyz", "/openapi.json", "/admin/openapi.json"];
 
 type Token = Option<Arc<str>>;
 
@@ -32,6 +33,8 @@ pub(super) fn router(house: Arc<dyn House>, api: Router, token: Option<Box<str>>
         .route("/readyz", get(ready))
         .route("/healthz", get(async |State(house): State<Arc<dyn House>>| health(&*house)))
         .route("/metrics", get(async |State(house): State<Arc<dyn House>>| metrics(&*house)))
+        .route("/openapi.json", get(async || answer(StatusCode::OK, JSON, openapi::proxied().to_string())))
+        .route("/admin/openapi.json", get(async || answer(StatusCode::OK, JSON, openapi::admin().to_string())))
         .with_state(house)
         .merge(api)
         .merge(page::routes())

@@ -11,6 +11,7 @@ mod explain;
 mod file;
 mod init;
 mod keys;
+mod openapi;
 mod proxy;
 mod run;
 mod say;
@@ -56,6 +57,8 @@ enum Verb {
     Keys(keys::Keys),
     Usage(usage::Usage),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
     Version(version::Version),
 }
@@ -73,6 +76,7 @@ impl Verb {
             Self::Keys(verb) => verb.run(),
             Self::Usage(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
+            Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),
         }

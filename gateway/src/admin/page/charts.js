@@ -66,10 +66,12 @@ function draw(card, chart, looks) {
   head.lastChild.textContent = chart.of ?? `up to ${show(most)}`;
   keys.replaceChildren(...now.slice(chart.big ? 1 : 0).map(([name, colour, last]) => el(`span.${colour}`, {}, el("i"), name, el("b", {}, show(last)))));
   picture.setAttribute("aria-label", `${chart.title}: ${now.map(([name, , last]) => `${name} ${show(last)}`).join(", ")}`);
+  // A page that was just opened need not be empty for three minutes.
+  const slots = Math.max(30, looks.all.length);
   const grid = svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: 10, y2: 10 });
   const drawn = lines.flatMap(([, colour, values], at) => {
-    const line = svg("path", { class: `line ${colour}`, d: path(values, most, looks.most) });
-    return at ? [line] : [svg("path", { class: `area ${colour}`, d: path(values, most, looks.most, true) }), line];
+    const line = svg("path", { class: `line ${colour}`, d: path(values, most, slots) });
+    return at ? [line] : [svg("path", { class: `area ${colour}`, d: path(values, most, slots, true) }), line];
   });
   picture.replaceChildren(grid, ...drawn);
 }

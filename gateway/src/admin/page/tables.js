@@ -8,6 +8,9 @@ const OVER = 30;
 /** Rows of a table; the rest is in a last line. */
 const ROWS = 40;
 
+/** What has no model of the file. */
+const NAMES = { other: "refused before a route was known", other_paths: "other paths" };
+
 export function models(body, looks) {
   const { routes, currency, bounds } = looks.now;
   const rate = (name, read) => looks.rate((live) => (live.routes[name] ? read(live.routes[name]) : 0), OVER);
@@ -19,7 +22,7 @@ export function models(body, looks) {
     const [p50, p95] = [0.5, 0.95].map((at) => time(quantile(first, at, bounds.first_token)));
     const tokens = rate(name, (route) => (route.tokens.output ?? 0) + (route.tokens.input ?? 0));
     const cells = [number(all), number(routes[name].in_flight), percent(share), p50, p95, number(tokens), money(routes[name].cost, currency)];
-    return el("tr", {}, el("th", { scope: "row" }, name), ...cells.map((text, at) => el(`td.n${at === 2 && share > 0 ? ".bad" : ""}`, {}, text)));
+    return el("tr", {}, el("th", { scope: "row" }, NAMES[name] ?? name), ...cells.map((text, at) => el(`td.n${at === 2 && share > 0 ? ".bad" : ""}`, {}, text)));
   });
   if (busy.length > ROWS) rows.push(el("tr", {}, el("td.idle", { colspan: 8 }, `and ${busy.length - ROWS} more that have less to do`)));
   fill(body, rows, el("tr", {}, el("td.idle", { colspan: 8 }, "No request has come yet.")));
@@ -63,7 +66,7 @@ function update(made, pool, name, backend, looks) {
   meter.hidden = !most;
   const texts = [`${backend.in_flight}${most ? ` of ${most}` : ""} in flight`, `${number(rate)} /s`];
   if (errors > 0) texts.push(`${number(errors)} faults/s`);
-  if (backend.cache_used !== null && backend.cache_used !== undefined) texts.push(`KV cache ${percent(backend.cache_used)}`);
+  if (backend.cache_used > 0) texts.push(`KV cache ${percent(backend.cache_used)}`);
   const text = texts.join(" · ");
   if (more.firstChild.textContent !== text) more.firstChild.textContent = text;
   const drained = backend.state === "draining";
