@@ -60,7 +60,8 @@ pub trait Filter: Send + Sync {
     }
 
     /// The models that the filter would send a request to, each with its share of 1, for `tidegate explain`; none: it
-    /// leaves the request where it goes. Where that depends on what an explanation does not ask, all that it may be.
+    /// leaves the request where it goes. Where that depends on what an explanation does not ask, all that it may be, each
+    /// as if it were for certain.
     fn sends_to(&self, exchange: &Exchange) -> Vec<(Arc<str>, f64)> {
         let _ = exchange;
         Vec::new()

@@ -63,8 +63,6 @@ impl Filter for ModelRoute {
                 break;
             }
         }
-        let total: f64 = models.iter().map(|(_, share)| share).sum();
-        models.iter_mut().for_each(|(_, share)| *share /= total);
         models
     }
 
