@@ -207,7 +207,7 @@ async fn renewals_are_charged_to_nobody_and_limited_by_nobody() {
     assert!(is_hit(&gateway.send(&ask("second")).await));
     let renewal = gateway.log.line(|line| line["notes"]["cache"] == "renewal").await;
     assert_eq!((renewal["status"].as_u64(), backend.count()), (Some(200), 2), "{renewal}");
-    assert!(renewal["key"].is_null() && renewal["org"].is_null(), "it is nobody's: {renewal}");
+    assert!(renewal["key_id"].is_null() && renewal["org"].is_null(), "it is nobody's: {renewal}");
     assert_eq!(gateway.send(&ask("third")).await.openai_error(429)["code"], "insufficient_quota");
     let said = gateway.admin("/admin/spenders?by=key&of=tokens").await.json();
     assert_eq!(said["spenders"][0]["tokens"], 8, "those of the first answer: {said}");
