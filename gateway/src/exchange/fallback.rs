@@ -43,7 +43,12 @@ impl Stuck {
 
     /// An attempt was made, and no other may be at this pool.
     pub(super) fn after(miss: Miss, missed: Missed) -> Self {
-        let why = match miss {
+        Self { why: Self::why(miss), missed }
+    }
+
+    /// What an attempt that ended so is to those who come after.
+    pub(super) fn why(miss: Miss) -> Option<FallbackOn> {
+        match miss {
             Miss::Unreached | Miss::Connect => Some(FallbackOn::Unavailable),
             Miss::Timeout => Some(FallbackOn::Timeout),
             Miss::Lost | Miss::Malformed | Miss::ErrorEvent => Some(FallbackOn::Error),
@@ -51,8 +56,7 @@ impl Stuck {
             Miss::Status(503 | 529) => Some(FallbackOn::Overloaded),
             Miss::Status(500..) => Some(FallbackOn::Error),
             Miss::Status(_) => None,
-        };
-        Self { why, missed }
+        }
     }
 
     /// It is stuck for its length, which is nobody's fault, also where a stream said so.
