@@ -35,6 +35,7 @@ pub mod snapshot;
 pub mod storage;
 pub mod telemetry;
 pub mod upstream;
+pub mod usage;
 
 pub use gateway::{Gateway, RunError};
 

@@ -1,6 +1,7 @@
 //! The command line: one file a verb. A verb either does its work and returns, or fails with one line that
 //! says what to do next; [`main`] turns that into the exit code.
 
+mod admin;
 mod banner;
 mod check;
 mod completions;
@@ -16,6 +17,7 @@ mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod usage;
 mod version;
 
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ enum Verb {
     Init(init::Init),
     Explain(explain::Explain),
     Keys(keys::Keys),
+    Usage(usage::Usage),
     Schema(schema::Schema),
     Completions(completions::Completions),
     Version(version::Version),
@@ -65,6 +68,7 @@ impl Verb {
             Self::Init(verb) => verb.run(),
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
+            Self::Usage(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),

@@ -110,6 +110,7 @@ impl Retrying {
             let (pause, began) = (self.next_round(route.pool.retries.backoff), Instant::now());
             alongside(trip.core, session, tokio::time::sleep(pause)).await?;
             trip.record.upstream_time += began.elapsed();
+            trip.record.course.paused(began);
             if let Ok(place) = place::now(&route.pool, trip, &self.tried) {
                 return Ok(Some(place));
             }
@@ -146,7 +147,7 @@ fn made_by_client(trip: &Trip<'_>) -> u32 {
 }
 
 /// What a miss counts as.
-fn cause(miss: Miss) -> RetryCause {
+pub(super) fn cause(miss: Miss) -> RetryCause {
     match miss {
         Miss::Unreached | Miss::Connect => RetryCause::Connect,
         Miss::Lost => RetryCause::Lost,

@@ -20,10 +20,10 @@ pub(super) use crate::telemetry::ShedReason as Reason;
 /// 503: it is not urgent enough, or there is no room for anybody.
 pub(super) fn early(trip: &mut Trip<'_>, plan: &Plan) -> Result<bool> {
     let known = trip.exchange.caller().is_some() || !trip.snapshot.identifies_late;
-    let priority = if known { place::priority(&trip.exchange) } else { Priority::MOST.get() };
+    let priority = if known { place::priority(trip) } else { Priority::MOST };
     // Only the bodies of calls are held whole.
     let declared = body::declared_length(trip.exchange.headers()).filter(|_| matches!(plan, Plan::Call));
-    judge(trip, Urgency::of(priority), declared.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))?;
+    judge(trip, Urgency::of(priority.get()), declared.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))?;
     Ok(known)
 }
 
@@ -32,7 +32,7 @@ pub(super) fn early(trip: &mut Trip<'_>, plan: &Plan) -> Result<bool> {
 /// # Errors
 /// As [`early`].
 pub(super) fn late(trip: &mut Trip<'_>) -> Result<()> {
-    judge(trip, Urgency::of(place::priority(&trip.exchange)), 0)
+    judge(trip, Urgency::of(place::priority(trip).get()), 0)
 }
 
 fn judge(trip: &mut Trip<'_>, urgency: Urgency, more: usize) -> Result<()> {
@@ -67,7 +67,7 @@ fn wait(urgency: Urgency) -> Duration {
 
 /// Refuses a request for the body of which there is no memory.
 pub(super) fn no_memory(trip: &mut Trip<'_>, message: &str) -> Fault {
-    let urgency = Urgency::of(place::priority(&trip.exchange));
+    let urgency = Urgency::of(place::priority(trip).get());
     count_as(trip, urgency, Reason::Bodies);
     Fault::no_room(message, wait(urgency))
 }

@@ -6,8 +6,12 @@ mod cache;
 mod config;
 mod keys;
 mod limits;
+mod live;
 mod log;
+mod playground;
+mod requests;
 mod spenders;
+mod usage;
 mod wanted;
 
 use super::routes::{JSON, answer, problem};
@@ -27,7 +31,11 @@ pub(crate) fn router(core: Arc<Core>, reloads: Arc<Reloads>, has_token: bool) ->
         .merge(cache::routes())
         .merge(keys::routes(has_token))
         .merge(limits::routes())
+        .merge(live::routes())
+        .merge(playground::routes())
+        .merge(requests::routes())
         .merge(spenders::routes())
+        .merge(usage::routes())
         .with_state(core)
         .merge(config::routes(has_token).merge(log::routes()).with_state(reloads))
 }
