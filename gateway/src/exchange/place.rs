@@ -12,6 +12,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidegate_config::FallbackOn;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::{Exchange, Head, Priority};
 
@@ -77,7 +78,7 @@ pub(super) async fn take(
     let joined = Instant::now();
     let mut ticket = queue.join(&claim, patience);
     if let (Err((NoWait::Hopeless, _)), Some(Overflow { chain, .. })) = (&ticket, overflow)
-        && !chain.affords(trip).await
+        && !chain.affords(trip, FallbackOn::Overloaded).await
     {
         (overflow, ticket) = (None, queue.join(&claim, most));
     }
@@ -150,7 +151,7 @@ async fn wait(
             }
         } else if Instant::now() >= until {
             if let Some((_, Overflow { chain, .. })) = overflow.take()
-                && !chain.affords(trip).await
+                && !chain.affords(trip, FallbackOn::Overloaded).await
             {
                 // It keeps its place in line.
                 continue;
