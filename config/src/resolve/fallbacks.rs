@@ -56,7 +56,7 @@ impl Resolver<'_> {
             self.repeated(config, model);
             for step in &model.fallback {
                 let FallbackTo::Model { model: name } = &step.to else { continue };
-                if config.model(name).is_none() && !self.tree.has_gone(&KeyPath::root().key("models")) {
+                if config.model(name).is_none() && !self.may_be_model(name) {
                     let models = KeyPath::root().key("models");
                     let mut known = self.tree.keys(&models);
                     let pools = KeyPath::root().key("pools");

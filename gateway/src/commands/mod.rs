@@ -1,6 +1,7 @@
 //! The command line: one file a verb. A verb either does its work and returns, or fails with one line that
 //! says what to do next; [`main`] turns that into the exit code.
 
+mod admin;
 mod banner;
 mod check;
 mod completions;
@@ -10,12 +11,15 @@ mod explain;
 mod file;
 mod init;
 mod keys;
+mod openapi;
 mod proxy;
 mod run;
 mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod upgrade;
+mod usage;
 mod version;
 
 use std::process::ExitCode;
@@ -45,12 +49,16 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Upgrade(upgrade::Upgrade),
     Proxy(proxy::Proxy),
     Demo(demo::Demo),
     Init(init::Init),
     Explain(explain::Explain),
     Keys(keys::Keys),
+    Usage(usage::Usage),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
     Version(version::Version),
 }
@@ -60,12 +68,15 @@ impl Verb {
         match self {
             Self::Run(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
+            Self::Upgrade(verb) => verb.run(),
             Self::Proxy(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Init(verb) => verb.run(),
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
+            Self::Usage(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
+            Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),
         }

@@ -20,6 +20,7 @@ mod queue;
 pub(crate) mod spent;
 #[cfg(test)]
 mod tests;
+pub(crate) mod usage;
 mod watch;
 mod writer;
 
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant};
 use watch::Watchers;
 
 /// What is kept in the store of the gateway, one module each.
-pub const TABLES: &[Table] = &[keys::TABLE, spent::TABLE];
+pub const TABLES: &[Table] = &[keys::TABLE, spent::TABLE, usage::TABLE];
 
 /// The name of the store of the gateway.
 pub const MAIN: &str = "main";
