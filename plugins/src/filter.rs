@@ -102,7 +102,7 @@ pub enum Verdict {
 /// report in [`ResponseFilter::end`]. What sees the answer may not wait: it stands between two tokens.
 #[async_trait]
 pub trait ResponseFilter: Send + Sync {
-    /// Asked before a request overflows to another model than it asked for, whose tokens have the price of `model`: whether
+    /// Asked before a request falls back to another model than it asked for, whose tokens have the price of `model`: whether
     /// the caller can pay for it. What that takes is held until [`ResponseFilter::end`]. May be asked more than once.
     async fn affords(&mut self, exchange: &Exchange, model: &str) -> bool {
         let _ = (exchange, model);

@@ -84,7 +84,7 @@ pub(super) async fn take(
     let joined = Instant::now();
     let mut ticket = queue.join(&claim, patience);
     if let (Err((NoWait::Hopeless, _)), Some(Overflow { chain, .. })) = (&ticket, overflow)
-        && !chain.affords(trip).await
+        && !chain.affords(trip, FallbackOn::Overloaded).await
     {
         (overflow, ticket) = (None, queue.join(&claim, most));
     }
@@ -170,7 +170,7 @@ async fn wait(
             }
         } else if Instant::now() >= until {
             if let Some((_, Overflow { chain, .. })) = overflow.take()
-                && !chain.affords(trip).await
+                && !chain.affords(trip, FallbackOn::Overloaded).await
             {
                 // It keeps its place in line.
                 continue;

@@ -59,7 +59,6 @@ async fn median(of_the_first: usize) -> u64 {
 #[tokio::test]
 async fn the_median_wait_of_the_others_rises_by_less_than_a_fifth() {
     let (before, after) = (median(SHARE).await, median(50 * SHARE).await);
-    println!("median wait of nine organisations: {before} ms; while the tenth sends 50 times its share: {after} ms");
     // In turns: after so long one of the places is free.
     let turn = SERVICE.as_millis() as u64 / SLOTS as u64;
     assert!(after <= before + before / 5 + turn, "{before} ms before, {after} ms while one sends 50 times its share");
