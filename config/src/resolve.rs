@@ -8,6 +8,7 @@ mod fallbacks;
 mod listen;
 mod models;
 mod pools;
+mod traces;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -51,6 +52,9 @@ impl Resolver<'_> {
         self.keys(&file.keys);
         self.reload(&file.reload);
         self.log(&file.log);
+        if let Some(traces) = &file.traces {
+            self.traces(traces);
+        }
         self.timeouts(&root.key("timeouts"), &file.timeouts);
         let config = Config {
             listen: self.listeners(file.listen),
@@ -58,11 +62,14 @@ impl Resolver<'_> {
             clients: file.clients,
             admin: self.admin(file.admin),
             log: file.log,
+            traces: file.traces,
+            recent: file.recent,
             timeouts: file.timeouts,
             limits: file.limits,
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            upgrade: file.upgrade,
             reload: file.reload,
             storage: file.storage.map(|storage| self.storage(storage)),
             keys: file.keys,

@@ -16,6 +16,7 @@ mod retries;
 mod share;
 mod shed;
 mod timeouts;
+mod traces;
 mod usage;
 
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use share::Share;
 pub use shed::{Shed, Urgency};
 pub use timeouts::{TimeoutOverrides, Timeouts};
+pub use traces::{Recent, Traces};
 pub use usage::Usage;
 
 use crate::secret::Secret;
@@ -169,6 +171,22 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self { time: Duration::from_secs(600), delay: Duration::ZERO }
+    }
+}
+
+/// What happens on SIGQUIT, and on `tidegate upgrade`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// How long the new process may take to be ready. One that is not by then is ended, and the old one goes on.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub ready_within: Duration,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { ready_within: Duration::from_secs(60) }
     }
 }
 

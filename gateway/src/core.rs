@@ -5,7 +5,7 @@ use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::storage::spent::Spending;
-use crate::telemetry::{Log, Metrics, Runtimes};
+use crate::telemetry::{Log, Metrics, Recent, Runtimes};
 use crate::upstream::Connector;
 use crate::usage::{Keeper, Usages};
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use tokio::sync::watch;
 
 /// Lines a second about what is counted anyway.
 const NUISANCES: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
@@ -31,6 +32,11 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// The log.
     pub log: Log,
+    /// The last requests, to be looked at.
+    pub recent: Recent,
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    pub traces: crate::telemetry::Exporter,
     /// What outlives the process, if the file has a place for it.
     pub storage: Option<Storage>,
     /// Keeps in it what budgets spend.
@@ -51,6 +57,19 @@ pub struct Core {
     /// Answers to be fetched for no client.
     pub(crate) renewals: Renewals,
     draining: AtomicBool,
+    /// Who serves.
+    pub(crate) stage: watch::Sender<Stage>,
+}
+
+/// Who serves, this process or the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// This one.
+    Ours,
+    /// The next. Connections that wait for their next request are still answered, once each: clients do not notice.
+    HandedOver,
+    /// The next, and connections that wait for a request are closed.
+    Closing,
 }
 
 impl Core {
@@ -60,6 +79,9 @@ impl Core {
             snapshot: ArcSwap::new(snapshot),
             connector: Connector::default(),
             bodies: Arc::default(),
+            recent: Recent::default(),
+            #[cfg(feature = "otlp")]
+            traces: crate::telemetry::Exporter::new(metrics.traced()),
             metrics,
             log,
             storage: None,
@@ -73,7 +95,16 @@ impl Core {
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
             renewals: Renewals::default(),
             draining: AtomicBool::new(false),
+            stage: watch::Sender::new(Stage::Ours),
         }
+    }
+
+    /// What is kept of requests that are over is what the current snapshot says.
+    pub(crate) fn follow_requests(&self) {
+        let snapshot = self.snapshot.load();
+        self.recent.bound(snapshot.recent);
+        #[cfg(feature = "otlp")]
+        self.traces.adopt(snapshot.traces.clone());
     }
 
     /// With a store.
@@ -98,6 +129,23 @@ impl Core {
     /// From now on `/readyz` says no and connections are closed after the request they carry.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Another process serves from now on. As [`Core::drain`], but whoever is connected is in no hurry.
+    pub(crate) fn hand_over(&self) {
+        self.drain();
+        self.stage.send_replace(Stage::HandedOver);
+    }
+
+    /// Returns once connections that wait for a request are to be closed, given that the process is on its way out.
+    pub(crate) async fn closes_idle(&self) {
+        // It does not fail: the sender is ours.
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::HandedOver).await;
+    }
+
+    /// Returns once another process serves.
+    pub(crate) async fn is_handed_over(&self) {
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Ours).await;
     }
 
     /// The time for draining is over: requests that are still open end now, each with an honest word.

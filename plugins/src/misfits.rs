@@ -30,8 +30,8 @@ fn anything() -> Vec<Value> {
 ///
 /// # Errors
 /// All that does not fit.
-pub(crate) fn read<S: DeserializeOwned>(settings: Value) -> Result<S, Misfits> {
-    serde_path_to_error::deserialize(&settings).map_err(|error| Misfits::of::<S>(settings, error))
+pub(crate) fn read<S: DeserializeOwned>(settings: Value) -> Result<S, Box<Misfits>> {
+    serde_path_to_error::deserialize(&settings).map_err(|error| Box::new(Misfits::of::<S>(settings, error)))
 }
 
 /// One step from settings to what is in them.

@@ -46,9 +46,17 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
             faults.push(Fault::error(listen.path.key("tls"), reason));
         }
     }
+    faults.extend(untraced(config));
     faults.extend(other_pepper(config));
     faults.extend(taken_ids(config, &services.views));
     place(faults, positions)
+}
+
+/// Traces that are wanted of a build that has none.
+pub(super) fn untraced(config: &Config) -> Option<Fault> {
+    let path = KeyPath::root().key("traces");
+    let fault = || Fault::error(path, "this build sends no traces").with_help("build it with the feature `otlp`");
+    (config.traces.is_some() && !cfg!(feature = "otlp")).then(fault)
 }
 
 /// A journal of usage that requests would wait for.

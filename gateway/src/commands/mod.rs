@@ -1,6 +1,7 @@
 //! The command line: one file a verb. A verb either does its work and returns, or fails with one line that
 //! says what to do next; [`main`] turns that into the exit code.
 
+mod admin;
 mod banner;
 mod check;
 mod completions;
@@ -10,12 +11,14 @@ mod explain;
 mod file;
 mod init;
 mod keys;
+mod openapi;
 mod proxy;
 mod run;
 mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod upgrade;
 mod usage;
 mod version;
 
@@ -46,6 +49,7 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Upgrade(upgrade::Upgrade),
     Proxy(proxy::Proxy),
     Demo(demo::Demo),
     Init(init::Init),
@@ -53,6 +57,8 @@ enum Verb {
     Keys(keys::Keys),
     Usage(usage::Usage),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
     Version(version::Version),
 }
@@ -62,6 +68,7 @@ impl Verb {
         match self {
             Self::Run(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
+            Self::Upgrade(verb) => verb.run(),
             Self::Proxy(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Init(verb) => verb.run(),
@@ -69,6 +76,7 @@ impl Verb {
             Self::Keys(verb) => verb.run(),
             Self::Usage(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
+            Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),
         }

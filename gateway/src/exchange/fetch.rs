@@ -9,7 +9,7 @@ use super::fallback::{self, Chain, Stuck};
 use super::hedge;
 use super::opening::{Opened, Opening};
 use super::place::{self, NoPlace, Overflow};
-use super::retry::Retrying;
+use super::retry::{Retrying, cause};
 use super::{Route, Session, Trip};
 use crate::core::Core;
 use crate::upstream::queue::Place;
@@ -194,6 +194,7 @@ fn count(trip: &Trip<'_>, fault: &Fault) {
 /// Counts a fault as that of the backend that was asked last, for good: nothing that comes later is its fault.
 pub(super) fn blame(trip: &mut Trip<'_>, fault: &Fault) {
     count(trip, fault);
+    trip.record.course.missed("broken");
     (trip.backend, trip.attempt) = (None, None);
 }
 
@@ -317,6 +318,7 @@ async fn next(
     let began = Instant::now();
     alongside(trip.core, session, tokio::time::sleep(pause)).await?;
     trip.record.upstream_time += began.elapsed();
+    trip.record.course.paused(began);
     Ok(place::now(&route.pool, trip, &retrying.tried).ok())
 }
 
@@ -336,7 +338,7 @@ async fn ask(
     place: Place,
     again: bool,
 ) -> Result<Asked> {
-    asks(trip, &place);
+    asks(trip, route, &place);
     let began = Instant::now();
     let stream = trip.exchange.wants_stream();
     let hedges = route.hedging.as_ref().is_some_and(|hedging| hedging.is_for(stream));
@@ -358,7 +360,10 @@ async fn ask(
     // Held pieces are counted anew by whoever takes them out.
     let Opened { got, held, is_error, share: _ } = match outcome {
         Ok(opened) => opened,
-        Err(Failed::Missed(miss, fault)) => return Ok(Asked::Missed(miss, Missed::Fault(fault))),
+        Err(Failed::Missed(miss, fault)) => {
+            trip.record.course.missed(cause(miss).label());
+            return Ok(Asked::Missed(miss, Missed::Fault(fault)));
+        }
         Err(Failed::Final(fault)) => return Err(fault),
         Err(Failed::Stale) => return Err(Fault::broken("a new connection was called stale")),
     };
@@ -367,22 +372,26 @@ async fn ask(
     trip.record.head = Some(headed);
     let status = head.status.as_u16();
     trip.record.upstream_status = Some(status);
+    trip.record.course.answered(sent, headed, status);
     trip.record.source = Source::Backend;
     trip.exchange.answer_from(Source::Backend, true);
     if matches!(status, 429 | 503 | 529) {
         place.backend().holdoff.refused(&head.headers);
     }
     let fetched = Box::new(Fetched { upstream, head, lease: place, held, deadline });
-    Ok(match status {
-        400.. => Asked::Missed(Miss::Status(status), Missed::Answer(fetched)),
-        _ if is_error => Asked::Missed(Miss::ErrorEvent, Missed::Answer(fetched)),
-        _ => Asked::Answered(fetched),
-    })
+    let miss = match status {
+        400.. => Miss::Status(status),
+        _ if is_error => Miss::ErrorEvent,
+        _ => return Ok(Asked::Answered(fetched)),
+    };
+    trip.record.course.missed(cause(miss).label());
+    Ok(Asked::Missed(miss, Missed::Answer(fetched)))
 }
 
 /// A backend is asked.
-pub(super) fn asks(trip: &mut Trip<'_>, place: &Place) {
+pub(super) fn asks(trip: &mut Trip<'_>, route: &Route, place: &Place) {
     trip.record.attempts += 1;
+    trip.record.course.asks(trip.record.attempts, &place.backend().settings.name, &route.pool.name);
     trip.record.backend = Some(place.backend().settings.name.clone());
     trip.backend = Some(place.backend().clone());
     trip.attempt = Some(place.attempt().clone());

@@ -3,7 +3,8 @@
 use super::Trip;
 use super::answer::Answered;
 use super::tally::{self, Ending};
-use crate::telemetry::{Cause, NO_POOL, OTHER_ROUTE, bounded};
+use crate::telemetry::{Cause, Finished, NO_POOL, OTHER_ROUTE, bounded};
+use std::sync::Arc;
 use std::time::Instant;
 use tidegate_plugins::spenders::Spent;
 
@@ -61,6 +62,29 @@ pub(super) fn report(mut trip: Trip<'_>) {
     trip.core.metrics.observe(series, &trip.record);
     let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     trip.core.log.request(&trip.record, route, pool);
+    keep(trip, cost);
+}
+
+/// Keeps what became of a client's request, to be looked at, and has its trace sent.
+fn keep(trip: Trip<'_>, cost: u64) {
+    let (core, snapshot) = (trip.core, &trip.snapshot);
+    let recent = snapshot.recent.requests > 0;
+    #[cfg(feature = "otlp")]
+    let traced = snapshot.traces.as_ref().is_some_and(|rule| rule.keeps(&trip.record));
+    #[cfg(not(feature = "otlp"))]
+    let traced = false;
+    if trip.record.event != "request" || !(recent || traced) {
+        return;
+    }
+    let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
+    let finished = Arc::new(Finished::new(trip.record, route, pool, cost));
+    #[cfg(feature = "otlp")]
+    if traced {
+        core.traces.offer(&finished, trip.content);
+    }
+    if recent {
+        core.recent.push(finished);
+    }
 }
 
 fn add_to_spenders(trip: &Trip<'_>) {

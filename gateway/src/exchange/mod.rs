@@ -54,7 +54,7 @@ use resume::Resuming;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tally::Tally;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::{Call, Endpoint};
@@ -135,6 +135,9 @@ pub(crate) struct Trip<'a> {
     tally: Option<Tally>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
+    /// What was asked and answered, where that goes with its trace.
+    #[cfg(feature = "otlp")]
+    content: Option<Box<crate::telemetry::Content>>,
 }
 
 /// Where a request goes.
@@ -215,6 +218,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         return answered(session, trip, reply).await;
     }
     let known = shed::early(trip, &plan)?;
+    let began = Instant::now();
     let read = match &mut plan {
         Plan::Nowhere(fault) => Err(std::mem::replace(fault, Fault::ClientGone)),
         Plan::Call => admit::read_call(session, trip).await,
@@ -223,6 +227,13 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
         Plan::Opaque => admit::stream_through(session, trip).await,
         Plan::Reply(_) | Plan::Models | Plan::Model(_) => Ok(()),
     };
+    if matches!(plan, Plan::Call | Plan::Form { .. }) {
+        trip.record.course.body(began);
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(content) = &mut trip.content {
+        content.asked(trip.exchange.body());
+    }
     if let Err(fault) = read {
         let reply = admit::refuse(session, trip, fault).await?;
         return answer::reply(session, trip, reply).await;

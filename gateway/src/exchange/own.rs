@@ -47,6 +47,7 @@ pub(super) fn trip<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Se
     let head = exchange.head();
     let id = RequestId::accept(Some(exchange.id().as_bytes()));
     trip.record = Record::new(id, TraceContext::accept(None), head.method.clone(), &head.path);
+    arrive::watch(&trip.snapshot, &mut trip.record);
     trip.record.endpoint = exchange.endpoint().as_str();
     trip.record.operation = exchange.endpoint().gen_ai_operation();
     trip.record.stream = exchange.wants_stream();

@@ -81,19 +81,32 @@ pub(super) async fn take(
     {
         (overflow, ticket) = (None, queue.join(&claim, most));
     }
-    let ticket = ticket.map_err(|(why, wait)| match why {
-        NoWait::Full => NoPlace::Queue(Refused::Full, wait),
-        NoWait::Hopeless => NoPlace::Queue(Refused::TooLong, wait),
-    })?;
-    wait(
-        session,
-        trip,
-        route,
-        ticket,
-        (joined + most, overflow.map(|overflow| (joined + overflow.after, overflow))),
-        tried,
-    )
-    .await
+    let ticket = match ticket {
+        Ok(ticket) => ticket,
+        Err((why, wait)) => {
+            let (refused, outcome) = match why {
+                NoWait::Full => (Refused::Full, "full"),
+                NoWait::Hopeless => (Refused::TooLong, "hopeless"),
+            };
+            trip.record.course.queued(&pool.name, joined, outcome);
+            return Err(NoPlace::Queue(refused, wait));
+        }
+    };
+    let until = (joined + most, overflow.map(|overflow| (joined + overflow.after, overflow)));
+    let place = wait(session, trip, route, ticket, until, tried).await;
+    trip.record.course.queued(&pool.name, joined, waited_for(&place));
+    place
+}
+
+/// How a wait has ended, in the words of the metrics.
+fn waited_for(place: &std::result::Result<Place, NoPlace>) -> &'static str {
+    match place {
+        Ok(_) => "served",
+        Err(NoPlace::Queue(Refused::Full, _)) => "full",
+        Err(NoPlace::Queue(Refused::TooLong, _)) => "expired",
+        Err(NoPlace::Backend(_)) => "unavailable",
+        Err(NoPlace::Fault(_)) => "left",
+    }
 }
 
 /// A place now, without waiting. For attempts after the first: their request has had its turn.

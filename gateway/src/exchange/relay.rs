@@ -173,6 +173,10 @@ pub(super) async fn write(session: &mut Session, trip: &mut Trip<'_>, data: Byte
         return Ok(());
     }
     trip.record.response_bytes += data.len() as u64;
+    #[cfg(feature = "otlp")]
+    if let Some(content) = &mut trip.content {
+        content.answered(&data);
+    }
     session.write_body(data).await.map_err(|_| Fault::ClientGone)
 }
 

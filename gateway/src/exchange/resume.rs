@@ -273,6 +273,7 @@ async fn ask(
                 fetched.lease.backend().refused_to_continue(Instant::now());
             }
             Missed::Answer(fetched).count(trip);
+            trip.record.course.missed("malformed");
             (trip.backend, trip.attempt) = (None, None);
         }
     }

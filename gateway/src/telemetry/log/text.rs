@@ -8,14 +8,14 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
 /// A point in time as RFC 3339 with milliseconds, in UTC: `2026-07-14T09:30:00.123Z`.
-pub(super) struct Stamp([u8; 24]);
+pub(crate) struct Stamp([u8; 24]);
 
 impl Stamp {
     pub(super) fn now() -> Self {
         Self::at(SystemTime::now())
     }
 
-    fn at(time: SystemTime) -> Self {
+    pub(crate) fn at(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = date(days);
@@ -37,7 +37,7 @@ impl Stamp {
         Self(text)
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
@@ -66,7 +66,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 }
 
 /// Foreign text for a terminal: control characters, and those that turn the direction of writing, are spelled out.
-pub(super) struct Clean<T>(pub(super) T);
+pub struct Clean<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Clean<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
