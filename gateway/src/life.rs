@@ -242,7 +242,7 @@ impl Life {
             spending.write_down();
         }
         if let Some(keeper) = &self.core.keeper
-            && !keeper.end(LAST_WRITES).await
+            && !matches!(tokio::time::timeout(LAST_WRITES, keeper.end(LAST_WRITES)).await, Ok(true))
         {
             tracing::warn!("what was used last is not in the store; the next process finds it in the journal");
         }

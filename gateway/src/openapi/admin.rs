@@ -141,7 +141,29 @@ fn limits() -> Vec<Operation> {
             .query("limit", "integer", "How many at most; 20 if absent.")
             .gives(200, "The largest first.", "Spenders")
             .refuses(400, "The query is not one."),
+        usage(),
     ]
+}
+
+fn usage() -> Operation {
+    let of = "Only this; empty for requests that have none.";
+    let names = ["org", "team", "user", "service", "key", "model", "cause"];
+    let asked = Operation::new("limits", "get", "/admin/usage", "What was used by whom, added up over days")
+        .query(
+            "by",
+            "string",
+            "Some of org, team, user, service, key, model, cause, day, with commas between; org,model if absent.",
+        )
+        .query("since", "string", "The first day (UTC), 2027-01-31 or how long ago; 7d if absent.")
+        .query("until", "string", "The last day, the same way; today if absent.")
+        .query("after", "string", "The `next` of the page before.")
+        .query("limit", "integer", "From 1 to 1000; 100 if absent.");
+    let asked = names.iter().fold(asked, |asked, name| asked.query(name, "string", of));
+    asked
+        .gives(200, "A page.", "Usage")
+        .refuses(400, "The query is not one.")
+        .refuses(404, "There is no `storage`.")
+        .refuses(503, "The store cannot be read.")
 }
 
 fn cache() -> Vec<Operation> {

@@ -16,7 +16,7 @@ async fn backends_are_listed_by_pool_with_their_state() {
 }
 
 /// Every page there is, each with what it takes, and its status where there is no token.
-const PAGES: [(&str, &str, u16); 12] = [
+const PAGES: [(&str, &str, u16); 13] = [
     ("GET", "/healthz", 200),
     ("GET", "/metrics", 200),
     ("GET", "/admin/backends", 200),
@@ -27,6 +27,7 @@ const PAGES: [(&str, &str, u16); 12] = [
     ("GET", "/admin/limits", 200),
     ("GET", "/admin/limits/global", 404),
     ("GET", "/admin/spenders?by=org", 200),
+    ("GET", "/admin/usage", 404),
     ("GET", "/admin/keys", 403),
     ("POST", "/admin/keys", 403),
 ];

@@ -166,7 +166,8 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     shared.caches.counts().begin("other");
     shared.limited.counter().with_label_values(&["l", "user", "m", "refused"]).inc();
     metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();
-    for collector in crate::storage::StorageMetrics::new("main").collectors() {
+    let usage = crate::usage::metrics::UsageMetrics::new().collectors();
+    for collector in crate::storage::StorageMetrics::new("main").collectors().into_iter().chain(usage) {
         metrics.also(collector).unwrap();
     }
     let text = metrics.render();
