@@ -18,6 +18,7 @@ mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod top;
 mod usage;
 mod version;
 
@@ -54,6 +55,7 @@ enum Verb {
     Explain(explain::Explain),
     Keys(keys::Keys),
     Usage(usage::Usage),
+    Top(top::Top),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -72,6 +74,7 @@ impl Verb {
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
             Self::Usage(verb) => verb.run(),
+            Self::Top(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
             Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),

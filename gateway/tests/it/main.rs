@@ -52,6 +52,7 @@ mod models;
 mod multipart;
 mod name_server;
 mod observe;
+mod page;
 mod plain_keys;
 mod pools;
 mod prompt_cache;
