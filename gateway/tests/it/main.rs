@@ -55,6 +55,7 @@ mod multipart;
 mod name_server;
 mod no_answers;
 mod observe;
+mod page;
 mod plain_keys;
 mod pools;
 mod prompt_cache;
