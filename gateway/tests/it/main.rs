@@ -66,6 +66,7 @@ mod settled;
 mod shadow;
 mod shed;
 mod signals;
+mod stores_down;
 mod tenants;
 mod timeouts;
 mod transport;
