@@ -54,7 +54,8 @@ pub use schema::{adopt_section, schema, schema_with};
 pub use secret::{MASK, Secret, is_secret_name};
 pub use settings::{
     After, AskUsage, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log,
-    LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, RefuseWith, Reload, Resume,
-    ResumeStyle, Retries, RetryOn, Sample, Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Upgrade, Urgency,
+    LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, Recent, RefuseWith, Reload,
+    Resume, ResumeStyle, Retries, RetryOn, Sample, Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Traces,
+    Upgrade, Urgency, Usage,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -16,7 +16,7 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
-    Prices, Queue, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts, Upgrade,
+    Prices, Queue, Recent, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts, Traces, Upgrade,
 };
 use crate::show;
 use crate::units;
@@ -34,6 +34,11 @@ pub struct Config {
     pub admin: Admin,
     /// What is logged and how.
     pub log: Log,
+    /// Which requests leave a trace, and where that goes; `None`: none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traces: Option<Traces>,
+    /// What is kept of the last requests.
+    pub recent: Recent,
     /// What clients may take of the gateway itself.
     pub limits: Limits,
     /// For pools and models that do not override them.

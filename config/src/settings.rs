@@ -16,6 +16,8 @@ mod retries;
 mod share;
 mod shed;
 mod timeouts;
+mod traces;
+mod usage;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +40,8 @@ use serde::{Deserialize, Serialize};
 pub use share::Share;
 pub use shed::{Shed, Urgency};
 pub use timeouts::{TimeoutOverrides, Timeouts};
+pub use traces::{Recent, Traces};
+pub use usage::Usage;
 
 use crate::secret::Secret;
 use crate::units::{self, DurationText};
@@ -119,13 +123,16 @@ impl LogLevel {
     }
 }
 
-/// Where what must outlive the process is kept: managed keys, what has been spent of budgets.
+/// Where what must outlive the process is kept: managed keys, what has been spent of budgets, what was used by whom.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Storage {
     /// The file, relative to the directory of this one; made if it is not there. SQLite's, with two more beside it while
     /// it is in use: on a disk of this machine.
     pub path: PathBuf,
+    /// What was used by whom, day by day.
+    #[serde(default)]
+    pub usage: Usage,
 }
 
 /// How keys are kept, wherever they are kept.

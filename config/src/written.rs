@@ -20,7 +20,8 @@ use crate::secret::Secret;
 pub(crate) use crate::settings::Hedge;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackStep, Health, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths, Prices,
-    Queue, QueueForm, Reload, Resume, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts, Upgrade,
+    Queue, QueueForm, Recent, Reload, Resume, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
+    Traces, Upgrade,
 };
 use crate::units::{self, DurationText};
 
@@ -40,6 +41,10 @@ pub(crate) struct File {
     pub(crate) admin: Admin,
     /// What is logged and how.
     pub(crate) log: Log,
+    /// Which requests leave a trace, and where that goes. Absent: none does.
+    pub(crate) traces: Option<Traces>,
+    /// What is kept of the last requests, to be looked at.
+    pub(crate) recent: Recent,
     /// What one client, or all together, may take of the gateway itself.
     pub(crate) limits: Limits,
     /// How long each part of an exchange with a backend may take; a pool and a model may each override any of them.
@@ -88,6 +93,8 @@ impl Default for File {
             clients: Clients::default(),
             admin: Admin::default(),
             log: Log::default(),
+            traces: None,
+            recent: Recent::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             cors: None,

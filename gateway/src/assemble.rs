@@ -77,6 +77,7 @@ pub fn schema() -> serde_json::Value {
 /// All faults that building finds.
 pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Fault>> {
     let mut faults = Vec::new();
+    faults.extend(checks::untraced(config));
     let own: Arc<Own> = parts.previous.map_or_else(Arc::default, |previous| previous.own.clone());
     let first = || Shared { asks: own.clone(), ..first_shared(parts.metrics) };
     let shared = parts.previous.map_or_else(first, |previous| previous.shared.clone());
@@ -85,6 +86,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     let filters = filters::build(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| pools::build(config, pool, parts, &mut faults)).map(Arc::new).collect();
+    faults.extend(checks::journal(config));
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -101,6 +103,9 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     };
     Ok(Snapshot {
         limits: config.limits.clone(),
+        recent: config.recent,
+        #[cfg(feature = "otlp")]
+        traces: config.traces.clone().map(|traces| Arc::new(crate::telemetry::Rule::new(traces))),
         trusted_proxies: Networks::new(&config.trusted_proxies),
         clients: Lists::new(&config.clients),
         shared,

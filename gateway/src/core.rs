@@ -5,8 +5,9 @@ use crate::exchange::renew::Renewals;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::storage::spent::Spending;
-use crate::telemetry::{Log, Metrics, Runtimes};
+use crate::telemetry::{Log, Metrics, Recent, Runtimes};
 use crate::upstream::Connector;
+use crate::usage::{Keeper, Usages};
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota};
 use std::collections::HashMap;
@@ -31,10 +32,18 @@ pub struct Core {
     pub metrics: Arc<Metrics>,
     /// The log.
     pub log: Log,
+    /// The last requests, to be looked at.
+    pub recent: Recent,
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    pub traces: crate::telemetry::Exporter,
     /// What outlives the process, if the file has a place for it.
     pub storage: Option<Storage>,
     /// Keeps in it what budgets spend.
     pub(crate) spending: Option<Arc<Spending>>,
+    /// Where requests say what they have used, if it is kept, and who keeps it.
+    pub(crate) usages: Option<Arc<Usages>>,
+    pub(crate) keeper: Option<Keeper>,
     /// Requests that are being answered.
     pub requests: Open,
     /// Client connections that are open.
@@ -70,10 +79,15 @@ impl Core {
             snapshot: ArcSwap::new(snapshot),
             connector: Connector::default(),
             bodies: Arc::default(),
+            recent: Recent::default(),
+            #[cfg(feature = "otlp")]
+            traces: crate::telemetry::Exporter::new(metrics.traced()),
             metrics,
             log,
             storage: None,
             spending: None,
+            usages: None,
+            keeper: None,
             requests: Open::default(),
             connections: Count::default(),
             connection_size: AtomicUsize::new(0),
@@ -83,6 +97,14 @@ impl Core {
             draining: AtomicBool::new(false),
             stage: watch::Sender::new(Stage::Ours),
         }
+    }
+
+    /// What is kept of requests that are over is what the current snapshot says.
+    pub(crate) fn follow_requests(&self) {
+        let snapshot = self.snapshot.load();
+        self.recent.bound(snapshot.recent);
+        #[cfg(feature = "otlp")]
+        self.traces.adopt(snapshot.traces.clone());
     }
 
     /// With a store.
@@ -95,6 +117,13 @@ impl Core {
     #[must_use]
     pub(crate) fn with_spending(self, spending: Option<Arc<Spending>>) -> Self {
         Self { spending, ..self }
+    }
+
+    /// With who keeps usage.
+    #[must_use]
+    pub(crate) fn with_keeper(self, keeper: Option<Keeper>) -> Self {
+        let usages = keeper.as_ref().map(Keeper::usages).cloned();
+        Self { usages, keeper, ..self }
     }
 
     /// From now on `/readyz` says no and connections are closed after the request they carry.

@@ -13,6 +13,7 @@ use crate::storage::spent::Spending;
 use crate::storage::{self, Storage};
 use crate::telemetry::{Format, Log, Metrics};
 use crate::upgrade::Predecessor;
+use crate::usage::Keeper;
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::configuration::ServerConf;
@@ -141,9 +142,14 @@ impl Gateway {
         if spending.is_none() && snapshot.shared.store.has_budgets() {
             tracing::warn!("budgets begin anew with each start: there is no `storage` to keep what is spent");
         }
+        let keeper = storage.clone().zip(self.config.storage.as_ref());
+        let keeper = keeper.map(|(storage, config)| Keeper::begin(storage, &config.path, &config.usage));
+        measure(&metrics, keeper.iter().flat_map(|keeper| keeper.metrics().collectors()));
         let core = Core::new(Arc::new(snapshot), metrics, log).with_storage(storage).with_spending(spending);
+        let core = core.with_keeper(keeper);
         let core = Arc::new(core);
         core.snapshot.load().own.serve(&core);
+        core.follow_requests();
         let mut certificates = Vec::new();
         let may_listen = watch::Sender::new(false);
         let services = services(&core, &self.config.listen, &listeners, &may_listen, &mut certificates)?;
@@ -180,15 +186,19 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 fn open(path: &Path, metrics: &Metrics, keys: &Arc<ManagedKeys>) -> Result<Storage, RunError> {
     let storage = Storage::open(storage::Options::main(path.to_owned())).map_err(RunError::Storage)?;
     let keys_metrics = KeyMetrics::new(keys.clone()).map(|keys| -> Box<dyn Collector> { Box::new(keys) });
-    for collector in storage.metrics().collectors().into_iter().chain(keys_metrics) {
-        if let Err(error) = metrics.also(collector) {
-            tracing::error!(%error, "the store is not measured");
-        }
-    }
+    measure(metrics, storage.metrics().collectors().into_iter().chain(keys_metrics));
     let keys = keys.clone();
     storage.watch(move |connection| storage::keys::all(connection).map(|records| keys.replace(records)));
     storage.seen(FIRST_LOOK);
     Ok(storage)
+}
+
+fn measure(metrics: &Metrics, collectors: impl Iterator<Item = Box<dyn Collector>>) {
+    for collector in collectors {
+        if let Err(error) = metrics.also(collector) {
+            tracing::error!(%error, "the store is not measured");
+        }
+    }
 }
 
 fn configuration(drain: u64) -> ServerConf {

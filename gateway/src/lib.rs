@@ -27,6 +27,7 @@ mod life;
 mod listeners;
 pub mod models;
 pub mod networks;
+pub mod openapi;
 pub mod outbound;
 pub mod reference;
 mod reload;
@@ -38,6 +39,7 @@ pub mod storage;
 pub mod telemetry;
 pub mod upgrade;
 pub mod upstream;
+pub mod usage;
 
 pub use gateway::{Gateway, RunError};
 

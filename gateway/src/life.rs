@@ -4,6 +4,7 @@ use crate::admin::{self, House};
 use crate::core::{Core, Stage};
 use crate::exchange::renew;
 use crate::listeners::Listeners;
+use crate::outbound;
 use crate::reload::certificates::{self, Certificate};
 use crate::reload::{Refused, Reloads, watch};
 use crate::service_manager;
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_config::Config;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch::Sender;
 use tokio::task::spawn_blocking;
@@ -37,6 +38,10 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long connections get to take their last bytes once the last request is over.
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// How long the end waits for a collector to take the last traces.
+#[cfg(feature = "otlp")]
+const LAST_TRACES: Duration = Duration::from_secs(2);
 
 /// How long the end waits for what is still to be written to the store.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -132,6 +137,23 @@ impl Life {
         }
     }
 
+    /// What is used is kept all along, on a thread of its own: to add it up takes a while.
+    fn keep(&self) {
+        if self.core.keeper.is_none() {
+            return;
+        }
+        let core = self.core.clone();
+        let keep = async move {
+            if let Some(keeper) = &core.keeper {
+                keeper.run().await;
+            }
+        };
+        match outbound::thread("usage", &mut Builder::new_current_thread()) {
+            Some(thread) => drop(thread.spawn(keep)),
+            None => tracing::error!("no thread can be had to keep usage on: it stays in its journal"),
+        }
+    }
+
     /// A file that may not grow is a full disk to whoever writes it, and no reason to end: once somebody listens, the signal
     /// that says so ends nothing.
     fn outlive_full_files() {
@@ -219,6 +241,11 @@ impl Life {
         if let Some(spending) = &self.core.spending {
             spending.write_down();
         }
+        if let Some(keeper) = &self.core.keeper
+            && !keeper.end(LAST_WRITES).await
+        {
+            tracing::warn!("what was used last is not in the store; the next process finds it in the journal");
+        }
         if let Some(storage) = &self.core.storage
             && !storage.flush(LAST_WRITES)
         {
@@ -229,6 +256,8 @@ impl Life {
                 tracing::warn!("not all answers that were to be kept are in the cache's file");
             }
         }
+        #[cfg(feature = "otlp")]
+        self.core.traces.flush(LAST_TRACES).await;
         tracing::info!("drained");
         drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::process::exit(0);
@@ -258,6 +287,7 @@ pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
         Self::outlive_full_files();
+        self.keep();
         self.core.runtimes.add(Runtime::House, Handle::current());
         let signals = async { tokio::join!(self.begin(), self.reload(), self.upgrade()) };
         let beside = async { tokio::join!(self.admin(), self.gather(), self.spend()) };
@@ -313,6 +343,14 @@ async fn received(signal: &mut std::io::Result<Signal>) {
 }
 
 impl Core {
+    /// Says in the metrics how many requests wait for the collector.
+    #[cfg(feature = "otlp")]
+    fn weigh_traces(&self) {
+        let (waiting, bytes) = self.traces.waiting();
+        self.metrics.traces_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.metrics.holds(Purpose::Traces, bytes);
+    }
+
     /// Says in the metrics what memory is used for.
     fn weigh(&self) {
         let shared = self.snapshot.load().shared.clone();
@@ -323,6 +361,7 @@ impl Core {
             (Purpose::Cache, bytes(shared.caches.load().0)),
             (Purpose::Idempotency, shared.kept.size().1),
             (Purpose::Recordings, bytes(shared.flights.recorded())),
+            (Purpose::Recent, self.recent.size().1),
         ] {
             self.metrics.holds(purpose, bytes);
         }
@@ -382,6 +421,8 @@ impl House for Core {
         self.metrics.connections.set(i64::try_from(self.connections.now()).unwrap_or(i64::MAX));
         self.runtimes.count(&self.metrics);
         self.weigh();
+        #[cfg(feature = "otlp")]
+        self.weigh_traces();
         self.metrics.draining.set(i64::from(self.is_draining()));
         self.metrics.render()
     }

@@ -1,17 +1,18 @@
-//! What filters ask of other servers: documents, fetched beside the requests on a thread of its own, which is only there
-//! once something is to be fetched.
+//! What is asked of other servers beside the requests: documents for filters, fetched on a thread of its own, which is only
+//! there once something is to be fetched; and what is posted to collectors, on a thread of theirs.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
 use http::uri::Scheme;
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tidegate_plugins::outbound::{Bounds, Outbound};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -31,10 +32,12 @@ pub struct Fetcher {
 impl Outbound for Fetcher {
     async fn get(&self, url: &str, bounds: Bounds) -> Result<Bytes, String> {
         let url: Uri = url.parse().map_err(|_| "this is not a URL".to_owned())?;
-        match tokio::time::timeout(bounds.time, self.fetch(&url, bounds.size)).await {
-            Ok(Ok(document)) => Ok(document),
-            Ok(Err(error)) => Err(in_full(error.as_ref())),
-            Err(_) => Err(format!("no answer within {} seconds", bounds.time.as_secs())),
+        let json = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let asked = Asked { method: Method::GET, headers: json, body: Bytes::new(), size: bounds.size };
+        let answer = in_time(bounds.time, self.ask(&url, asked)).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(answer.into_body()),
+            status => Err(format!("it answered {status}")),
         }
     }
 
@@ -44,6 +47,24 @@ impl Outbound for Fetcher {
             None => tracing::error!("no thread can be had to fetch documents on"),
         }
     }
+}
+
+/// What is asked of another server, and how long an answer may be.
+struct Asked {
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+    size: usize,
+}
+
+/// What was answered, whatever it was.
+pub struct Answered {
+    /// The status.
+    pub status: StatusCode,
+    /// When to come back.
+    pub retry_after: Option<Duration>,
+    /// What was said.
+    pub body: Bytes,
 }
 
 /// A thread that does nothing but what it is given.
@@ -56,16 +77,35 @@ pub(crate) fn thread(name: &str, builder: &mut Builder) -> Option<Handle> {
 }
 
 impl Fetcher {
-    async fn fetch(&self, url: &Uri, size: usize) -> Result<Bytes, Failed> {
+    /// Asks this of another server.
+    ///
+    /// # Errors
+    /// Why there is no answer, for the log.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &Uri,
+        headers: HeaderMap,
+        body: Bytes,
+        bounds: Bounds,
+    ) -> Result<Answered, String> {
+        let asked = Asked { method, headers, body, size: bounds.size };
+        let answer = in_time(bounds.time, self.ask(url, asked)).await?;
+        let (parts, body) = answer.into_parts();
+        let seconds = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Ok(Answered { status: parts.status, retry_after: seconds.map(Duration::from_secs), body })
+    }
+
+    async fn ask(&self, url: &Uri, asked: Asked) -> Result<Response<Bytes>, Failed> {
         let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
         let secure = url.scheme() == Some(&Scheme::HTTPS);
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let stream = TcpStream::connect((host.as_str(), port)).await?;
         if !secure {
-            return talk(url, stream, size).await;
+            return talk(url, stream, asked).await;
         }
         let connector = TlsConnector::from(self.tls()?);
-        talk(url, connector.connect(ServerName::try_from(host)?, stream).await?, size).await
+        talk(url, connector.connect(ServerName::try_from(host)?, stream).await?, asked).await
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>, Failed> {
@@ -81,24 +121,33 @@ impl Fetcher {
     }
 }
 
-async fn talk<S>(url: &Uri, stream: S, size: usize) -> Result<Bytes, Failed>
+async fn in_time(
+    time: Duration,
+    asked: impl Future<Output = Result<Response<Bytes>, Failed>>,
+) -> Result<Response<Bytes>, String> {
+    match tokio::time::timeout(time, asked).await {
+        Ok(answered) => answered.map_err(|error| in_full(error.as_ref())),
+        Err(_) => Err(format!("no answer within {} seconds", time.as_secs())),
+    }
+}
+
+async fn talk<S>(url: &Uri, stream: S, asked: Asked) -> Result<Response<Bytes>, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let target = url.path_and_query().map_or("/", |target| target.as_str());
-    let request = Request::get(target)
-        .header(HOST, url.authority().ok_or("the URL has no host")?.as_str())
-        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-        .header(ACCEPT, "application/json")
-        .body(Empty::<Bytes>::new())?;
+    let Asked { method, headers, body, size } = asked;
+    let mut request = Request::new(Full::new(body));
+    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, target.parse()?, headers);
+    let authority = url.authority().ok_or("the URL has no host")?;
+    request.headers_mut().insert(HOST, authority.as_str().parse()?);
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION"))));
     // Owns the sender: a connection that is kept alive ends only when nobody can send on it any more.
     let asked = async move {
         let answer = sender.send_request(request).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(format!("it answered {}", answer.status()).into());
-        }
-        Ok::<_, Failed>(Limited::new(answer.into_body(), size).collect().await?.to_bytes())
+        let (parts, body) = answer.into_parts();
+        Ok::<_, Failed>(Response::from_parts(parts, Limited::new(body, size).collect().await?.to_bytes()))
     };
     // The connection is driven here and closed with the answer; its own error shows in the answer.
     let mut asked = std::pin::pin!(asked);

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_config::{Cors, Limits};
+use tidegate_config::{Cors, Limits, Recent};
 use tidegate_plugins::Filter;
 use tidegate_plugins::filters::limits::{OwnLimits, Views};
 use tidegate_plugins::keys::KeyHasher;
@@ -40,6 +40,11 @@ pub struct Snapshot {
     pub overlap: Duration,
     /// The limits of the filters, to look at.
     pub views: Arc<Views>,
+    /// What is kept of the last requests.
+    pub recent: Recent,
+    /// Which requests leave a trace; none: none does.
+    #[cfg(feature = "otlp")]
+    pub traces: Option<Arc<crate::telemetry::Rule>>,
     /// What requests cost.
     pub prices: Arc<Prices>,
     /// Filters that are asked before the body is read: the head of the file's list, as far as none needs the body.
@@ -99,6 +104,15 @@ pub struct MeasuredFilter {
 }
 
 impl Snapshot {
+    /// Whether anybody is told what a request meets on its way.
+    pub fn keeps_course(&self) -> bool {
+        #[cfg(feature = "otlp")]
+        if self.traces.is_some() {
+            return true;
+        }
+        self.recent.requests > 0
+    }
+
     /// Whether limits that keys bring along are decided.
     pub fn decides_limits(&self) -> bool {
         self.early.iter().chain(&self.late).any(|named| &*named.name == "limits")

@@ -65,12 +65,12 @@ pub fn eight() -> Value {
     ])
 }
 
-/// Eight again, two of them budgets, of tokens and of money.
+/// Eight again, two of them budgets, of tokens and of money: as large as may be, since each iteration spends of them.
 pub fn budgets() -> Value {
     json!([
         { "per": "user", "requests": "500M/s", "tokens": "1G/s" },
-        { "per": "user", "tokens": "1G/day", "zone": "Europe/Berlin" },
-        { "per": "org", "cost": "1M/month", "in_flight": 1000 },
+        { "per": "user", "tokens": "10000000G/day", "zone": "Europe/Berlin" },
+        { "per": "org", "cost": "10M/month", "in_flight": 1000 },
         { "per": ["key", "model"], "requests": "500M/s" },
         { "per": "global", "requests": "500M/s", "in_flight": 1000 },
     ])

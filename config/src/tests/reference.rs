@@ -34,7 +34,8 @@ fn uncommented() -> String {
 
 fn load(text: &str) -> Config {
     let pem = "-----BEGIN SOMETHING-----";
-    let world = World::default().var("ADMIN_TOKEN", "t").var("BACKEND_KEY", "k").var("KEY_PEPPER", "p");
+    let world =
+        World::default().var("ADMIN_TOKEN", "t").var("BACKEND_KEY", "k").var("KEY_PEPPER", "p").var("OTLP_TOKEN", "t");
     let world = world.var("CACHE_SALT", "a salt of some length");
     let world = world.file("tls/cert.pem", pem).file("tls/key.pem", pem).file("tls/ca.pem", pem);
     let world = world.file("backends.yaml", "[]");

@@ -1,6 +1,7 @@
 //! The command line: one file a verb. A verb either does its work and returns, or fails with one line that
 //! says what to do next; [`main`] turns that into the exit code.
 
+mod admin;
 mod banner;
 mod check;
 mod completions;
@@ -10,6 +11,7 @@ mod explain;
 mod file;
 mod init;
 mod keys;
+mod openapi;
 mod proxy;
 mod run;
 mod say;
@@ -17,6 +19,7 @@ mod schema;
 mod snippets;
 mod starter;
 mod upgrade;
+mod usage;
 mod version;
 
 use std::process::ExitCode;
@@ -52,7 +55,10 @@ enum Verb {
     Init(init::Init),
     Explain(explain::Explain),
     Keys(keys::Keys),
+    Usage(usage::Usage),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
     Version(version::Version),
 }
@@ -68,7 +74,9 @@ impl Verb {
             Self::Init(verb) => verb.run(),
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
+            Self::Usage(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
+            Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),
         }

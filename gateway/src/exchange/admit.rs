@@ -50,7 +50,7 @@ pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<O
         }
         let asked = named.filter.request(&mut trip.exchange);
         let verdict = fetch::wait(trip.core, session, until, asked).await;
-        let verdict = verdict.inspect_err(|_| named.series.judged(Judged::Left, laps.lap()))?;
+        let verdict = verdict.inspect_err(|_| judged(trip, named, Judged::Left, &mut laps))?;
         if let Some(reply) = take(session, trip, named, &mut laps, verdict)? {
             return Ok(Some(reply));
         }
@@ -88,13 +88,13 @@ fn take(
     laps: &mut Laps,
     verdict: filter::Result<Verdict>,
 ) -> Result<Option<Reply>> {
-    let judged = match &verdict {
+    let said = match &verdict {
         Ok(Verdict::Continue) => Judged::Continue,
         Ok(Verdict::Follow(_)) => Judged::Follow,
         Ok(Verdict::Answer(_)) => Judged::Answer,
         Err(_) => Judged::Fault,
     };
-    named.series.judged(judged, laps.lap());
+    judged(trip, named, said, laps);
     match verdict.map_err(|error| Fault::ours(format!("filter {}: {error}", named.name)))? {
         Verdict::Continue => {}
         Verdict::Follow(follower) => {
@@ -106,6 +106,13 @@ fn take(
         Verdict::Answer(reply) => return Ok(Some(reply)),
     }
     Ok(None)
+}
+
+/// A filter has said this.
+fn judged(trip: &mut Trip<'_>, named: &MeasuredFilter, judged: Judged, laps: &mut Laps) {
+    let lap = laps.lap();
+    named.series.judged(judged, lap);
+    trip.record.course.filter(&named.series.name, judged, lap);
 }
 
 /// Reads the body as a call, and the model from it.

@@ -3,12 +3,13 @@
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::headers;
+use super::wishes::Wishes;
 use super::{Session, Trip, query};
 use crate::core::Core;
 use crate::downstream::forwarded::{self, Contradiction, Source};
 use crate::networks::Lists;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Record, RequestId, TraceContext};
+use crate::telemetry::{Course, Record, RequestId, TraceContext};
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
 use std::sync::Arc;
@@ -71,6 +72,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     let id = RequestId::accept(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
     let trace = TraceContext::accept(headers::text(&headers, "traceparent"));
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
+    watch(&snapshot, &mut record);
     record.http = version;
     record.client = client;
     record.correlation_id = headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
@@ -85,8 +87,13 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     if by_proxy {
         exchange.vouch();
     }
+    #[cfg(feature = "otlp")]
+    let content = content(&snapshot);
     Trip {
         core,
+        wishes: Wishes::of(exchange.headers()),
+        #[cfg(feature = "otlp")]
+        content,
         share: core.bodies.share(),
         memory: snapshot.limits.bodies_in_flight,
         shadow: false,
@@ -116,10 +123,31 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         query: None,
         head_sent: false,
         receiving: Duration::ZERO,
+        in_line: Duration::ZERO,
         instead: std::sync::Mutex::default(),
         resuming: None,
+        outcome: None,
+        tally: None,
         trailers: None,
     }
+}
+
+/// Has noted what the request meets, as far as anybody is told, and settles whether its trace is recorded.
+pub(super) fn watch(snapshot: &Snapshot, record: &mut Record) {
+    if snapshot.keeps_course() {
+        record.course = Course::kept();
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(rule) = &snapshot.traces {
+        rule.begin(&mut record.trace);
+    }
+}
+
+/// What is kept of what is asked and answered, for traces.
+#[cfg(feature = "otlp")]
+fn content(snapshot: &Snapshot) -> Option<Box<crate::telemetry::Content>> {
+    let most = snapshot.traces.as_ref().map_or(0, |rule| rule.settings().content);
+    (most > 0).then(|| Box::new(crate::telemetry::Content::up_to(most)))
 }
 
 /// Judges the head and says which road the request takes.
@@ -138,6 +166,7 @@ pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
         return Err(method_not_allowed("GET, HEAD, POST, OPTIONS", &head.method));
     }
     check_body(trip)?;
+    trip.wishes.check()?;
     if let Some(rest) = head.path.strip_prefix("/v1/models") {
         let id = rest.strip_prefix('/').filter(|id| !id.is_empty());
         if rest.is_empty() || id.is_some() {

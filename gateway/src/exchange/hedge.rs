@@ -39,8 +39,8 @@ pub(super) async fn ask(
     let (outcome, place) = match (early, hedging) {
         (Some(outcome), _) => (outcome, place),
         (None, Some(hedging)) if let Some(second) = second(trip, route, hedging, &place) => {
+            asks(trip, route, &second);
             let asked = open(Ask::new(trip, second.backend(), route, deadline), opening);
-            asks(trip, &second);
             let Race { outcome, is_second } = alongside(core, session, race(first, asked)).await?;
             let (how, winner) = match is_second {
                 true => {
@@ -51,6 +51,7 @@ pub(super) async fn ask(
                 false => (HedgeOutcome::Lost, place),
             };
             trip.record.hedge = Some(how);
+            trip.record.course.won(is_second);
             route.series.hedges(how).inc();
             trip.record.backend = Some(winner.backend().settings.name.clone());
             trip.backend = Some(winner.backend().clone());

@@ -24,7 +24,7 @@ pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
     }
     let record = &trip.record;
     headers.insert("x-request-id", record.request_id.to_header());
-    headers.insert("traceparent", record.trace.to_header());
+    headers.insert("traceparent", record.trace.to_header(record.attempts));
     if !record.trace.continued() {
         headers.remove("tracestate");
     }

@@ -80,7 +80,7 @@ fn made_by_client(trip: &Trip<'_>) -> u32 {
 }
 
 /// What a miss counts as.
-fn cause(miss: Miss) -> RetryCause {
+pub(super) fn cause(miss: Miss) -> RetryCause {
     match miss {
         Miss::Unreached | Miss::Connect => RetryCause::Connect,
         Miss::Lost => RetryCause::Lost,

@@ -157,6 +157,7 @@ impl Reloads {
         self.saw(self.stamps(), snapshot.files.clone());
         core.metrics.config_loaded(&hash);
         core.snapshot.store(Arc::new(snapshot));
+        core.follow_requests();
         forget(core, &core.snapshot.load());
         let is_new = !changes.is_empty();
         core.metrics.reloaded(by, if is_new { ReloadOutcome::Applied } else { ReloadOutcome::Unchanged });

@@ -122,16 +122,47 @@ impl TraceContext {
         self.flags & 1 == 1
     }
 
+    /// Whether it is recorded is said here.
+    pub fn sample(&mut self, sampled: bool) {
+        self.flags = self.flags & !1 | u8::from(sampled);
+    }
+
+    /// Whether it is one of this share of all traces: by its id, so that everybody who is asked says the same.
+    pub fn is_in(&self, share: f64) -> bool {
+        // The lower half is random, wherever the trace was begun (level 2, section 2.2.3.1).
+        share >= 1.0 || ((self.trace_id as u64 >> 1) as f64) < share * (i64::MAX as f64)
+    }
+
+    /// The caller's span, if it began the trace.
+    pub fn parent(&self) -> Option<SpanId> {
+        self.continued().then(|| SpanId(hex_digits(self.parent.into())))
+    }
+
+    /// The request's own span.
+    pub fn span(&self) -> SpanId {
+        SpanId(hex_digits(self.span.into()))
+    }
+
+    /// One of the spans in the request's own, by a number from 1 on.
+    pub fn child(&self, number: u32) -> SpanId {
+        SpanId(hex_digits(self.child_id(number).into()))
+    }
+
+    /// Far from each other, and from those of other requests.
+    fn child_id(&self, number: u32) -> u64 {
+        self.span.wrapping_add(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1)
+    }
+
     /// The trace id as 32 hex digits.
     pub fn trace_id(&self) -> TraceId {
         TraceId(hex_digits(self.trace_id))
     }
 
-    /// The `traceparent` for the backend: the same trace, with our span as the parent.
-    pub fn to_header(&self) -> HeaderValue {
+    /// The `traceparent` for a backend: the same trace, with this attempt's span as the parent.
+    pub fn to_header(&self, attempt: u32) -> HeaderValue {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         text[3..35].copy_from_slice(&hex_digits::<32>(self.trace_id));
-        text[36..52].copy_from_slice(&hex_digits::<16>(self.span.into()));
+        text[36..52].copy_from_slice(&hex_digits::<16>(self.child_id(attempt).into()));
         text[53..].copy_from_slice(&hex_digits::<2>(self.flags.into()));
         HeaderValue::from_bytes(&text).expect("hex and dashes are a header value")
     }
@@ -143,6 +174,17 @@ pub struct TraceId([u8; 32]);
 
 impl TraceId {
     /// 32 lower-case hex digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
+    }
+}
+
+/// A span's id, spelled out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanId([u8; 16]);
+
+impl SpanId {
+    /// 16 lower-case hex digits.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("hex digits are ASCII")
     }
@@ -202,10 +244,21 @@ mod tests {
         let trace = TraceContext::parse(VALID.as_bytes()).unwrap();
         assert!(trace.continued() && trace.sampled());
         assert_eq!(trace.trace_id().as_str(), "0af7651916cd43dd8448eb211c80319c");
-        let header = trace.to_header();
+        let header = trace.to_header(1);
         let header = header.to_str().unwrap();
         assert!(header.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && header.ends_with("-01"));
         assert!(!header.contains("b7ad6b7169203331"));
+    }
+
+    #[test]
+    fn each_attempt_is_a_span_of_its_own_and_the_backends_parent() {
+        let trace = TraceContext::start();
+        let ids: std::collections::HashSet<_> = (0..100).map(|n| trace.child(n).as_str().to_owned()).collect();
+        assert!(ids.len() == 100 && ids.contains(trace.span().as_str()));
+        assert!(trace.to_header(2).to_str().unwrap().contains(trace.child(2).as_str()));
+        assert_eq!(trace.parent(), None);
+        let continued = TraceContext::parse(VALID.as_bytes()).unwrap();
+        assert_eq!(continued.parent().unwrap().as_str(), "b7ad6b7169203331");
     }
 
     #[test]
@@ -232,14 +285,14 @@ mod tests {
     fn a_future_version_is_read_as_far_as_we_know_it() {
         for future in ["cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff", &format!("01{}-what", &VALID[2..])] {
             let trace = TraceContext::parse(future.as_bytes()).unwrap();
-            assert!(trace.to_header().to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+            assert!(trace.to_header(1).to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
         }
     }
 
     #[test]
     fn unknown_flags_do_not_travel() {
         let trace = TraceContext::parse(VALID.replace("-01", "-ff").as_bytes()).unwrap();
-        assert!(trace.to_header().to_str().unwrap().ends_with("-03"));
+        assert!(trace.to_header(1).to_str().unwrap().ends_with("-03"));
     }
 
     #[test]
@@ -276,7 +329,7 @@ mod tests {
         fn what_we_send_is_what_we_would_continue(trace in 1u128.., parent in 1u64.., flags in 0u8..) {
             let sent = format!("00-{trace:032x}-{parent:016x}-{flags:02x}");
             let here = TraceContext::parse(sent.as_bytes()).unwrap();
-            let next = TraceContext::parse(here.to_header().as_bytes()).unwrap();
+            let next = TraceContext::parse(here.to_header(0).as_bytes()).unwrap();
             prop_assert_eq!(next.trace_id, trace);
             prop_assert_eq!(next.parent, here.span);
             prop_assert_eq!(next.flags, flags & 3);

@@ -8,6 +8,7 @@ use tidegate_plugins::Source;
 use tidegate_plugins::tenants::Metadata;
 use tidegate_plugins::usage::Usage;
 
+use super::course::Course;
 use super::ids::{RequestId, TraceContext};
 use super::metrics::{HedgeOutcome, ResumeOutcome, RetryCause};
 
@@ -83,8 +84,6 @@ pub struct Record {
     pub stream: bool,
     /// When the head had been read.
     pub started: Instant,
-    /// When the body had been read.
-    pub received: Option<Instant>,
     /// When the last attempt's request had been written.
     pub sent: Option<Instant>,
     /// When the backend's head arrived.
@@ -109,6 +108,8 @@ pub struct Record {
     pub upstream_request_id: Option<Box<str>>,
     /// What filters noted.
     pub notes: Vec<(&'static str, String)>,
+    /// What it met on its way.
+    pub course: Course,
 }
 
 impl Record {
@@ -149,7 +150,6 @@ impl Record {
             error: None,
             stream: false,
             started: now,
-            received: None,
             sent: None,
             head: None,
             first_token: None,
@@ -162,6 +162,7 @@ impl Record {
             events: 0,
             upstream_request_id: None,
             notes: Vec::new(),
+            course: Course::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 //! started itself, hands it the sockets that are listened on, and goes on serving until that one serves, too. Then it
 //! accepts no more and ends when its last connection has. A successor that cannot serve is ended, and nothing has changed.
 //!
-//! See docs/decisions/0014-the-old-process-starts-the-new.md for why it is done this way.
+//! See docs/decisions/0015-the-old-process-starts-the-new.md for why it is done this way.
 
 mod successor;
 mod wire;

@@ -36,6 +36,18 @@ impl Folder {
         &self.0
     }
 
+    /// Where gateways that were killed have left what the stores in it have not got.
+    pub(crate) fn journals(&self) -> Vec<PathBuf> {
+        let below =
+            |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let users = below("/dev/shm".into()).filter(|path| path.to_string_lossy().contains("/tidegate-"));
+        let is_ours = |path: &PathBuf| {
+            let store = std::fs::read_to_string(path.join("store")).unwrap_or_default();
+            Path::new(&store).starts_with(&self.0)
+        };
+        users.flat_map(below).filter(is_ours).collect()
+    }
+
     /// Writes a file into it.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
@@ -46,6 +58,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        for journal in self.journals() {
+            drop(std::fs::remove_dir_all(journal));
+        }
         drop(std::fs::remove_dir_all(&self.0));
     }
 }

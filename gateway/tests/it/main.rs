@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod admin;
+mod all_faults;
 mod answers;
 mod auth;
 mod backend;
@@ -57,6 +58,7 @@ mod prompt_cache;
 mod proxy_protocol;
 mod queue;
 mod reload;
+mod requests;
 mod resume;
 mod retries;
 mod rig;
@@ -69,8 +71,11 @@ mod signals;
 mod stores_down;
 mod tenants;
 mod timeouts;
+mod traces;
 mod transport;
 mod turns;
 mod upgrade;
+mod usage;
 mod websocket;
 mod wire;
+mod wishes;

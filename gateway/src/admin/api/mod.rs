@@ -6,9 +6,13 @@ mod cache;
 mod config;
 mod keys;
 mod limits;
+mod live;
 mod log;
+mod playground;
+mod requests;
 mod spenders;
 mod upgrade;
+mod usage;
 mod wanted;
 
 use super::routes::{JSON, answer, problem};
@@ -29,7 +33,11 @@ pub(crate) fn router(core: Arc<Core>, reloads: &Arc<Reloads>, upgrades: &Arc<Upg
         .merge(cache::routes())
         .merge(keys::routes(has_token))
         .merge(limits::routes())
+        .merge(live::routes())
+        .merge(playground::routes())
+        .merge(requests::routes())
         .merge(spenders::routes())
+        .merge(usage::routes())
         .with_state(core)
         .merge(config::routes(has_token).merge(log::routes()).with_state(reloads.clone()))
         .merge(upgrade::routes().with_state(upgrades.clone()))

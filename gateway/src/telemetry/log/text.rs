@@ -8,14 +8,14 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
 /// A point in time as RFC 3339 with milliseconds, in UTC: `2026-07-14T09:30:00.123Z`.
-pub(super) struct Stamp([u8; 24]);
+pub(crate) struct Stamp([u8; 24]);
 
 impl Stamp {
     pub(super) fn now() -> Self {
         Self::at(SystemTime::now())
     }
 
-    fn at(time: SystemTime) -> Self {
+    pub(crate) fn at(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = date(days);
@@ -37,7 +37,7 @@ impl Stamp {
         Self(text)
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
@@ -66,7 +66,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 }
 
 /// Foreign text for a terminal: control characters, and those that turn the direction of writing, are spelled out.
-pub(super) struct Clean<T>(pub(super) T);
+pub struct Clean<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Clean<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,7 +90,7 @@ impl Write for Escaping<'_, '_> {
 }
 
 /// Appends a JSON string. Plain ASCII is copied; the rest is serde's.
-pub(super) fn write_json_string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn write_json_string(out: &mut Vec<u8>, text: &str) {
     // Without an early end, so that it is done many bytes at a time.
     let odd = |b: u8| !matches!(b, b' '..=b'~') | (b == b'"') | (b == b'\\');
     if !text.bytes().fold(false, |found, b| found | odd(b)) {
@@ -104,7 +104,7 @@ pub(super) fn write_json_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends a decimal number of `least` digits or more.
-pub(super) fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
+pub(crate) fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
     let mut digits = [b'0'; 20];
     let mut start = digits.len();
     while number > 0 || digits.len() - start < least {

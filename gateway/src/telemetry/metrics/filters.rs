@@ -1,6 +1,7 @@
 //! What the filters do: how long each takes, and what it says.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::Families;
 use super::family::{Histogram, IntCounter};
@@ -25,7 +26,7 @@ closed_set! {
 /// The metrics of one filter.
 pub struct FilterSeries {
     /// What it is called there.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     seconds: Histogram,
     verdicts: [IntCounter; Judged::ALL.len()],
 }
@@ -37,9 +38,9 @@ impl FilterSeries {
         Self { name: name.into(), seconds, verdicts: Judged::ALL.map(verdict) }
     }
 
-    /// Counts one request that it was asked about.
-    pub fn judged(&self, judged: Judged, took: Duration) {
-        self.seconds.observe_time(took);
+    /// Counts one request that it was asked about, from when to when.
+    pub fn judged(&self, judged: Judged, (began, ended): (Instant, Instant)) {
+        self.seconds.observe_time(ended.saturating_duration_since(began));
         self.verdicts[judged as usize].inc();
     }
 }
@@ -53,9 +54,9 @@ impl Laps {
         Self(Instant::now())
     }
 
-    /// How long the one took that ends here; the next begins.
-    pub fn lap(&mut self) -> Duration {
+    /// When the one began that ends here, and when that is; the next begins.
+    pub fn lap(&mut self) -> (Instant, Instant) {
         let now = Instant::now();
-        now.saturating_duration_since(std::mem::replace(&mut self.0, now))
+        (std::mem::replace(&mut self.0, now), now)
     }
 }

@@ -21,6 +21,10 @@ closed_set! {
         Idempotency = "idempotency",
         /// Answers that several requests share while they come.
         Recordings = "recordings",
+        /// The last requests, to be looked at.
+        Recent = "recent",
+        /// Requests whose traces wait for the collector.
+        Traces = "traces",
     }
 }
 
@@ -31,6 +35,20 @@ closed_set! {
         Clients = "clients",
         /// What goes on beside the requests.
         House = "house",
+    }
+}
+
+closed_set! {
+    /// What became of a request whose trace was to be kept.
+    Traced {
+        /// The collector has it.
+        Sent = "sent",
+        /// As many waited as may.
+        Dropped = "dropped",
+        /// The collector was away, for as long as is waited.
+        Failed = "failed",
+        /// The collector does not want it.
+        Refused = "refused",
     }
 }
 
@@ -58,6 +76,18 @@ closed_set! {
         /// It has faults.
         Refused = "refused",
     }
+}
+
+/// Counts requests whose trace was to be kept, by what became of it.
+pub struct TraceSeries {
+    /// The collector has it.
+    pub sent: IntCounter,
+    /// As many waited as may.
+    pub dropped: IntCounter,
+    /// The collector was away, for as long as is waited.
+    pub failed: IntCounter,
+    /// The collector does not want it.
+    pub refused: IntCounter,
 }
 
 closed_set! {
@@ -99,6 +129,12 @@ impl Metrics {
     /// The configuration was to be replaced.
     pub fn reloaded(&self, by: ReloadBy, outcome: ReloadOutcome) {
         self.reloads[by as usize][outcome as usize].inc();
+    }
+
+    /// What counts requests whose trace was to be kept.
+    pub fn traced(&self) -> TraceSeries {
+        let [sent, dropped, failed, refused] = self.traces.clone();
+        TraceSeries { sent, dropped, failed, refused }
     }
 
     /// Another process was to take over.

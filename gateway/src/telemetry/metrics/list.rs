@@ -2,6 +2,7 @@
 //! and so is docs/METRICS.md.
 
 use crate::storage;
+use crate::usage::metrics as usage;
 use std::fmt::Write;
 use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
@@ -39,18 +40,19 @@ impl Kind {
 }
 
 // The GenAI conventions advise these bounds; ours go on where they end, because a request may take an hour.
-const REQUEST: &[f64] = &[
+pub(super) const REQUEST: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36,
     1310.72, 2621.44,
 ];
-const FIRST_TOKEN: &[f64] =
+pub(super) const FIRST_TOKEN: &[f64] =
     &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0];
 const PER_TOKEN: &[f64] = &[0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 const TOKENS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0];
-const OVERHEAD: &[f64] =
+pub(super) const OVERHEAD: &[f64] =
     &[25e-6, 50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.5, 2.5];
 
-const QUEUED: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+pub(super) const QUEUED: &[f64] =
+    &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 
 /// From what a lookup takes to what a filter that asks another server may take.
 const JUDGING: &[f64] =
@@ -160,7 +162,7 @@ metrics! {
     SHED: Counter, "tidegate_shed_requests_total", &["priority", "reason"],
         "Requests refused because the gateway's own limits are near (limits.shed) or reached, by how urgent they were and which limit: requests or bodies.";
     MEMORY: Gauge, "tidegate_memory_bytes", &["purpose"],
-        "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share.";
+        "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share, the last requests (recent), traces on their way.";
     TASKS: Gauge, "tidegate_tasks", &["of"],
         "Tasks that are not over: of clients (connections and streams), of the house (probes, the admin listener, reloads).";
     TASKS_WAITING: Gauge, "tidegate_tasks_waiting", &["of"],
@@ -185,6 +187,10 @@ metrics! {
         "Log lines that were lost because nobody read the output fast enough.";
     LOG_LEFT_OUT: Counter, "tidegate_log_requests_left_out_total", &[],
         "Requests that leave no line in the log, because log.sample keeps a share only.";
+    TRACES: Counter, "tidegate_traces_total", &["outcome"],
+        "Requests whose trace was to be kept: sent, dropped because as many wait as may, failed because the collector was away for too long, refused by it.";
+    TRACES_WAITING: Gauge, "tidegate_traces_waiting", &[],
+        "Requests whose trace waits for the collector.";
     PANICS: Counter, "tidegate_panics_total", &[],
         "Requests that ended in a panic: a fault of ours, please report it.";
     LIMIT_DECISIONS: Counter, DECISIONS, &["limit", "outcome"],
@@ -205,6 +211,16 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    USAGE_RECORDS: Counter, usage::RECORDS.0, &["outcome"],
+        usage::RECORDS.1;
+    USAGE_BYTES: Counter, usage::BYTES.0, &[],
+        usage::BYTES.1;
+    USAGE_WAITING: Gauge, usage::WAITING.0, &[],
+        usage::WAITING.1;
+    USAGE_BEHIND: Gauge, usage::BEHIND.0, &[],
+        usage::BEHIND.1;
+    USAGE_FAILURES: Counter, usage::FAILURES.0, &["of"],
+        usage::FAILURES.1;
     JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
         jwt::TOKENS_HELP;
     JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],

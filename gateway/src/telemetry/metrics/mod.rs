@@ -9,6 +9,7 @@ mod family;
 mod filters;
 mod house;
 mod list;
+mod live;
 mod sets;
 
 use std::collections::HashSet;
@@ -21,7 +22,7 @@ use prometheus::{Registry, TextEncoder};
 
 pub use family::IntCounter;
 pub use filters::{FilterSeries, Judged, Laps};
-pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes, UpgradeOutcome};
+pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes, TraceSeries, Traced, UpgradeOutcome};
 pub use list::documentation;
 pub use sets::{
     BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
@@ -57,11 +58,15 @@ pub struct Metrics {
     /// Requests that ended in a panic.
     pub panics_total: IntCounter,
 
+    /// Requests whose trace waits for the collector.
+    pub traces_waiting: IntGauge,
+
     /// Memory by what it is for.
     memory: [IntGauge; Purpose::ALL.len()],
     /// Tasks, and those of them that wait for a thread.
     tasks: [[IntGauge; 2]; Runtime::ALL.len()],
 
+    traces: [IntCounter; Traced::ALL.len()],
     reloads: [[IntCounter; ReloadOutcome::ALL.len()]; ReloadBy::ALL.len()],
     upgrades: [IntCounter; UpgradeOutcome::ALL.len()],
     bad_requests: [IntCounter; BadHead::ALL.len()],
@@ -130,6 +135,7 @@ impl Metrics {
         let bad_requests = build.counters(&list::BAD_REQUESTS);
         let shed = build.counters(&list::SHED);
         let reloads = build.counters(&list::CONFIG_RELOADS);
+        let traces = build.counters(&list::TRACES);
         let upgrades = build.counters(&list::UPGRADES);
         let memory = build.gauges(&list::MEMORY);
         let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
@@ -143,6 +149,8 @@ impl Metrics {
             log_requests_left_out_total: build.counter(&list::LOG_LEFT_OUT),
             log_lines_dropped_total: build.counter(&list::LOG_LINES_DROPPED),
             panics_total: build.counter(&list::PANICS),
+            traces_waiting: build.gauge(&list::TRACES_WAITING),
+            traces: Traced::ALL.map(|outcome| traces.with_label_values(&[outcome.label()])),
             memory: Purpose::ALL.map(|purpose| memory.with_label_values(&[purpose.label()])),
             tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
             reloads: ReloadBy::ALL

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -88,7 +88,8 @@ fn a_reload_forgets_what_it_removed_and_keeps_the_rest() {
         metrics.backend("gpu", backend).failed(BackendFault::Connect);
     }
     for filter in ["limits", "limits#2"] {
-        metrics.filter(filter).judged(Judged::Answer, Duration::from_micros(3));
+        let now = Instant::now();
+        metrics.filter(filter).judged(Judged::Answer, (now, now + Duration::from_micros(3)));
     }
     metrics.retain(&[("new", "gpu")], &[("gpu", "b")]);
     metrics.retain_filters(&["limits"]);

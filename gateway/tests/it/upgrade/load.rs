@@ -200,7 +200,8 @@ async fn no_request_fails_and_no_stream_is_cut_by_reloads_and_upgrades() {
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    let (whole, streams, wrong) = (tally.whole.load(Relaxed), tally.streams.load(Relaxed), tally.wrong.lock().unwrap());
+    let (whole, streams, wrong) =
+        (tally.whole.load(Relaxed), tally.streams.load(Relaxed), std::mem::take(&mut *tally.wrong.lock().unwrap()));
     tell(&format!(
         "{took:?}: {whole} whole answers ({:.0} a second), {streams} streams, {} failed",
         whole as f64 / took.as_secs_f64(),

@@ -131,8 +131,8 @@ pub struct Purge {
     pub route: Option<String>,
     /// Kept for longer than this.
     pub older_than: Option<Duration>,
-    /// This one.
-    pub key: Option<CacheKey>,
+    /// One of these; nothing here, any.
+    pub keys: Vec<CacheKey>,
 }
 
 impl Purge {
@@ -140,7 +140,7 @@ impl Purge {
         let tenant = self.tenant.as_ref().is_none_or(|tenant| **tenant == *entry.label.tenant);
         let route = self.route.as_ref().is_none_or(|route| **route == *entry.label.route);
         let old = self.older_than.is_none_or(|time| entry.age() > time);
-        tenant && route && old && self.key.is_none_or(|one| one == *key)
+        tenant && route && old && (self.keys.is_empty() || self.keys.contains(key))
     }
 }
 

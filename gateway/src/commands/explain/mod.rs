@@ -1,4 +1,6 @@
-//! `tidegate explain`: what a request would meet, and why.
+//! `tidegate explain`: what a request would meet, and why; and what one has met that is over.
+
+mod past;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -10,15 +12,21 @@ use tidegate::storage;
 use tidegate_config::{Config, Fallback, FallbackTo, MaxInFlight, Retries, RetryOn, write_duration};
 use tidegate_plugins::services::Shared;
 
+use super::admin::Listener;
 use super::say::{Paint, say};
 use super::{Failure, Format, file};
 
-/// Say which route, filters, pool and backends a request would meet, and why.
+/// Say which route, filters, pool and backends a request would meet, and why; or, of one that is over, what it has met.
 #[derive(Args)]
 pub(super) struct Explain {
+    /// The id of a request that is over (its x-request-id, or its trace's): asks the gateway that runs
+    #[arg(value_name = "ID")]
+    id: Option<String>,
     /// The configuration file.
-    #[arg(long, short, value_name = "FILE", env = "TIDEGATE_CONFIG")]
-    config: PathBuf,
+    #[arg(long, short, value_name = "FILE", env = "TIDEGATE_CONFIG", required_unless_present = "id")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    listener: Listener,
     /// The model the request names
     #[arg(long, short)]
     model: Option<String>,
@@ -44,7 +52,11 @@ pub(super) struct Explain {
 
 impl Explain {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let config = file::load(&self.config)?.config;
+        if let Some(id) = &self.id {
+            return self.past(id);
+        }
+        let Some(config) = &self.config else { return Err(Failure::bad_input("name the file with --config")) };
+        let config = file::load(config)?.config;
         let question = Question { path: self.path, model: self.model, stream: self.stream };
         let mut explanation = tidegate::explain::explain(&config, &question);
         let read = |path: &PathBuf| {
@@ -60,13 +72,26 @@ impl Explain {
         runtime.block_on(identify(&mut explanation, &filters, &sent));
         match self.format {
             Format::Human => say(&human(&explanation, Paint::on_stdout())),
-            Format::Json => {
-                let json = serde_json::to_string_pretty(&explanation);
-                say(&json.map_err(|error| Failure::could_not(format!("cannot write JSON: {error}")))?);
-            }
+            Format::Json => say(&json(&explanation)?),
         }
         Ok(())
     }
+
+    /// Of a request that is over.
+    fn past(&self, id: &str) -> Result<(), Failure> {
+        let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+        let request = self.listener.get(self.config.as_ref(), &format!("/admin/requests/{id}"))?;
+        say(&match self.format {
+            Format::Human => past::human(&request, Paint::on_stdout()),
+            Format::Json => json(&request)?,
+        });
+        Ok(())
+    }
+}
+
+fn json(told: &impl serde::Serialize) -> Result<String, Failure> {
+    let json = serde_json::to_string_pretty(told);
+    json.map_err(|error| Failure::could_not(format!("cannot write JSON: {error}")))
 }
 
 /// A header as it is written.
