@@ -30,6 +30,7 @@ mod cost;
 mod discovery;
 mod drain_backend;
 mod examples;
+mod fairness;
 mod faithful;
 mod fallback;
 mod faults;
