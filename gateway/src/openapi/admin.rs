@@ -275,6 +275,9 @@ fn configuration() -> Vec<Operation> {
             .gives(200, "In use, with the difference.", "Version")
             .refuses(409, "The gateway was started without a file.")
             .refuses(422, "It has faults; nothing has changed."),
+        new("post", "/admin/upgrade", "Leave the service to the program that is installed now")
+            .gives(200, "The other process serves.", "Successor")
+            .refuses(409, "It cannot; this process goes on."),
         new("get", "/admin/log", "How loud the log is").gives(200, "As of now.", "Log"),
         new("put", "/admin/log", "Make the log louder or quieter")
             .takes(true, level)

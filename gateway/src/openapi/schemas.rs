@@ -266,6 +266,11 @@ const TABLES: &[Table] = &[
         ],
     ),
     (
+        "Successor",
+        "The process that serves from now on.",
+        &[("pid", "integer", "Its number."), ("version", "string", "Its version.")],
+    ),
+    (
         "Version",
         "A configuration that is or was in use.",
         &[

@@ -72,6 +72,7 @@ mod settled;
 mod shadow;
 mod shed;
 mod signals;
+mod stores_down;
 mod tenants;
 mod timeouts;
 mod traces;
