@@ -116,7 +116,7 @@ async fn with_every_store_away_requests_take_no_longer_and_nothing_is_lost_when_
         std::fs::rename(aside, here).unwrap();
     }
     until("the store is back", async || up(&gateway).await >= 1.0).await;
-    until("what was spent meanwhile is written", async || spent(&stores[0].0) >= 1 + 2 * MANY as i64).await;
+    until("what was spent meanwhile is written", async || spent(&stores[0].0) > 2 * MANY as i64).await;
     let two = new_key(&gateway, "two").await;
     until("a new key lets in", async || gateway.send(&question(&two, 1)).await.status == 200).await;
     let kept =
