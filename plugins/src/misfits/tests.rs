@@ -115,7 +115,7 @@ fn what_follows_from_something_that_does_not_fit_is_not_told() {
 fn what_was_meant_for_a_setting_is_judged_as_it() {
     let settings = json!({ "sise": 1, "most": 0, "items": [{ "id": "a", "weigth": 1, "least": 2 }] });
     assert_eq!(wrong(settings.clone()), ["items[0].weigth", "most", "sise"]);
-    let misfits = read::<Settings>(settings).err().expect("it does not fit");
+    let misfits = read::<Settings>(settings).expect_err("it does not fit");
     let help: Vec<_> = misfits.judged(judge).into_iter().filter_map(|fault| fault.help).collect();
     assert!(help.contains(&"did you mean `size`?".to_owned()), "{help:?}");
 }
@@ -123,7 +123,7 @@ fn what_was_meant_for_a_setting_is_judged_as_it() {
 #[test]
 fn what_remains_has_nothing_that_was_put_in() {
     let settings = json!({ "size": "3", "named": { "a": { "id": "x", "weight": 1 }, "b": 5 } });
-    let misfits = read::<Settings>(settings).err().expect("it does not fit");
+    let misfits = read::<Settings>(settings).expect_err("it does not fit");
     let rest: Settings = misfits.rest().expect("the rest can be read");
     assert_eq!((rest.size, rest.named.keys().collect::<Vec<_>>()), (0, vec![&"a".to_owned()]));
 }
