@@ -273,6 +273,9 @@ fn step(
         it.last_event = now;
     }
     let (seen, failed) = see(trip, it, &mut block);
+    if it.watch.is_empty() {
+        return Err(Fault::broken("the stream ended before it began"));
+    }
     if seen.has_event {
         it.last_event = now;
         it.events = it.events.saturating_add(1);

@@ -119,7 +119,7 @@ impl Upgrades {
             match words.next() {
                 Ok(Say::Ready) => break,
                 // No less than this process could.
-                Ok(Say::Waiting { backends: true, reason }) if self.core.ready().is_err() => {
+                Ok(Say::Waiting { backends: true, reason }) if !self.core.ready().is_ok_and(|down| down.is_empty()) => {
                     tracing::warn!(reason, successor = pid, "neither process is ready");
                     break;
                 }

@@ -160,7 +160,11 @@ fn standing(core: &Core) -> Say {
         return waiting(&format!("the backends of pool '{}' have not answered yet", pool.name));
     }
     match core.ready() {
-        Ok(()) => Say::Ready,
+        Ok(down) if down.is_empty() => Say::Ready,
+        Ok(down) => {
+            let reason = format!("no backend is up in {}", down.join(", "));
+            Say::Waiting { reason, backends: true }
+        }
         Err(reason) => Say::Waiting { reason, backends: true },
     }
 }
