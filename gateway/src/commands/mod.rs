@@ -18,6 +18,7 @@ mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod top;
 mod upgrade;
 mod usage;
 mod version;
@@ -56,6 +57,7 @@ enum Verb {
     Explain(explain::Explain),
     Keys(keys::Keys),
     Usage(usage::Usage),
+    Top(top::Top),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -75,6 +77,7 @@ impl Verb {
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
             Self::Usage(verb) => verb.run(),
+            Self::Top(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
             Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),

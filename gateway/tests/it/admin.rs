@@ -16,9 +16,11 @@ async fn backends_are_listed_by_pool_with_their_state() {
 }
 
 /// Every page there is, each with what it takes, and its status where there is no token.
-const PAGES: [(&str, &str, u16); 13] = [
+const PAGES: [(&str, &str, u16); 15] = [
     ("GET", "/healthz", 200),
     ("GET", "/metrics", 200),
+    ("GET", "/admin/live", 200),
+    ("POST", "/admin/playground/v1/nothing", 404),
     ("GET", "/admin/backends", 200),
     ("POST", "/admin/backends/main/none/drain", 404),
     ("GET", "/admin/cache", 200),

@@ -153,6 +153,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.bad_request(BadHead::Framing);
     metrics.filter("limits");
     metrics.certificate_loads("127.0.0.1:8443");
+    metrics.certificate_expires("127.0.0.1:8443", 2_000_000_000);
     metrics.observe(&metrics.series("llama", "gpu"), &Record { resumes: vec![ResumeOutcome::Won], ..record() });
     // What filters share counts once there is somebody who does something.
     let shared = crate::assemble::first_shared(&metrics);
