@@ -380,18 +380,5 @@ const TABLES: &[Table] = &[
             ("events?", "integer", "Of a first token: how many events the stream had."),
         ],
     ),
-    (
-        "Usage",
-        "What was used, added up over days (UTC).",
-        &[
-            ("by", "[string]", ""),
-            ("since", "string", "The first day."),
-            ("until", "string", "The last day."),
-            ("currency", "string", ""),
-            ("usage", "[object]", "A row for each combination: its names, and its sums."),
-            ("total", "object", "The sums of all."),
-            ("next", "string?", "What to ask for with `after`; null: these were the last."),
-        ],
-    ),
     ("History", "The last configurations.", &[("versions", "[Version]", "The oldest first.")]),
 ];
