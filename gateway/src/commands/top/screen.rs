@@ -143,7 +143,11 @@ fn pools(view: &View<'_>, width: usize) -> Vec<Line> {
             let requests = view.rate(|live| of_then(live).map_or(0.0, |backend| backend.requests as f64));
             let faults = view.rate(|live| of_then(live).map_or(0.0, |one| one.errors.values().sum::<u64>() as f64));
             let trusted = backend.breaker == "closed" || backend.state != "up";
-            let state = if trusted { backend.state.clone() } else { format!("brk {}", backend.breaker.trim_end_matches("_open")) };
+            let state = if trusted {
+                backend.state.clone()
+            } else {
+                format!("brk {}", backend.breaker.trim_end_matches("_open"))
+            };
             let look = match backend.state.as_str() {
                 "down" => Look::Bad,
                 "up" if trusted => Look::Plain,
