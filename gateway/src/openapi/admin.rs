@@ -11,7 +11,9 @@ const ABOUT: &str = "What the gateway shows of itself, and what can be changed w
 /// docs/openapi-admin.json, as it should be.
 pub fn document() -> Value {
     let mut schemas = schemas::all();
-    schemas.insert("ManagedKey".to_owned(), managed_key());
+    let key = schemas.remove("Key").unwrap_or_default();
+    schemas.insert("WantedKey".to_owned(), wanted_key(&key));
+    schemas.insert("ManagedKey".to_owned(), managed_key(&key));
     json!({
         "openapi": "3.1.0",
         "info": info("Tidegate: admin", ABOUT),
@@ -46,28 +48,35 @@ fn tags() -> Value {
     tags.map(|(name, about)| json!({ "name": name, "description": about })).to_vec().into()
 }
 
-/// A key as it is shown: as it is asked for, and what became of it.
-fn managed_key() -> Value {
-    json!({
-        "description": "A managed key.",
-        "allOf": [kind("Key"), {
-            "type": "object",
-            "required": ["state", "created", "secrets"],
-            "properties": {
-                "state": { "type": "string", "enum": ["active", "disabled", "expired", "revoked"] },
-                "created": { "type": "string" },
-                "revoked": { "type": "string" },
-                "key": { "type": "string", "description": "The secret: in the one answer to the request that made it." },
-                "secrets": {
-                    "type": "array",
-                    "description": "When each was made, and until when those before the newest let in.",
-                    "items": { "type": "object", "properties": {
-                        "created": { "type": "string" }, "until": { "type": ["string", "null"] },
-                    } },
-                },
-            },
-        }],
-    })
+/// A key as it is asked for: it may go without an id, and its hash is the gateway's to make.
+fn wanted_key(key: &Value) -> Value {
+    let mut wanted = key.clone();
+    wanted["description"] = "The key that is wanted; without an id it is given one.".into();
+    wanted["required"] = json!([]);
+    if let Some(properties) = wanted["properties"].as_object_mut() {
+        properties.remove("hash");
+    }
+    wanted
+}
+
+/// A key as it is shown: as it was asked for, and what became of it.
+fn managed_key(key: &Value) -> Value {
+    let mut managed = wanted_key(key);
+    managed["description"] = "A managed key.".into();
+    managed["required"] = json!(["id", "state", "created", "secrets"]);
+    managed["properties"]["state"] = kind("active|disabled|expired|revoked");
+    managed["properties"]["created"] = kind("string");
+    managed["properties"]["revoked"] = kind("string");
+    managed["properties"]["key"] =
+        json!({ "type": "string", "description": "The secret: in the one answer to the request that made it." });
+    managed["properties"]["secrets"] = json!({
+        "type": "array",
+        "description": "When each was made, and until when those before the newest let in.",
+        "items": { "type": "object", "required": ["created", "until"], "properties": {
+            "created": kind("string"), "until": kind("string?"),
+        } },
+    });
+    managed
 }
 
 fn operations() -> Vec<Operation> {
@@ -225,9 +234,6 @@ fn keys() -> Vec<Operation> {
     let rotation = json!({ "type": "object", "additionalProperties": false, "properties": {
         "overlap": { "type": "string", "description": "How long the secret before still works, such as 1h." },
     } });
-    let mut asked = kind("Key");
-    asked["description"] =
-        "The key that is wanted; without an id it is given one, and a hash is not its to say.".into();
     vec![
         new("get", "/admin/keys", "List the managed keys")
             .query("after", "string", "Those after this id.")
@@ -235,7 +241,7 @@ fn keys() -> Vec<Operation> {
             .gives(200, "A page.", "Keys")
             .refuses(400, "The query is not one."),
         new("post", "/admin/keys", "Make a key")
-            .takes(true, asked)
+            .takes(true, kind("WantedKey"))
             .gives(201, "Made; the secret is in this answer only.", "ManagedKey")
             .refuses(400, "The body is not JSON.")
             .refuses(409, "There is a key of this id.")

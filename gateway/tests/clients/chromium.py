@@ -60,7 +60,7 @@ class Page:
         """Waits until `script` is true, and gives what it is."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
-            if found := self.eval(script):
+            if found := self.eval(f"(() => {{ const found = {script}; return found instanceof Node || found }})()"):
                 return found
             time.sleep(0.05)
         raise AssertionError(f"never: {script}\n{self.eval('document.body.innerText')}\n{self.complaints}")
