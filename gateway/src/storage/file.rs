@@ -149,6 +149,10 @@ pub fn try_write(path: &Path) -> Result<(), StorageError> {
         return made.map_err(|error| StorageError::Away(error.to_string()));
     }
     let mut connection = open(path, BUSY)?;
+    // Such a connection begins whatever it is told to, and fails only when it writes.
+    if connection.is_readonly("main")? {
+        return Err(StorageError::Away("attempt to write a readonly database".to_owned()));
+    }
     let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(Transaction::rollback);
     match begun {
         // Somebody is writing to it.
