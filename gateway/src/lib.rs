@@ -27,6 +27,7 @@ mod life;
 pub mod models;
 pub mod networks;
 pub mod outbound;
+pub mod records;
 pub mod reference;
 mod reload;
 mod server;

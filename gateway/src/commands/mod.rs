@@ -12,6 +12,7 @@ mod file;
 mod init;
 mod keys;
 mod proxy;
+mod records;
 mod run;
 mod say;
 mod schema;
@@ -51,6 +52,7 @@ enum Verb {
     Init(init::Init),
     Explain(explain::Explain),
     Keys(keys::Keys),
+    Records(records::Records),
     Schema(schema::Schema),
     Completions(completions::Completions),
     Version(version::Version),
@@ -66,6 +68,7 @@ impl Verb {
             Self::Init(verb) => verb.run(),
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
+            Self::Records(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),

@@ -1,7 +1,7 @@
 //! The one list of metrics: name, kind, labels and help of each. The fields of [`super::Metrics`] are built from it,
 //! and so is docs/METRICS.md.
 
-use crate::storage;
+use crate::{records, storage};
 use std::fmt::Write;
 use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
@@ -205,6 +205,14 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    RECORDS: Counter, records::RECORDS.0, &["sink", "outcome"],
+        records::RECORDS.1;
+    RECORDS_BYTES: Counter, records::BYTES.0, &["sink"],
+        records::BYTES.1;
+    RECORDS_WAITING: Gauge, records::WAITING.0, &["sink"],
+        records::WAITING.1;
+    RECORDS_UP: Gauge, records::UP.0, &["sink"],
+        records::UP.1;
     JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
         jwt::TOKENS_HELP;
     JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],
