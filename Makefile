@@ -66,6 +66,10 @@ hammer: ## 64 clients on one bucket of each kind, a million clients with one eac
 chaos: ## Three backends, two of them killed and restarted at random for a minute, under load: what the clients saw
 	CHAOS=60 cargo test -q -p tidegate --test it -- --nocapture --test-threads=1 chaos::
 
+.PHONY: upgrades
+upgrades: ## 1,000 reloads and 20 binary upgrades under 500 requests a second and 100 streams: what the clients saw
+	UPGRADES=20 cargo test -q -p tidegate --test it -- --nocapture --test-threads=1 upgrade::load
+
 .PHONY: instructions
 instructions: ## Count what a decision over limits costs, and compare (valgrind; a few minutes the first time)
 	@.ci/prepare instructions

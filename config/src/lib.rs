@@ -56,6 +56,6 @@ pub use settings::{
     After, AskUsage, Auth, Breaker, CompressedBodies, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log,
     LogFormat, LogLevel, MaxInFlight, Money, OtherPaths, Price, Prices, ProbeBy, Queue, Recent, RefuseWith, Reload,
     Resume, ResumeStyle, Retries, RetryOn, Sample, Share, Shed, Signals, Storage, TimeoutOverrides, Timeouts, Traces,
-    Urgency,
+    Upgrade, Urgency, Usage,
 };
 pub use units::{parse_duration, parse_size, write_duration, write_size};

@@ -16,7 +16,7 @@ use crate::network::{Clients, Network};
 use crate::secret::Secret;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackOn, Health, Hedge, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths,
-    Prices, Queue, Recent, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts, Traces,
+    Prices, Queue, Recent, Reload, Resume, Retries, Signals, Storage, TimeoutOverrides, Timeouts, Traces, Upgrade,
 };
 use crate::show;
 use crate::units;
@@ -49,6 +49,8 @@ pub struct Config {
     pub answer_headers: bool,
     /// What happens on SIGTERM.
     pub drain: Drain,
+    /// What happens on SIGQUIT, and on `tidegate upgrade`.
+    pub upgrade: Upgrade,
     /// When files are read again by themselves.
     pub reload: Reload,
     /// Where what must outlive the process is kept; its directory is there.

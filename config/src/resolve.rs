@@ -11,6 +11,7 @@ mod pools;
 mod traces;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::address::Address;
 use crate::environment::Environment;
@@ -20,7 +21,7 @@ use crate::meant::{Config, FilterEntry};
 use crate::near::did_you_mean;
 use crate::positions::Positions;
 use crate::settings::{
-    Keys, Limits, Log, OtherPaths, Prices, Reload, Share, Shed, Storage, TimeoutOverrides, Timeouts, Urgency,
+    Keys, Limits, Log, OtherPaths, Prices, Reload, Share, Shed, Storage, TimeoutOverrides, Timeouts, Urgency, Usage,
 };
 use crate::tree::{Content, Node};
 use crate::written::{File, TextOr};
@@ -28,6 +29,9 @@ use crate::written::{File, TextOr};
 /// Names of metadata in a log line, and how long one may be.
 const MOST_METADATA: usize = 16;
 const LONGEST_METADATA: usize = 64;
+
+/// Usage is kept by day.
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// More than any client sends, and less than any header map holds.
 const MOST_HEADERS: usize = 10_000;
@@ -65,6 +69,7 @@ impl Resolver<'_> {
             cors: file.cors.and_then(|cors| self.cors(cors)),
             answer_headers: file.answer_headers,
             drain: file.drain,
+            upgrade: file.upgrade,
             reload: file.reload,
             storage: file.storage.map(|storage| self.storage(storage)),
             keys: file.keys,
@@ -102,8 +107,9 @@ impl Resolver<'_> {
 
     /// Reports a pool that is not in the file; one that is there with faults of its own is known.
     fn known_pool(&mut self, path: &KeyPath, pool: &str) {
-        let pools = self.tree.keys(&KeyPath::root().key("pools"));
-        if pools.contains(&pool) {
+        let all = KeyPath::root().key("pools");
+        let pools = self.tree.keys(&all);
+        if pools.contains(&pool) || self.tree.is_gone(&all) {
             return;
         }
         let help = did_you_mean(pool, &pools).unwrap_or_else(|| match pools[..] {
@@ -153,7 +159,22 @@ impl Resolver<'_> {
             let message = format!("there is no directory {}", folder.display());
             self.fault(&at, message, Some("make it: the file is made by itself, its directory is not".to_owned()));
         }
-        Storage { path }
+        Storage { path, usage: self.usage(storage.usage) }
+    }
+
+    fn usage(&mut self, usage: Usage) -> Usage {
+        let at = KeyPath::root().key("storage").key("usage");
+        if usage.keep < A_DAY {
+            self.fault(&at.key("keep"), "at least one day is kept: `1d`", None);
+        }
+        if usage.rows == 0 {
+            self.fault(&at.key("rows"), "expected 1 or more", None);
+        }
+        let journal = usage.journal.map(|journal| self.directory.join(journal));
+        if let Some(journal) = journal.as_deref().filter(|journal| !self.environment.is_directory(journal)) {
+            self.fault(&at.key("journal"), format!("there is no directory {}", journal.display()), None);
+        }
+        Usage { journal, ..usage }
     }
 
     fn limits(&mut self, limits: &Limits) {
@@ -183,7 +204,8 @@ impl Resolver<'_> {
         if limits.headers > MOST_HEADERS {
             self.fault(&path.key("headers"), format!("`headers` cannot be more than {MOST_HEADERS}"), None);
         }
-        if limits.bodies_in_flight < limits.body {
+        let read = !self.tree.has_gone(&path.key("body")) && !self.tree.has_gone(&path.key("bodies_in_flight"));
+        if limits.bodies_in_flight < limits.body && read {
             let message = "`bodies_in_flight` is less than `body`: the largest body could never be taken";
             self.fault(&path.key("bodies_in_flight"), message, None);
         }

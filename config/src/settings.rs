@@ -17,6 +17,7 @@ mod share;
 mod shed;
 mod timeouts;
 mod traces;
+mod usage;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use share::Share;
 pub use shed::{Shed, Urgency};
 pub use timeouts::{TimeoutOverrides, Timeouts};
 pub use traces::{Recent, Traces};
+pub use usage::Usage;
 
 use crate::secret::Secret;
 use crate::units::{self, DurationText};
@@ -121,13 +123,16 @@ impl LogLevel {
     }
 }
 
-/// Where what must outlive the process is kept: managed keys, what has been spent of budgets.
+/// Where what must outlive the process is kept: managed keys, what has been spent of budgets, what was used by whom.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Storage {
     /// The file, relative to the directory of this one; made if it is not there. SQLite's, with two more beside it while
     /// it is in use: on a disk of this machine.
     pub path: PathBuf,
+    /// What was used by whom, day by day.
+    #[serde(default)]
+    pub usage: Usage,
 }
 
 /// How keys are kept, wherever they are kept.
@@ -166,6 +171,22 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self { time: Duration::from_secs(600), delay: Duration::ZERO }
+    }
+}
+
+/// What happens on SIGQUIT, and on `tidegate upgrade`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// How long the new process may take to be ready. One that is not by then is ended, and the old one goes on.
+    #[serde(with = "units::duration")]
+    #[schemars(with = "DurationText")]
+    pub ready_within: Duration,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { ready_within: Duration::from_secs(60) }
     }
 }
 

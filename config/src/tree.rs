@@ -163,6 +163,11 @@ impl Node {
         }
     }
 
+    /// Whether what is at `path` as a whole is a fault.
+    pub(crate) fn is_gone(&self, path: &KeyPath) -> bool {
+        self.find(path).is_some_and(|node| matches!(node.content, Content::Gone))
+    }
+
     /// Whether a fault was found at `path` or somewhere inside it.
     pub(crate) fn has_gone(&self, path: &KeyPath) -> bool {
         self.find(path).is_some_and(Node::holds_gone)

@@ -21,7 +21,7 @@ pub(crate) use crate::settings::Hedge;
 use crate::settings::{
     AskUsage, Auth, Breaker, Drain, FallbackStep, Health, Hold, Keys, Limits, Log, MaxInFlight, OtherPaths, Prices,
     Queue, QueueForm, Recent, Reload, Resume, Retries, RetriesForm, Signals, Storage, TimeoutOverrides, Timeouts,
-    Traces,
+    Traces, Upgrade,
 };
 use crate::units::{self, DurationText};
 
@@ -55,6 +55,8 @@ pub(crate) struct File {
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,
+    /// What happens on SIGQUIT, and on `tidegate upgrade`.
+    pub(crate) upgrade: Upgrade,
     /// When files are read again by themselves.
     pub(crate) reload: Reload,
     /// Where what must outlive the process is kept. Absent: nothing does.
@@ -98,6 +100,7 @@ impl Default for File {
             cors: None,
             answer_headers: true,
             drain: Drain::default(),
+            upgrade: Upgrade::default(),
             reload: Reload::default(),
             storage: None,
             other_paths: OtherPaths::default(),

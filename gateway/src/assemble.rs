@@ -86,6 +86,7 @@ pub fn assemble(config: &Config, parts: &Parts<'_>) -> Result<Snapshot, Vec<Faul
     let filters = filters::build(config, parts.registry, &services, &mut faults);
     let pools: Vec<Arc<Pool>> =
         config.pools.iter().filter_map(|pool| pools::build(config, pool, parts, &mut faults)).map(Arc::new).collect();
+    faults.extend(checks::journal(config));
     if !faults.is_empty() {
         return Err(faults);
     }

@@ -5,7 +5,7 @@
 //! there or not, and its bytes carry a hash beside ([`stored`](tidegate_plugins::filters::prompt_cache::stored)). What is
 //! too much, the oldest first, goes with the next write.
 
-use crate::storage::{Options, Storage, Table, direct};
+use crate::storage::{Options, Storage, Table, direct, inspect};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_plugins::cache_key::CacheKey;
 use tidegate_plugins::filters::prompt_cache::Purge;
-use tidegate_plugins::filters::prompt_cache::tier::{Stored, Tier, TierCounts, Tiers};
+use tidegate_plugins::filters::prompt_cache::tier::{NoTiers, Stored, Tier, TierCounts, Tiers};
 use tokio::sync::oneshot;
 
 /// How long a request waits for the file. What comes later is as good as not there.
@@ -71,6 +71,25 @@ impl Tiers for CacheFiles {
     fn all(&self) -> Vec<Arc<dyn Tier>> {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().filter_map(|(_, _, file)| file.upgrade()).map(|file| file as Arc<dyn Tier>).collect()
+    }
+}
+
+/// Where files are looked at only, as a check does: what is there and is no store of ours is a fault, and nothing is made.
+pub(crate) struct LooksOnly;
+
+impl Tiers for LooksOnly {
+    fn open(&self, path: &Path, size: u64) -> io::Result<Arc<dyn Tier>> {
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        if path.exists() {
+            inspect(path).map_err(io::Error::other)?;
+        } else if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+            return Err(io::Error::other(format!("{}: there is no such directory", directory.display())));
+        }
+        NoTiers.open(path, size)
+    }
+
+    fn all(&self) -> Vec<Arc<dyn Tier>> {
+        Vec::new()
     }
 }
 
@@ -212,11 +231,18 @@ impl Tier for CacheFile {
         let before = what.older_than.map(|age| millis(SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)));
         let has = self.has.clone();
         let purge = move |transaction: &Transaction<'_>| {
-            let purged = transaction.execute(
+            let mut delete = transaction.prepare_cached(
                 "DELETE FROM answers WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR route = ?2)
                  AND (?3 IS NULL OR made < ?3) AND (?4 IS NULL OR key = ?4)",
-                params![what.tenant, what.route, before, what.key.map(|key| key.0.to_vec())],
             )?;
+            let mut of = |key: Option<&CacheKey>| {
+                delete.execute(params![what.tenant, what.route, before, key.map(|key| &key.0[..])])
+            };
+            let purged = if what.keys.is_empty() {
+                of(None)?
+            } else {
+                what.keys.iter().try_fold(0, |sum, key| Ok::<_, rusqlite::Error>(sum + of(Some(key))?))?
+            };
             has.look(transaction)?;
             Ok(purged)
         };

@@ -7,6 +7,7 @@ use crate::storage::Storage;
 use crate::storage::spent::Spending;
 use crate::telemetry::{Log, Metrics, Recent, Runtimes};
 use crate::upstream::Connector;
+use crate::usage::{Keeper, Usages};
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota};
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use tokio::sync::watch;
 
 /// Lines a second about what is counted anyway.
 const NUISANCES: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
@@ -39,6 +41,9 @@ pub struct Core {
     pub storage: Option<Storage>,
     /// Keeps in it what budgets spend.
     pub(crate) spending: Option<Arc<Spending>>,
+    /// Where requests say what they have used, if it is kept, and who keeps it.
+    pub(crate) usages: Option<Arc<Usages>>,
+    pub(crate) keeper: Option<Keeper>,
     /// Requests that are being answered.
     pub requests: Open,
     /// Client connections that are open.
@@ -52,6 +57,19 @@ pub struct Core {
     /// Answers to be fetched for no client.
     pub(crate) renewals: Renewals,
     draining: AtomicBool,
+    /// Who serves.
+    pub(crate) stage: watch::Sender<Stage>,
+}
+
+/// Who serves, this process or the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// This one.
+    Ours,
+    /// The next. Connections that wait for their next request are still answered, once each: clients do not notice.
+    HandedOver,
+    /// The next, and connections that wait for a request are closed.
+    Closing,
 }
 
 impl Core {
@@ -68,6 +86,8 @@ impl Core {
             log,
             storage: None,
             spending: None,
+            usages: None,
+            keeper: None,
             requests: Open::default(),
             connections: Count::default(),
             connection_size: AtomicUsize::new(0),
@@ -75,6 +95,7 @@ impl Core {
             nuisances: DefaultDirectRateLimiter::direct(Quota::per_second(NUISANCES)),
             renewals: Renewals::default(),
             draining: AtomicBool::new(false),
+            stage: watch::Sender::new(Stage::Ours),
         }
     }
 
@@ -98,9 +119,33 @@ impl Core {
         Self { spending, ..self }
     }
 
+    /// With who keeps usage.
+    #[must_use]
+    pub(crate) fn with_keeper(self, keeper: Option<Keeper>) -> Self {
+        let usages = keeper.as_ref().map(Keeper::usages).cloned();
+        Self { usages, keeper, ..self }
+    }
+
     /// From now on `/readyz` says no and connections are closed after the request they carry.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Another process serves from now on. As [`Core::drain`], but whoever is connected is in no hurry.
+    pub(crate) fn hand_over(&self) {
+        self.drain();
+        self.stage.send_replace(Stage::HandedOver);
+    }
+
+    /// Returns once connections that wait for a request are to be closed, given that the process is on its way out.
+    pub(crate) async fn closes_idle(&self) {
+        // It does not fail: the sender is ours.
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::HandedOver).await;
+    }
+
+    /// Returns once another process serves.
+    pub(crate) async fn is_handed_over(&self) {
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Ours).await;
     }
 
     /// The time for draining is over: requests that are still open end now, each with an honest word.

@@ -3,7 +3,8 @@
 use crate::assemble::{self, Parts};
 use crate::core::Core;
 use crate::downstream::proxy_protocol::BeforeTls;
-use crate::life::{self, Signals};
+use crate::life::{self, Beginning, Signals};
+use crate::listeners::{self, Listeners, Listening, Named};
 use crate::networks::Lists;
 use crate::reload::Reloads;
 use crate::reload::certificates::Certificate;
@@ -11,6 +12,8 @@ use crate::server::{Listener, Server};
 use crate::storage::spent::Spending;
 use crate::storage::{self, Storage};
 use crate::telemetry::{Format, Log, Metrics};
+use crate::upgrade::Predecessor;
+use crate::usage::Keeper;
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::configuration::ServerConf;
@@ -18,9 +21,8 @@ use pingora::server::{RunArgs, Server as PingoraServer};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use prometheus::core::Collector;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_config::{
     self as config, Address, Config, Faults, Listen, Loaded, LogFormat, Positions, ProcessEnvironment, Source,
@@ -28,6 +30,7 @@ use tidegate_config::{
 use tidegate_plugins::Registry;
 use tidegate_plugins::filter::Plugin;
 use tidegate_plugins::keys::{KeyMetrics, ManagedKeys};
+use tokio::sync::watch;
 
 /// A gateway that is not running yet.
 pub struct Gateway {
@@ -51,6 +54,9 @@ pub enum RunError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// The process before this one has not handed over what it listens on.
+    #[error("the process before this one hands nothing over: {0}")]
+    Predecessor(std::io::Error),
     /// There can be no thread for the store.
     #[error("the store cannot be opened: {0}")]
     Storage(std::io::Error),
@@ -98,13 +104,22 @@ impl Gateway {
     /// # Errors
     /// Why it cannot start. Once it runs, nothing ends it but a signal.
     pub fn run(self) -> Result<(), RunError> {
+        let inherited = Predecessor::inherit().map_err(RunError::Predecessor)?;
+        let (predecessor, sockets) = inherited.unzip();
+        let refusal = predecessor.as_ref().map(Predecessor::refusal).transpose().map_err(RunError::Predecessor)?;
+        let ran = self.serve(predecessor, sockets.unwrap_or_default());
+        if let (Err(error), Some(refusal)) = (&ran, refusal) {
+            refusal.say(&error.to_string());
+        }
+        ran
+    }
+
+    fn serve(self, predecessor: Option<Predecessor>, sockets: Vec<Named>) -> Result<(), RunError> {
         let metrics = Arc::new(Metrics::new());
         let parts = Parts { registry: &self.registry, metrics: &metrics, previous: None };
         let snapshot = assemble::assemble(&self.config, &parts).map_err(|faults| self.placed(faults))?;
-        for listen in &self.config.listen {
-            bind(&listen.address)?;
-        }
-        let admin = bind(&self.config.admin.listen)?;
+        let addresses = self.config.listen.iter().map(|listen| &listen.address).chain([&self.config.admin.listen]);
+        let listeners = Arc::new(Listeners::open(addresses, sockets)?);
         let format = match self.config.log.format {
             LogFormat::Json => Format::Json,
             LogFormat::Human => Format::Human,
@@ -116,23 +131,33 @@ impl Gateway {
         log.set_sample(self.config.log.sample.as_ref());
         log.set_metadata(&self.config.log.metadata);
         metrics.config_loaded(&snapshot.hash);
+        if let Some(Predecessor { upgrades, refused, .. }) = &predecessor {
+            metrics.upgraded_before(*upgrades, *refused);
+        }
         let keys = &snapshot.shared.managed_keys;
         let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics, keys)).transpose()?;
-        let begin = |storage: &Storage| Arc::new(Spending::begin(storage.clone(), snapshot.shared.store.clone()));
-        let spending = storage.as_ref().map(begin);
+        let shared = predecessor.is_some();
+        let begin = |storage: &Storage| Spending::begin(storage.clone(), snapshot.shared.store.clone(), shared);
+        let spending = storage.as_ref().map(begin).map(Arc::new);
         if spending.is_none() && snapshot.shared.store.has_budgets() {
             tracing::warn!("budgets begin anew with each start: there is no `storage` to keep what is spent");
         }
+        let keeper = storage.clone().zip(self.config.storage.as_ref());
+        let keeper = keeper.map(|(storage, config)| Keeper::begin(storage, &config.path, &config.usage));
+        measure(&metrics, keeper.iter().flat_map(|keeper| keeper.metrics().collectors()));
         let core = Core::new(Arc::new(snapshot), metrics, log).with_storage(storage).with_spending(spending);
+        let core = core.with_keeper(keeper);
         let core = Arc::new(core);
         core.snapshot.load().own.serve(&core);
         core.follow_requests();
         let mut certificates = Vec::new();
-        let services = services(&core, &self.config.listen, &mut certificates)?;
+        let may_listen = watch::Sender::new(false);
+        let services = services(&core, &self.config.listen, &listeners, &may_listen, &mut certificates)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
-        let reloads = Reloads::new(core.clone(), config.clone(), file, registry);
-        let life = life::Life::new(core.clone(), config, reloads, certificates, admin, guard);
+        let reloads = Arc::new(Reloads::new(core.clone(), config.clone(), file, registry));
+        let beginning = Beginning { listeners, may_listen, predecessor: Mutex::new(predecessor) };
+        let life = life::Life::new(core.clone(), config, reloads, certificates, beginning, guard);
         let mut server = PingoraServer::new_with_opt_and_conf(None, configuration(drain.time.as_secs()));
         for service in services {
             server.add_service(service);
@@ -157,15 +182,19 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 fn open(path: &Path, metrics: &Metrics, keys: &Arc<ManagedKeys>) -> Result<Storage, RunError> {
     let storage = Storage::open(storage::Options::main(path.to_owned())).map_err(RunError::Storage)?;
     let keys_metrics = KeyMetrics::new(keys.clone()).map(|keys| -> Box<dyn Collector> { Box::new(keys) });
-    for collector in storage.metrics().collectors().into_iter().chain(keys_metrics) {
-        if let Err(error) = metrics.also(collector) {
-            tracing::error!(%error, "the store is not measured");
-        }
-    }
+    measure(metrics, storage.metrics().collectors().into_iter().chain(keys_metrics));
     let keys = keys.clone();
     storage.watch(move |connection| storage::keys::all(connection).map(|records| keys.replace(records)));
     storage.seen(FIRST_LOOK);
     Ok(storage)
+}
+
+fn measure(metrics: &Metrics, collectors: impl Iterator<Item = Box<dyn Collector>>) {
+    for collector in collectors {
+        if let Err(error) = metrics.also(collector) {
+            tracing::error!(%error, "the store is not measured");
+        }
+    }
 }
 
 fn configuration(drain: u64) -> ServerConf {
@@ -179,64 +208,53 @@ fn configuration(drain: u64) -> ServerConf {
     }
 }
 
-/// Listens on an address, or says why not. Done for all of them before anything starts: Pingora, which listens for
-/// clients itself, would find out in a thread, and panic.
-fn bind(address: &Address) -> Result<Option<TcpListener>, RunError> {
-    let bound = match address {
-        Address::Ip(address) => TcpListener::bind(address).map(Some),
-        Address::Name { host, port } => TcpListener::bind((host.as_str(), *port)).map(Some),
-        Address::Unix(_) => Ok(None),
-    };
-    bound.map_err(|error| {
-        let reason = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "another process listens there already. Stop that, or choose another address".to_owned()
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "not permitted. Ports below 1024 need the right to bind them; choose a higher one".to_owned()
-            }
-            _ => error.to_string(),
-        };
-        RunError::Listen { address: address.to_string(), reason }
-    })
-}
-
 /// A service for each kind of listener: Pingora tells an application whose connection it gets, not through which
 /// listener. Mostly all are alike; each further kind costs threads of its own, which sleep while nothing comes.
 fn services(
     core: &Arc<Core>,
     all: &[Listen],
+    listeners: &Listeners,
+    may_listen: &watch::Sender<bool>,
     certificates: &mut Vec<Arc<Certificate>>,
-) -> Result<Vec<Service<Server>>, RunError> {
-    let mut kinds: Vec<(Listener, Service<Server>)> = Vec::new();
-    for listen in all {
+) -> Result<Vec<Listening<Service<Server>>>, RunError> {
+    let mut kinds: Vec<(Listener, Service<Server>, Vec<Named>)> = Vec::new();
+    for (place, listen) in all.iter().enumerate() {
+        let socket = listeners.copy(place).map_err(|error| listeners::refused(&listen.address, &error))?;
         let (proxy_protocol, clients) = (listen.proxy_protocol, Arc::new(Lists::new(&listen.clients)));
         let kind = Listener { proxy_protocol, clients };
-        let at = kinds.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
+        let at = kinds.iter().position(|(known, ..)| *known == kind).unwrap_or_else(|| {
             let mut service = Service::new("tidegate".to_owned(), Server::new(core.clone(), kind.clone()));
             if proxy_protocol {
                 service.endpoints().set_pre_tls_callback(Arc::new(BeforeTls(core.clone())));
             }
-            kinds.push((kind, service));
+            kinds.push((kind, service, Vec::new()));
             kinds.len() - 1
         });
-        certificates.extend(add_listener(&mut kinds[at].1, listen, &core.metrics)?);
+        // What Pingora knows it by; it never looks for it there.
+        let name = match &listen.address {
+            Address::Unix(path) => path.to_string_lossy().into_owned(),
+            Address::Ip(_) | Address::Name { .. } => format!("{}#{place}", listen.address),
+        };
+        certificates.extend(add_listener(&mut kinds[at].1, listen, &name, &core.metrics)?);
+        kinds[at].2.push((name, socket));
     }
-    Ok(kinds.into_iter().map(|(_, service)| service).collect())
+    let listening = |(_, service, sockets)| Listening::new(service, sockets, may_listen.subscribe());
+    Ok(kinds.into_iter().map(listening).collect())
 }
 
 /// Gives the listener's certificate, if it has one.
 fn add_listener(
     service: &mut Service<Server>,
     listen: &Listen,
+    name: &str,
     metrics: &Metrics,
 ) -> Result<Option<Arc<Certificate>>, RunError> {
     let address = listen.address.to_string();
     // Who reads from a connection has a buffer already.
     let unbuffered = L4BufferSettings::unbuffered();
     let (listener, certificate) = match (&listen.address, &listen.tls) {
-        (Address::Unix(path), _) => (ListenerConfig::uds(path.to_string_lossy()).l4_buffer(unbuffered), None),
-        (_, None) => (ListenerConfig::tcp(address).l4_buffer(unbuffered), None),
+        (Address::Unix(_), _) => (ListenerConfig::uds(name).l4_buffer(unbuffered), None),
+        (_, None) => (ListenerConfig::tcp(name).l4_buffer(unbuffered), None),
         (_, Some(tls)) => {
             let refuse = |reason: String| RunError::Certificate { address: address.clone(), reason };
             let certificate = Arc::new(Certificate::new(&address, tls, metrics).map_err(refuse)?);
@@ -245,7 +263,7 @@ fn add_listener(
             settings.set_cert_resolver(certificate.clone());
             settings.enable_h2();
             // TLS reads 4 KiB at a time.
-            (ListenerConfig::tcp(address).tls(settings).l4_buffer(unbuffered.read(16 << 10)), Some(certificate))
+            (ListenerConfig::tcp(name).tls(settings).l4_buffer(unbuffered.read(16 << 10)), Some(certificate))
         }
     };
     service.add_listener(listener);

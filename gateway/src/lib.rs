@@ -24,18 +24,23 @@ mod exchange;
 pub mod explain;
 mod gateway;
 mod life;
+mod listeners;
 pub mod models;
 pub mod networks;
+pub mod openapi;
 pub mod outbound;
 pub mod records;
 pub mod reference;
 mod reload;
 mod server;
+mod service_manager;
 pub mod simulator;
 pub mod snapshot;
 pub mod storage;
 pub mod telemetry;
+pub mod upgrade;
 pub mod upstream;
+pub mod usage;
 
 pub use gateway::{Gateway, RunError};
 

@@ -1,12 +1,16 @@
 //! What goes on beside the requests: the admin listener, the probes, reloads, and the end.
 
 use crate::admin::{self, House};
-use crate::core::Core;
+use crate::core::{Core, Stage};
 use crate::exchange::renew;
+use crate::listeners::Listeners;
+use crate::outbound;
 use crate::reload::certificates::{self, Certificate};
 use crate::reload::{Refused, Reloads, watch};
+use crate::service_manager;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{LogGuard, Purpose, ReloadBy, Runtime};
+use crate::upgrade::{Predecessor, Succeeded, Upgrades};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::{Backend, Pool, probe};
 use async_trait::async_trait;
@@ -17,11 +21,12 @@ use std::future::pending;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_config::Config;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch::Sender;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -41,14 +46,24 @@ const LAST_TRACES: Duration = Duration::from_secs(2);
 /// How long the end waits for what is still to be written to the store.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
+/// How the process comes to serve.
+pub(crate) struct Beginning {
+    /// What it listens on, the admin listener's last.
+    pub(crate) listeners: Arc<Listeners>,
+    /// True once it may.
+    pub(crate) may_listen: Sender<bool>,
+    /// Who serves until then; taken when the runtime is there.
+    pub(crate) predecessor: Mutex<Option<Predecessor>>,
+}
+
 /// Everything beside the requests.
 pub(crate) struct Life {
     core: Arc<Core>,
     config: Config,
     reloads: Arc<Reloads>,
     certificates: Vec<Arc<Certificate>>,
-    /// Listening already; taken when the runtime is there.
-    admin: Mutex<Option<std::net::TcpListener>>,
+    beginning: Beginning,
+    upgrades: Arc<Upgrades>,
     /// Flushes the log when dropped.
     guard: Mutex<Option<LogGuard>>,
 }
@@ -58,22 +73,60 @@ impl Life {
     pub(crate) fn new(
         core: Arc<Core>,
         config: Config,
-        reloads: Reloads,
+        reloads: Arc<Reloads>,
         certificates: Vec<Arc<Certificate>>,
-        admin: Option<std::net::TcpListener>,
+        beginning: Beginning,
         guard: LogGuard,
     ) -> Self {
-        let reloads = Arc::new(reloads);
-        Self { core, config, reloads, certificates, admin: Mutex::new(admin), guard: Mutex::new(Some(guard)) }
+        let upgrades = Upgrades::new(core.clone(), reloads.clone(), beginning.listeners.clone());
+        let guard = Mutex::new(Some(guard));
+        Self { core, config, reloads, certificates, beginning, upgrades: Arc::new(upgrades), guard }
+    }
+
+    /// Serves at once, or when the process before this one says so.
+    async fn begin(&self) {
+        let predecessor = self.beginning.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(predecessor) = predecessor else {
+            self.beginning.may_listen.send_replace(true);
+            service_manager::ready("serving");
+            return;
+        };
+        match predecessor.succeed(&self.core, &self.beginning.may_listen).await {
+            Ok(Succeeded::Alone) => {}
+            Ok(Succeeded::Never) => self.never("the process before this one goes on"),
+            Err(error) => self.never(&error.to_string()),
+        }
+    }
+
+    fn never(&self, reason: &str) -> ! {
+        tracing::error!(reason, "this process was to take over, and does not");
+        drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
+        std::process::exit(1)
     }
 
     async fn admin(&self) {
-        let Some(listener) = self.admin.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let mut may = self.beginning.may_listen.subscribe();
+        if may.wait_for(|may| *may).await.is_err() {
+            return;
+        }
         let token: Option<Box<str>> = self.config.admin.token.as_ref().map(|token| token.expose().into());
-        let api = admin::api::router(self.core.clone(), self.reloads.clone(), token.is_some());
-        match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
-            Ok(listener) => admin::serve(listener, self.core.clone(), api, token, pending()).await,
+        let api = admin::api::router(self.core.clone(), &self.reloads, &self.upgrades, token.is_some());
+        let socket = self.beginning.listeners.copy(self.config.listen.len());
+        match socket.and_then(|socket| TcpListener::from_std(socket.into())) {
+            Ok(listener) => {
+                admin::serve(listener, self.core.clone(), api, token, self.core.is_handed_over()).await;
+            }
             Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
+        }
+    }
+
+    /// On SIGQUIT another process takes over.
+    async fn upgrade(&self) {
+        let Ok(mut quit) = signal(SignalKind::quit()) else { return };
+        while quit.recv().await.is_some() {
+            let upgrades = self.upgrades.clone();
+            // What came of it has been told.
+            let _ = spawn_blocking(move || upgrades.run()).await;
         }
     }
 
@@ -81,6 +134,23 @@ impl Life {
     async fn spend(&self) {
         if let Some(spending) = self.core.spending.clone() {
             spending.run().await;
+        }
+    }
+
+    /// What is used is kept all along, on a thread of its own: to add it up takes a while.
+    fn keep(&self) {
+        if self.core.keeper.is_none() {
+            return;
+        }
+        let core = self.core.clone();
+        let keep = async move {
+            if let Some(keeper) = &core.keeper {
+                keeper.run().await;
+            }
+        };
+        match outbound::thread("usage", &mut Builder::new_current_thread()) {
+            Some(thread) => drop(thread.spawn(keep)),
+            None => tracing::error!("no thread can be had to keep usage on: it stays in its journal"),
         }
     }
 
@@ -115,9 +185,37 @@ impl Life {
         }
     }
 
+    /// After another process has taken over nobody is in a hurry: connections that wait for a request are answered once
+    /// more, and those that came last may take their time to say something.
+    async fn linger(&self) {
+        let limits = self.core.snapshot.load().limits.clone();
+        let least = limits.head_timeout.min(self.config.drain.time);
+        let over = async {
+            sleep(least).await;
+            while self.core.connections.now() > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        tokio::select! {
+            _ = tokio::time::timeout(self.config.drain.time, over) => {}
+            () = received(&mut terminate) => tracing::info!("SIGTERM: idle connections are closed"),
+            () = received(&mut interrupt) => std::process::exit(0),
+        }
+        self.core.stage.send_replace(Stage::Closing);
+    }
+
     /// Ends the process as soon as the last request is over: Pingora would sleep for the whole drain time.
     async fn end(&self, mut shutdown: ShutdownWatch) {
         let _ = shutdown.wait_for(|leaving| *leaving).await;
+        self.beginning.listeners.close();
+        let begun = Instant::now();
+        let is_ours = *self.core.stage.borrow() == Stage::Ours;
+        if is_ours {
+            self.beginning.listeners.remove_files();
+        } else {
+            self.linger().await;
+        }
         // Requests that are on their way to us when the listener closes are still taken.
         sleep(LOOK).await;
         let answered = async {
@@ -126,7 +224,8 @@ impl Life {
             }
         };
         let mut answered = pin!(answered);
-        if tokio::time::timeout(self.config.drain.time, &mut answered).await.is_err() {
+        let left = self.config.drain.time.saturating_sub(begun.elapsed());
+        if tokio::time::timeout(left, &mut answered).await.is_err() {
             tracing::warn!(open = self.core.requests.now(), "the time for draining is over");
             self.core.cut();
             let _ = tokio::time::timeout(LAST_BYTES, answered).await;
@@ -141,6 +240,11 @@ impl Life {
         // Nothing is reserved any more: what is spent is exact.
         if let Some(spending) = &self.core.spending {
             spending.write_down();
+        }
+        if let Some(keeper) = &self.core.keeper
+            && !keeper.end(LAST_WRITES).await
+        {
+            tracing::warn!("what was used last is not in the store; the next process finds it in the journal");
         }
         if let Some(storage) = &self.core.storage
             && !storage.flush(LAST_WRITES)
@@ -188,13 +292,15 @@ pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
 impl BackgroundService for Life {
     async fn start(&self, shutdown: ShutdownWatch) {
         Self::outlive_full_files();
+        self.keep();
         self.core.runtimes.add(Runtime::House, Handle::current());
-        let beside = async { tokio::join!(self.admin(), self.reload(), self.gather(), self.spend()) };
+        let signals = async { tokio::join!(self.begin(), self.reload(), self.upgrade()) };
+        let beside = async { tokio::join!(self.admin(), self.gather(), self.spend()) };
         let upstream =
             async { tokio::join!(probe::run(&self.core), discovery::run(&self.core), renew::run(&self.core)) };
         let files =
             async { tokio::join!(watch::run(&self.reloads), certificates::run(&self.certificates, &self.reloads)) };
-        tokio::join!(beside, upstream, files, self.end(shutdown));
+        tokio::join!(signals, beside, upstream, files, self.end(shutdown));
     }
 }
 
@@ -218,11 +324,16 @@ impl ShutdownSignalWatch for Signals {
         tokio::select! {
             () = received(&mut terminate) => {
                 tracing::info!("SIGTERM: draining");
+                service_manager::stopping();
                 self.core.drain();
                 sleep(self.delay).await;
                 ShutdownSignal::GracefulTerminate
             }
-            () = received(&mut interrupt) => ShutdownSignal::FastShutdown,
+            () = received(&mut interrupt) => {
+                service_manager::stopping();
+                ShutdownSignal::FastShutdown
+            }
+            () = self.core.is_handed_over() => ShutdownSignal::GracefulTerminate,
         }
     }
 }

@@ -19,10 +19,13 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::protocols::l4::stream::Stream as RawStream;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
+use tokio::io::DuplexStream;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// The application behind client listeners that are alike.
 pub(crate) struct Server {
@@ -75,7 +78,10 @@ impl Server {
             let limits = self.core.snapshot.load().limits.clone();
             let first = due.take().map(|due| due.saturating_duration_since(Instant::now()));
             let mut leaving = shutdown.clone();
-            let leaving = async { drop(leaving.wait_for(|leaving| *leaving).await) };
+            let leaving = async {
+                drop(leaving.wait_for(|leaving| *leaving).await);
+                self.core.closes_idle().await;
+            };
             let idle = first.unwrap_or(limits.keep_alive);
             let came = tokio::select! {
                 biased;
@@ -116,6 +122,15 @@ impl Server {
 }
 
 impl Server {
+    /// Answers on a connection that nobody made over a network; who may call is settled.
+    pub(crate) async fn in_memory(core: Arc<Core>, stream: DuplexStream, client: Option<IpAddr>) {
+        let due = Instant::now() + core.snapshot.load().limits.head_timeout;
+        let server = Self::new(core, Listener { proxy_protocol: false, clients: Arc::default() });
+        // The listener for operators stays to the end: this connection is not told when the others' close.
+        let (_stays, shutdown) = watch::channel(false);
+        server.http1(Box::new(Http1::new(Box::new(stream), client)), due, &shutdown).await;
+    }
+
     /// Answers requests side by side. Pingora waits for the first as long as it takes: it is due as any head is.
     async fn http2(&self, stream: Stream, due: Duration, shutdown: &ShutdownWatch) -> Option<Stream> {
         let (core, clients, options) = (self.core.clone(), self.listener.clients.clone(), self.options.clone());

@@ -34,6 +34,7 @@ pub mod flight;
 pub mod forms;
 pub mod json;
 pub mod keys;
+mod misfits;
 pub mod multipart;
 pub mod outbound;
 pub mod prices;

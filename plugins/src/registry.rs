@@ -6,8 +6,9 @@ use crate::filter::{Filter, Plugin, SettingsError};
 use crate::filters::{
     ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, Record, Shadow, SharedFlight, TrustedHeaders,
 };
-use crate::keys::{plain_keys, without_value};
-use crate::services::Services;
+use crate::keys::plain_keys;
+use crate::misfits::{self, apart};
+use crate::services::{Purpose, Services};
 use schemars::Schema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -86,7 +87,9 @@ impl Registry {
         self.filters.push(Entry {
             name: P::NAME,
             schema: || schemars::schema_for!(P::Settings),
-            build: |settings, services| judged(settings, |settings| Ok(Arc::new(P::new(settings, services)?) as _)),
+            build: |settings, services| {
+                judged(settings, |settings, purpose| Ok(Arc::new(P::new(settings, &services.for_a(purpose))?) as _))
+            },
         });
         self
     }
@@ -98,7 +101,7 @@ impl Registry {
         self.balancers.push(BalancerEntry {
             name: B::NAME,
             schema: || schemars::schema_for!(B::Settings),
-            build: |settings| judged(settings, |settings| Ok(Arc::new(B::new(settings)?) as _)),
+            build: |settings| judged(settings, |settings, _| Ok(Arc::new(B::new(settings)?) as _)),
         });
         self
     }
@@ -132,27 +135,25 @@ impl Registry {
 }
 
 /// What is made of settings, or all that is wrong with them: what their type does not take, and keys that stand in them,
-/// whatever else follows from those.
+/// whatever else follows from those. `make` is told whether it is to make something, or only to judge.
 pub(crate) fn judged<S: DeserializeOwned, T>(
     settings: Value,
-    make: impl FnOnce(S) -> Result<T, Vec<SettingsError>>,
+    make: impl Fn(S, Purpose) -> Result<T, Vec<SettingsError>>,
 ) -> Result<T, Vec<SettingsError>> {
     let mut plain = plain_keys(&settings);
-    let others = match serde_path_to_error::deserialize(settings) {
-        Ok(settings) => match make(settings) {
+    let others = match misfits::read(settings) {
+        Ok(settings) => match make(settings, Purpose::Use) {
             Ok(made) if plain.is_empty() => return Ok(made),
-            Ok(_) => Vec::new(),
-            Err(mut faults) => {
+            made => {
+                let mut faults = made.err().unwrap_or_default();
                 faults.retain(|fault| plain.iter().all(|plain| plain.path != fault.path));
                 faults
             }
         },
-        Err(error) => {
-            let path = error.path().to_string();
-            let path = if path == "." { String::new() } else { path };
-            let follows = plain.iter().any(|plain| plain.path.starts_with(&path) || path.starts_with(&plain.path));
-            let said = || SettingsError::at(&*path, without_value(&error.inner().to_string()));
-            (!follows).then(said).into_iter().collect()
+        Err(misfits) => {
+            let mut faults = misfits.judged(|settings| make(settings, Purpose::Judge).err().unwrap_or_default());
+            faults.retain(|fault| plain.iter().all(|plain| apart(&plain.path, &fault.path)));
+            faults
         }
     };
     plain.extend(others);

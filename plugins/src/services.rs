@@ -19,6 +19,7 @@ use crate::spenders::Spenders;
 use crate::store::{Local, Store};
 use crate::tenants::Tenants;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -156,7 +157,29 @@ pub struct Services {
     pub pepper: Option<Arc<str>>,
 }
 
+/// What a filter is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be used.
+    Use,
+    /// To see what is wrong with its settings: nobody else hears of it.
+    Judge,
+}
+
 impl Services {
+    /// The services for that.
+    pub(crate) fn for_a(&self, purpose: Purpose) -> Cow<'_, Self> {
+        match purpose {
+            Purpose::Use => Cow::Borrowed(self),
+            Purpose::Judge => Cow::Owned(Self {
+                shared: Shared::default(),
+                views: Arc::new(Views::of(self.tenants.clone())),
+                managed_keys: self.managed_keys.as_ref().map(|_| Arc::default()),
+                ..self.clone()
+            }),
+        }
+    }
+
     /// Services for a filter that reads no file.
     pub fn none() -> Self {
         struct NoFiles;

@@ -162,6 +162,12 @@ pub trait Store: Send + Sync {
         drop(spent);
     }
 
+    /// Adds what another process has spent of budgets after [`Store::go_on_from`]. A form that keeps everything elsewhere
+    /// has nothing to add.
+    fn spent_elsewhere(&self, spent: Vec<Spent>) {
+        drop(spent);
+    }
+
     /// Gives what was spent of budgets since the last time to `journal`; says how many entries it had.
     ///
     /// # Errors

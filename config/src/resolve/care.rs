@@ -97,13 +97,8 @@ impl Resolver<'_> {
         let from = match (discover.dns, discover.srv, discover.file) {
             (Some(dns), None, None) => Discovered::Dns(self.named_host(&path.key("dns"), dns)?),
             (None, Some(srv), None) => Discovered::Srv(self.service(&path.key("srv"), srv)?),
-            (None, None, Some(file)) => {
-                let file = self.directory.join(file);
-                if let Err(error) = self.environment.read_file(&file) {
-                    self.fault(&path.key("file"), format!("cannot read {}: {error}", file.display()), None);
-                }
-                Discovered::File(file)
-            }
+            // Whoever builds the pool reads it, and says what is wrong with it.
+            (None, None, Some(file)) => Discovered::File(self.directory.join(file)),
             _ => {
                 self.fault(path, "backends are found by `dns`, by `srv` or in a `file`: exactly one of them", None);
                 return None;

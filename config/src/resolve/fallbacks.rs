@@ -2,7 +2,7 @@
 
 use super::Resolver;
 use crate::key_path::KeyPath;
-use crate::meant::{Config, Fallback, FallbackTo, Model};
+use crate::meant::{Config, Fallback, FallbackTo, Model, Pattern};
 use crate::near::did_you_mean;
 use crate::settings::{FallbackOn, FallbackStep, usual};
 use crate::written::{self, TextOr};
@@ -53,9 +53,10 @@ impl Resolver<'_> {
     pub(super) fn fallback_chains(&mut self, config: &Config) {
         for model in &config.models {
             self.overflow(model);
+            self.repeated(config, model);
             for step in &model.fallback {
                 let FallbackTo::Model { model: name } = &step.to else { continue };
-                if config.model(name).is_none() && !self.tree.has_gone(&KeyPath::root().key("models")) {
+                if config.model(name).is_none() && !self.may_be_model(name) {
                     let models = KeyPath::root().key("models");
                     let mut known = self.tree.keys(&models);
                     let pools = KeyPath::root().key("pools");
@@ -92,6 +93,34 @@ impl Resolver<'_> {
         steps
     }
 
+    /// Steps that ask for what was asked for before: of the model's own pool, or of a step for the same reason.
+    fn repeated(&mut self, config: &Config, model: &Model) {
+        let own_name = exact(model);
+        let own = only(model, own_name.as_deref());
+        let mut asked: Vec<(Asked<'_>, &Fallback)> = Vec::new();
+        for step in &model.fallback {
+            let this = match &step.to {
+                FallbackTo::Pool { pool, as_model } => {
+                    Some((pool.as_str(), as_model.as_deref().or(own_name.as_deref())))
+                }
+                FallbackTo::Model { model: name } => config
+                    .model(name)
+                    .filter(|next| next.pattern != model.pattern)
+                    .and_then(|next| only(next, Some(name))),
+            };
+            let Some(this) = this else { continue };
+            let same_reason = |other: &Fallback| other.on.iter().any(|on| step.on.contains(on));
+            if own == Some(this) {
+                let message = format!("the chain comes back to where it began: {} -> `{}`", model.pattern, this.0);
+                let help = "the pool's `retries` say how often it is asked; a step is somebody else".to_owned();
+                self.fault(&step.path, message, Some(help));
+            } else if asked.iter().any(|(before, other)| *before == this && same_reason(other)) {
+                self.fault(&step.path, format!("`{}` has been asked by then, after the same", this.0), None);
+            }
+            asked.push((this, step));
+        }
+    }
+
     fn overflow(&mut self, model: &Model) {
         let path = model.path.key("overflow_after");
         match model.overflow_after {
@@ -110,4 +139,18 @@ impl Resolver<'_> {
             self.fault(&path.key("budget"), "a budget of nothing: leave `hedge` out", None);
         }
     }
+}
+
+/// A pool, and by which name it is asked for a model; none: by the client's.
+type Asked<'a> = (&'a str, Option<&'a str>);
+
+/// Who answers for `model`, which is asked for as `name`, if it is always the same.
+fn only<'a>(model: &'a Model, name: Option<&'a str>) -> Option<Asked<'a>> {
+    let [target] = &model.targets[..] else { return None };
+    Some((&target.pool, target.as_model.as_deref().or(name)))
+}
+
+/// The name that all ask for who are meant by `model`, if it is one.
+fn exact(model: &Model) -> Option<String> {
+    matches!(model.pattern, Pattern::Exact(_)).then(|| model.pattern.to_string())
 }

@@ -133,10 +133,17 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether the file has an entry that may answer for this model: one with faults of its own, too.
+    pub(super) fn may_be_model(&self, name: &str) -> bool {
+        let models = KeyPath::root().key("models");
+        let is_for = |entry: &&str| entry.strip_suffix('*').map_or(*entry == name, |prefix| name.starts_with(prefix));
+        self.tree.is_gone(&models) || self.tree.keys(&models).iter().any(is_for)
+    }
+
     pub(super) fn default_model(&mut self, config: &Config) {
         let Some(name) = &config.default_model else { return };
         let models = KeyPath::root().key("models");
-        if config.model(name).is_some() || self.tree.has_gone(&models) {
+        if config.model(name).is_some() || self.may_be_model(name) {
             return;
         }
         let help = did_you_mean(name, &self.tree.keys(&models));

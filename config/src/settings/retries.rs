@@ -144,7 +144,13 @@ impl<'de> Visitor<'de> for RetriesVisitor {
     type Value = RetriesForm;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number, or a table such as `{ most: 2, budget: 20% }`")
+        f.write_str("a number from 0 to 10, or a table such as `{ most: 2, budget: 20% }`")
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<RetriesForm, E> {
+        let number =
+            u64::try_from(number).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(number), &self))?;
+        self.visit_u64(number)
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<RetriesForm, E> {

@@ -263,7 +263,8 @@ fn retries_that_cannot_be_meant_are_refused_at_their_place() {
     refused(&pool("retries: { on: [connect, 200] }"), "a status from 400 to 599", (4, 30));
     refused(&pool("retries: { on: [conect] }"), "timeout, error_event", (4, 21));
     refused(&pool("retries: { budget: 20 }"), "such as 5%", (4, 24));
-    refused(&pool("retries: often"), "a number, or a table", (4, 14));
+    refused(&pool("retries: often"), "a number from 0 to 10, or a table", (4, 14));
+    refused(&pool("retries: -1"), "a number from 0 to 10, or a table", (4, 14));
 }
 
 #[test]
@@ -305,6 +306,20 @@ fn fallbacks_that_lead_nowhere_or_back_are_refused_at_their_place() {
     only(&model("fallback: [{ pool: nowhere }]"), "models.m.fallback[0].pool", "no pool `nowhere`");
     only(&model("fallback: [{ on: [error] }]"), "models.m.fallback[0]", "either a `pool` or a `model`");
     only(&model("fallback: [m]"), "models.m.fallback[0]", "comes back to where it began: m -> m");
+    let back = format!("fallback: [{pool}]");
+    only(&model(&back), "models.m.fallback[0]", &format!("comes back to where it began: m -> `{pool}`"));
+    let as_other = |name: &str| format!("{{ pool: {pool}, as: {name} }}");
+    only(
+        &model(&format!("as: x, fallback: [{pool}, {}, {}]", as_other("x"), as_other("y"))),
+        "models.m.fallback[1]",
+        "comes back to where it began",
+    );
+    let twice = format!("fallback: [{0}, {{ pool: {pool}, as: z, on: [error] }}, {0}]", as_other("z"));
+    only(&model(&twice), "models.m.fallback[2]", "has been asked by then");
+    crate::tests::loaded(
+        &model(&format!("split: [{{ pool: {pool} }}, {{ pool: {pool}, as: y }}], fallback: [{pool}]"))
+            .replace(&format!("pool: {pool}, split"), "split"),
+    );
     only(&model("overflow_after: 2s"), "models.m.overflow_after", "nowhere to go");
     only(&model("hedge: { after: p0 }"), "models.m.hedge.after", "from p50 to p99");
     only(&model("hedge: { after: 0s }"), "models.m.hedge.after", "every request would be sent twice");

@@ -4,15 +4,20 @@
 //! it accepts is bounded too: connections, the size of a head and the time it may take, the life of a connection.
 
 pub(crate) mod api;
+mod page;
 mod routes;
 
 pub use api::shown_key;
+#[cfg(test)]
+pub(crate) use page::pages;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +37,10 @@ pub trait House: Send + Sync + 'static {
     /// All metrics, in Prometheus' text format.
     fn metrics(&self) -> String;
 }
+
+/// Who asks: where they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 
 /// What the listener takes at most.
 #[derive(Clone, Copy)]
@@ -100,12 +109,18 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 async fn connection(bounds: Bounds, stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+    let peer = Peer(stream.peer_addr().ok().map(|address| address.ip().to_canonical()));
+    let answers = TowerToHyperService::new(router);
+    let introduced = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
+        answers.call(request)
+    });
     let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(bounds.head_timeout)
             .max_buf_size(bounds.head_size)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(stream), introduced)
     );
     tokio::select! {
         // Faults here are the other side's: a slow head, a broken connection. It has been told what can be told.

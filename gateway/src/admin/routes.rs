@@ -13,15 +13,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 
-use super::House;
+use super::{House, page};
+use crate::openapi;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
 
-/// What probes ask for, and have no token for.
-const OPEN: [&str; 2] = ["/livez", "/readyz"];
+/// What probes and generators ask for, and have no token for: the same of every gateway.
+const OPEN: [&str; 4] = ["/livez", "/readyz", "/openapi.json", "/admin/openapi.json"];
 
 type Token = Option<Arc<str>>;
 
@@ -32,13 +33,16 @@ pub(super) fn router(house: Arc<dyn House>, api: Router, token: Option<Box<str>>
         .route("/readyz", get(ready))
         .route("/healthz", get(async |State(house): State<Arc<dyn House>>| health(&*house)))
         .route("/metrics", get(async |State(house): State<Arc<dyn House>>| metrics(&*house)))
+        .route("/openapi.json", get(async || answer(StatusCode::OK, JSON, openapi::proxied().to_string())))
+        .route("/admin/openapi.json", get(async || answer(StatusCode::OK, JSON, openapi::admin().to_string())))
         .with_state(house)
         .merge(api)
+        .merge(page::routes())
         .method_not_allowed_fallback(async || {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes other methods; see Allow")
         })
         .fallback(async || {
-            problem(StatusCode::NOT_FOUND, "the paths are /livez, /readyz, /healthz, /metrics and /admin/...")
+            problem(StatusCode::NOT_FOUND, "the paths are /, /docs, /livez, /readyz, /healthz, /metrics and /admin/...")
         })
         .layer(from_fn_with_state(token, authorize))
         .layer(from_fn(never_cached))
@@ -62,7 +66,8 @@ fn metrics(house: &dyn House) -> Response {
 /// Lets through what is open to all, and who has the token. Without a token that is whoever is on this machine, for the
 /// listener is on loopback then; but no web page that somebody there has open.
 async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
-    let open = OPEN.contains(&request.uri().path());
+    let path = request.uri().path();
+    let open = OPEN.contains(&path) || page::is_file(path);
     match token {
         Some(token) if !open && !bears(request.headers(), &token) => {
             let mut refusal = problem(StatusCode::UNAUTHORIZED, "the admin token is missing or wrong");

@@ -3,7 +3,9 @@
 use super::backends::authority;
 use super::services::{Read, services};
 use super::{filters, order, pools};
+use crate::cache_file::LooksOnly;
 use crate::storage;
+use std::sync::Arc;
 use tidegate_config::{Config, Fault, KeyPath, Positions};
 use tidegate_plugins::Registry;
 use tidegate_plugins::filters::limits::Views;
@@ -17,7 +19,7 @@ const LISTED: usize = 8;
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    let shared = Shared::default();
+    let shared = Shared { tiers: Arc::new(LooksOnly), ..Shared::default() };
     let services = services(config, &shared, &Read::default(), &mut faults);
     let filters = filters::build(config, &registry, &services, &mut faults);
     if filters.len() == config.filters.len() {
@@ -29,6 +31,7 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
         let fault = Fault::error(path, "its budgets begin anew with each start of the gateway").as_warning();
         faults.push(fault.with_help("add `storage: { path: tidegate.db }`, so that what is spent is kept"));
     }
+    faults.extend(journal(config));
     for pool in &config.pools {
         pools::balancer(pool, &registry, &mut faults);
         authority(pool, &mut faults);
@@ -54,6 +57,15 @@ pub(super) fn untraced(config: &Config) -> Option<Fault> {
     let path = KeyPath::root().key("traces");
     let fault = || Fault::error(path, "this build sends no traces").with_help("build it with the feature `otlp`");
     (config.traces.is_some() && !cfg!(feature = "otlp")).then(fault)
+}
+
+/// A journal of usage that requests would wait for.
+pub(super) fn journal(config: &Config) -> Option<Fault> {
+    let folder = config.storage.as_ref()?.usage.journal.as_deref()?;
+    let error = crate::usage::is_in_memory(folder).err()?;
+    let at = KeyPath::root().key("storage").key("usage").key("journal");
+    let help = "no request waits for a disk: name a directory on a tmpfs, or leave this out for /dev/shm";
+    Some(Fault::error(at, error.to_string()).with_help(help))
 }
 
 /// Managed keys that let nobody in because they were hashed with another pepper, where the store can be asked.

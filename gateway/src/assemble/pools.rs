@@ -99,6 +99,7 @@ pub(super) fn listed(
     faults: &mut Vec<Fault>,
 ) -> Option<Vec<config::Backend>> {
     let config::Discovered::File(file) = &discover.from else { return Some(Vec::new()) };
-    let read = discovery::read(file);
-    read.map_err(|trouble| faults.push(Fault::error(pool.path.key("discover").key("file"), trouble))).ok()
+    let path = pool.path.key("discover").key("file");
+    let told = |fault: Fault| Fault { path: path.clone(), ..fault };
+    discovery::read(file).map_err(|found| faults.extend(found.into_iter().map(told))).ok()
 }

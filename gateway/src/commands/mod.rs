@@ -11,6 +11,7 @@ mod explain;
 mod file;
 mod init;
 mod keys;
+mod openapi;
 mod proxy;
 mod records;
 mod run;
@@ -18,6 +19,8 @@ mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod upgrade;
+mod usage;
 mod version;
 
 use std::process::ExitCode;
@@ -47,13 +50,17 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Upgrade(upgrade::Upgrade),
     Proxy(proxy::Proxy),
     Demo(demo::Demo),
     Init(init::Init),
     Explain(explain::Explain),
     Keys(keys::Keys),
     Records(records::Records),
+    Usage(usage::Usage),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Completions(completions::Completions),
     Version(version::Version),
 }
@@ -63,13 +70,16 @@ impl Verb {
         match self {
             Self::Run(verb) => verb.run(),
             Self::Check(verb) => verb.run(),
+            Self::Upgrade(verb) => verb.run(),
             Self::Proxy(verb) => verb.run(),
             Self::Demo(verb) => verb.run(),
             Self::Init(verb) => verb.run(),
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
             Self::Records(verb) => verb.run(),
+            Self::Usage(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
+            Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),
             Self::Version(verb) => verb.run(),
         }

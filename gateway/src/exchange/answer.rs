@@ -2,6 +2,7 @@
 
 use super::body::{self, Body};
 use super::fail::{Fault, Result, Wait};
+use super::tally::{self, Ending};
 use super::{Session, Trip, cors, fetch, relay};
 use crate::core::Core;
 use crate::telemetry::Cause;
@@ -36,6 +37,11 @@ impl Answered {
         Self { status: status.as_u16(), cause, log: Some(log.into()), complete: false }
     }
 
+    /// What is handed over of it.
+    pub(super) fn ending(&self) -> Ending {
+        Ending { status: self.status, cause: self.cause, complete: self.complete }
+    }
+
     /// The client has left before.
     pub(super) fn gone(self) -> Self {
         Self { status: 499, cause: Cause::ClientGone, ..self }
@@ -53,33 +59,61 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// # Errors
 /// That the client has left.
 pub(super) async fn reply(session: &mut Session, trip: &mut Trip<'_>, reply: Reply) -> Result<Answered> {
+    let blame = Blame { source: reply.source, asked_for: reply.asked_for, cause: None };
+    say(session, trip, reply, blame).await
+}
+
+/// What tells who is to blame for an answer of this status.
+#[derive(Clone, Copy)]
+struct Blame {
+    source: Source,
+    /// Whether a failure is what was asked for.
+    asked_for: bool,
+    /// Who, if that is known without.
+    cause: Option<Cause>,
+}
+
+impl Blame {
+    fn ending(self, status: StatusCode) -> Ending {
+        let cause = self.cause.unwrap_or(match (status.as_u16(), self.source) {
+            (401 | 403, Source::Gateway) => Cause::Auth,
+            (429, Source::Gateway) => Cause::Limit,
+            (400..=499, Source::Gateway) => Cause::Validation,
+            (500.., Source::Gateway) if self.asked_for => Cause::Validation,
+            (500.., Source::Gateway) => Cause::Gateway,
+            (400..=499, _) => Cause::Client,
+            (500.., _) => Cause::UpstreamError,
+            _ => Cause::None,
+        });
+        Ending { status: status.as_u16(), cause, complete: cause == Cause::None }
+    }
+}
+
+async fn say(session: &mut Session, trip: &mut Trip<'_>, reply: Reply, blame: Blame) -> Result<Answered> {
     settle_body(session, trip).await;
     trip.exchange.answer_from(reply.source, reply.charged);
     trip.record.source = reply.source;
     trip.record.usage = reply.usage;
-    let asked_for = reply.asked_for;
     trip.exchange.spend(reply.usage);
     let mut head = Head { status: reply.status, headers: reply.headers };
     match reply.body {
-        tidegate_plugins::Body::Whole(body) => whole(session, trip, &mut head, body).await?,
-        tidegate_plugins::Body::Pieces(pieces) => piecewise(session, trip, &mut head, pieces).await?,
+        tidegate_plugins::Body::Whole(body) => whole(session, trip, &mut head, body, blame).await?,
+        tidegate_plugins::Body::Pieces(pieces) => piecewise(session, trip, &mut head, pieces, blame).await?,
     }
-    relay::end(session, trip).await?;
-    let cause = match (head.status.as_u16(), reply.source) {
-        (401 | 403, Source::Gateway) => Cause::Auth,
-        (429, Source::Gateway) => Cause::Limit,
-        (400..=499, Source::Gateway) => Cause::Validation,
-        (500.., Source::Gateway) if asked_for => Cause::Validation,
-        (500.., Source::Gateway) => Cause::Gateway,
-        (400..=499, _) => Cause::Client,
-        (500.., _) => Cause::UpstreamError,
-        _ => Cause::None,
-    };
-    Ok(Answered { status: head.status.as_u16(), cause, log: None, complete: cause == Cause::None })
+    let Ending { status, cause, complete } = blame.ending(head.status);
+    let answered = Answered { status, cause, log: None, complete };
+    relay::end(session, trip, &answered).await?;
+    Ok(answered)
 }
 
 /// Sends a body whose length is known.
-async fn whole(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head, mut body: Bytes) -> Result<()> {
+async fn whole(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    head: &mut Head,
+    mut body: Bytes,
+    blame: Blame,
+) -> Result<()> {
     if head.status != StatusCode::NO_CONTENT {
         head.headers.insert(header::CONTENT_LENGTH, super::headers::number(body.len() as u64));
     }
@@ -89,6 +123,7 @@ async fn whole(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head, mut 
     relay::start(session, trip, head).await?;
     relay::follow(trip, &mut body, false)?;
     if trip.exchange.head().method != Method::HEAD {
+        tally::hand_over(trip, blame.ending(head.status), body.len());
         relay::write(session, trip, body).await?;
     }
     Ok(())
@@ -100,6 +135,7 @@ async fn piecewise(
     trip: &mut Trip<'_>,
     head: &mut Head,
     mut pieces: Box<dyn Pieces>,
+    blame: Blame,
 ) -> Result<()> {
     trip.streaming = super::headers::media_type(&head.headers) == "text/event-stream";
     trip.record.stream = trip.streaming;
@@ -112,6 +148,7 @@ async fn piecewise(
         if !trip.head_sent {
             trip.record.upstream_time += began.elapsed();
         }
+        let told = pieces.usage().filter(|usage| !usage.estimated && Some(*usage) != trip.record.usage);
         trip.record.usage = pieces.usage();
         trip.exchange.spend(trip.record.usage);
         let piece = next?.transpose().map_err(Fault::of_pieces)?;
@@ -121,6 +158,9 @@ async fn piecewise(
         let Some(mut piece) = piece else { return Ok(()) };
         trip.record.first_token.get_or_insert_with(Instant::now);
         relay::follow(trip, &mut piece, false)?;
+        if told.is_some() {
+            tally::hand_over(trip, blame.ending(head.status), piece.len());
+        }
         relay::write(session, trip, piece).await?;
     }
 }
@@ -158,20 +198,22 @@ pub(super) async fn fault(session: &mut Session, trip: &mut Trip<'_>, fault: Fau
         super::fail::judge(attempt, &refusal);
     }
     if trip.head_sent {
-        let told = trip.streaming && tell_in_stream(session, trip, &refusal).await.is_ok();
+        let answered = Answered { status: trip.record.upstream_status.unwrap_or(200), cause, log, complete: false };
+        let told = trip.streaming && tell_in_stream(session, trip, &refusal, &answered).await.is_ok();
         if !told {
             session.close_after();
             session.shutdown().await;
         }
-        let status = trip.record.upstream_status.unwrap_or(200);
-        return Answered { status, cause, log, complete: false };
+        return answered;
     }
     if close {
         session.close_after();
     }
     let status = refusal.status.as_u16();
     let answer = refusal.reply(trip.voice, trip.exchange.id());
-    match reply(session, trip, answer).await {
+    // It is not what was asked for, whatever its status.
+    let blame = Blame { source: answer.source, asked_for: false, cause: Some(cause) };
+    match say(session, trip, answer, blame).await {
         Ok(_) => {
             if close && session.is_http2() {
                 linger(session).await;
@@ -200,8 +242,14 @@ pub(super) fn offered(trip: &mut Trip<'_>, status: StatusCode, cause: Cause) -> 
     found.or_else(|| offer(trip))
 }
 
-async fn tell_in_stream(session: &mut Session, trip: &mut Trip<'_>, refusal: &Refusal) -> Result<()> {
+async fn tell_in_stream(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    refusal: &Refusal,
+    answered: &Answered,
+) -> Result<()> {
     let event = refusal.event(trip.voice, trip.exchange.id());
+    tally::hand_over(trip, answered.ending(), event.len());
     relay::write(session, trip, event).await?;
     session.finish(None).await.map_err(|_| Fault::ClientGone)
 }
@@ -252,10 +300,16 @@ pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: 
     session.write_head(head.status, headers).await.map_err(|_| Fault::ClientGone)
 }
 
+/// What the gateway itself has added until now.
+pub(super) fn measure(trip: &mut Trip<'_>) {
+    let queued = trip.record.queued + trip.in_line;
+    let waited = trip.receiving + trip.record.upstream_time + queued + trip.exchange.waited();
+    trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
+}
+
 /// Adds who this is, who answered, and what it cost.
 pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
-    let waited = trip.receiving + trip.record.upstream_time + trip.record.queued + trip.exchange.waited();
-    trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
+    measure(trip);
     let record = &trip.record;
     headers.insert("x-request-id", record.request_id.to_header());
     if let Some(id) = &record.correlation_id {

@@ -3,6 +3,7 @@
 use super::body::{self, Body};
 use super::fail::{Fault, Result};
 use super::headers;
+use super::wishes::Wishes;
 use super::{Session, Trip, query};
 use crate::core::Core;
 use crate::downstream::forwarded::{self, Contradiction, Source};
@@ -90,6 +91,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     let content = content(&snapshot);
     Trip {
         core,
+        wishes: Wishes::of(exchange.headers()),
         #[cfg(feature = "otlp")]
         content,
         share: core.bodies.share(),
@@ -121,8 +123,11 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         query: None,
         head_sent: false,
         receiving: Duration::ZERO,
+        in_line: Duration::ZERO,
         instead: std::sync::Mutex::default(),
         resuming: None,
+        outcome: None,
+        tally: None,
         trailers: None,
     }
 }
@@ -161,6 +166,7 @@ pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
         return Err(method_not_allowed("GET, HEAD, POST, OPTIONS", &head.method));
     }
     check_body(trip)?;
+    trip.wishes.check()?;
     if let Some(rest) = head.path.strip_prefix("/v1/models") {
         let id = rest.strip_prefix('/').filter(|id| !id.is_empty());
         if rest.is_empty() || id.is_some() {

@@ -188,7 +188,7 @@ impl<'a> Ask<'a> {
             Ok(head) => return Ok(self.got(upstream, head, sent)),
             Err(error) => error,
         };
-        if upstream.reused && error.is_unanswered() && self.replayable {
+        if self.replayable && upstream.was_closed_before(&error, sent.elapsed()) {
             return Err(Failed::Stale);
         }
         let log = self.told(&error);

@@ -5,11 +5,12 @@ use super::fail::Fault;
 use super::fetch::{Fetched, Missed};
 use super::place::{self, NoPlace};
 use super::resume::Resuming;
-use super::{Route, Session, Trip, admit, headers, whole};
+use super::{Route, Session, Trip, admit, whole};
 use crate::models::Step;
 use crate::telemetry::InFlight;
 use crate::upstream::NoBackend;
 use crate::upstream::too_long::says_too_long;
+use http::StatusCode;
 use std::sync::Arc;
 use tidegate_config::FallbackOn;
 
@@ -53,6 +54,14 @@ impl Stuck {
         };
         Self { why, missed }
     }
+
+    /// It is stuck for its length, which is nobody's fault, also where a stream said so.
+    fn too_long(&mut self, trip: &Trip<'_>) {
+        self.why = Some(FallbackOn::ContextTooLong);
+        if let Some(attempt) = &trip.attempt {
+            attempt.refused(StatusCode::BAD_REQUEST.as_u16());
+        }
+    }
 }
 
 /// The steps that a request has not taken yet.
@@ -64,10 +73,10 @@ pub(super) struct Chain {
 impl Chain {
     /// All steps of the model of `route`, if this request may take them.
     pub(super) fn new(trip: &Trip<'_>, route: &Route) -> Self {
-        let refused = headers::text(trip.exchange.headers(), "x-tidegate-fallback").is_some_and(|value| value == "off");
         // A body that comes in pieces cannot be sent twice, nor its model be changed.
         let whole = trip.exchange.call().is_some() && trip.replayable;
-        let steps = route.model.as_ref().filter(|_| whole && !refused).map(|model| model.fallback.clone());
+        let steps =
+            route.model.as_ref().filter(|_| whole && !trip.wishes.no_fallback).map(|model| model.fallback.clone());
         Self { steps: steps.unwrap_or_default(), next: 0 }
     }
 
@@ -122,12 +131,11 @@ pub(super) async fn turn(
     chain: &mut Chain,
     mut stuck: Stuck,
 ) -> std::result::Result<Route, Missed> {
-    if let (None, Missed::Answer(fetched)) = (stuck.why, &mut stuck.missed)
+    if let Missed::Answer(fetched) = &mut stuck.missed
         && chain.has(trip, FallbackOn::ContextTooLong)
-        && matches!(fetched.head.status.as_u16(), 400 | 413 | 422)
     {
         match is_too_long(session, trip, fetched).await {
-            Ok(true) => stuck.why = Some(FallbackOn::ContextTooLong),
+            Ok(true) => stuck.too_long(trip),
             Ok(false) => {}
             Err(fault) => return Err(Missed::Fault(fault)),
         }
@@ -163,7 +171,12 @@ pub(super) async fn turn(
     Ok(route)
 }
 
-/// Whether a refusal says that the prompt is too long. It is kept for being told.
+/// Whether a refusal says that the prompt is too long, or the event that a stream opens with. It is kept for being told.
 async fn is_too_long(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetched) -> super::fail::Result<bool> {
-    Ok(says_too_long(&whole::peek(session, trip, fetched).await?))
+    Ok(match fetched.head.status.as_u16() {
+        400 | 413 | 422 => says_too_long(&whole::peek(session, trip, fetched).await?),
+        // What has been read of it, and no more: the rest comes when it likes.
+        200 => says_too_long(&fetched.held.iter().flatten().copied().collect::<Vec<_>>()),
+        _ => false,
+    })
 }

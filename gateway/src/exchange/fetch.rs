@@ -58,23 +58,34 @@ impl Fetched {
 pub(super) struct Deadline {
     total: Instant,
     client: Option<Instant>,
+    /// When a client that is still in line is told so: it has to hear it before it leaves.
+    in_line: Option<Instant>,
+}
+
+/// How much before its own deadline a client that waits this long is told that it waited in vain. Its clock began before
+/// ours did, and the answer has to get to it.
+fn in_time(patience: Duration) -> Duration {
+    const LEAST: Duration = Duration::from_millis(50);
+    const MOST: Duration = Duration::from_secs(1);
+    (patience / 10).clamp(LEAST, MOST).min(patience / 2)
 }
 
 impl Deadline {
     fn new(trip: &Trip<'_>, route: &Route) -> Self {
-        let started = trip.record.started;
-        let client = client_patience(trip).map(|patience| started + patience);
-        Self { total: started + route.timeouts.total, client }
+        let (started, patience) = (trip.record.started, client_patience(trip));
+        let client = patience.map(|patience| started + patience);
+        let in_line = patience.map(|patience| started + patience - in_time(patience));
+        Self { total: started + route.timeouts.total, client, in_line }
     }
 
-    /// How long a client that has got nothing yet may still wait.
-    pub(super) fn left(&self) -> Duration {
-        self.client.map_or(self.total, |client| client.min(self.total)).saturating_duration_since(Instant::now())
+    /// How long a client that has got nothing yet may still wait in line.
+    pub(super) fn left_in_line(&self) -> Duration {
+        self.in_line.map_or(self.total, |client| client.min(self.total)).saturating_duration_since(Instant::now())
     }
 
     /// The same for a client that has got a part of its answer.
     pub(super) fn of_the_rest(self) -> Self {
-        Self { client: None, ..self }
+        Self { client: None, in_line: None, ..self }
     }
 
     /// When everything has to be over.
@@ -224,7 +235,7 @@ pub(super) async fn along(
 /// Why there is no answer.
 pub(super) async fn once(session: &mut Session, trip: &mut Trip<'_>, route: &Route) -> Result<Fetched> {
     // The time that its client waits is no time of the copy's.
-    let deadline = Deadline { total: trip.record.started + route.timeouts.total, client: None };
+    let deadline = Deadline { total: trip.record.started + route.timeouts.total, client: None, in_line: None };
     // Where requests wait, none of them waits for a copy.
     let place = match route.pool.queue.as_ref().is_some_and(|queue| !queue.is_empty()) {
         true => Err(NoBackend::Busy),
@@ -262,7 +273,8 @@ async fn at(
     loop {
         let backend = place.backend().clone();
         let may = |miss| retrying.allows(trip, route, miss);
-        let again = may(Miss::Lost) || may(Miss::ErrorEvent) || chain.has(trip, FallbackOn::Error);
+        let elsewhere = [FallbackOn::Error, FallbackOn::ContextTooLong].map(|why| chain.has(trip, why));
+        let again = may(Miss::Lost) || may(Miss::ErrorEvent) || elsewhere.contains(&true);
         let (miss, missed) = match ask(session, trip, route, deadline, place, again).await? {
             Asked::Answered(fetched) => return Ok(At::Answered(fetched)),
             Asked::Missed(miss, missed) => (miss, missed),
@@ -383,4 +395,15 @@ pub(super) fn asks(trip: &mut Trip<'_>, route: &Route, place: &Place) {
     trip.record.backend = Some(place.backend().settings.name.clone());
     trip.backend = Some(place.backend().clone());
     trip.attempt = Some(place.attempt().clone());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_in_vain_hears_of_it_before_it_leaves() {
+        let millis = |patience| in_time(Duration::from_millis(patience)).as_millis();
+        assert_eq!([40, 200, 1000, 5000, 600_000].map(millis), [20, 50, 100, 500, 1000]);
+    }
 }

@@ -2,12 +2,11 @@
 
 use super::Trip;
 use super::answer::Answered;
+use super::tally::{self, Ending};
 use crate::telemetry::{Cause, Finished, NO_POOL, OTHER_ROUTE, bounded};
 use std::sync::Arc;
 use std::time::Instant;
-use tidegate_plugins::exchange::Outcome;
 use tidegate_plugins::spenders::Spent;
-use tidegate_plugins::usage::Usage;
 
 /// Longest error text in a log line, in bytes.
 const ERROR_LIMIT: usize = 512;
@@ -38,22 +37,10 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
         record.key_id.clone_from(&caller.key);
         record.metadata = Some(caller.metadata.clone());
     }
-    let mut outcome = Outcome {
-        status,
-        complete,
-        usage: record.usage,
-        reported: record.usage,
-        source: trip.exchange.source(),
-        charged: trip.exchange.is_charged(),
-        streamed: trip.streaming,
-        events: record.events,
-        request_bytes: record.request_bytes,
-        response_bytes: record.response_bytes,
-    };
-    // From here on whoever counts has the same: budgets, spenders, metrics, log.
-    let settled = trip.followers.iter().rev().find_map(|follower| follower.settles(&trip.exchange, &outcome));
-    outcome.usage = settled.or(outcome.usage);
-    record.usage = outcome.usage;
+    let ending = Ending { status, cause: record.cause, complete };
+    // From here on whoever counts has the same: budgets, spenders, metrics, log, and what is kept of usage.
+    let outcome = tally::settle(&mut trip, ending, 0);
+    trip.record.usage = outcome.usage;
     trip.exchange.record(outcome);
     while let Some(follower) = trip.followers.pop() {
         follower.end(&trip.exchange);
@@ -64,9 +51,11 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
 
 /// Counts what became of a request, and writes its line.
 pub(super) fn report(mut trip: Trip<'_>) {
+    let (cause, usage) = (trip.record.cause, trip.record.usage);
+    tally::keep(&mut trip, cause, usage);
     trip.record.notes = trip.exchange.take_notes();
     let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
-    let cost = cost(&trip);
+    let cost = tally::cost(&trip, trip.record.usage);
     if cost > 0 {
         series.cost.add(cost);
     }
@@ -98,36 +87,17 @@ fn keep(trip: Trip<'_>, cost: u64) {
     }
 }
 
-/// The tokens that are this request's to pay: an answer that was made for another one is that one's.
-fn charged(trip: &Trip<'_>) -> Option<Usage> {
-    trip.record.usage.filter(|_| trip.exchange.is_charged())
-}
-
-/// What a request costs, in billionths.
-fn cost(trip: &Trip<'_>) -> u64 {
-    let price = trip.exchange.priced_as().and_then(|model| trip.snapshot.prices.of(model));
-    charged(trip).zip(price).map_or(0, |(usage, price)| price.of(&usage))
-}
-
 fn add_to_spenders(trip: &Trip<'_>) {
     let caller = trip.exchange.caller();
-    let tokens =
-        charged(trip).map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
+    let tokens = tally::charged(trip, trip.record.usage)
+        .map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
     trip.snapshot.shared.spenders.record(&Spent {
         org: caller.and_then(|caller| caller.org.as_deref()),
         user: caller.and_then(|caller| caller.user.as_deref()),
         key: caller.and_then(|caller| caller.key.as_deref()),
-        model: model_of(trip),
+        model: tally::model_of(trip).map(|model| &**model),
         tokens,
-        cost: cost(trip),
+        cost: tally::cost(trip, trip.record.usage),
         limited: trip.exchange.is_limited(),
     });
-}
-
-/// The model as the file names it, also of a request that came no farther than a filter.
-fn model_of<'a>(trip: &'a Trip<'_>) -> Option<&'a str> {
-    match &trip.route {
-        Some(route) => route.model.as_ref().map(|model| &*model.name),
-        None => trip.snapshot.models.resolve(trip.exchange.model()?).map(|model| &*model.name),
-    }
 }

@@ -29,8 +29,10 @@ pub(crate) mod shadow;
 mod shed;
 mod socket;
 mod stream;
+mod tally;
 mod trailers;
 mod whole;
+mod wishes;
 
 use crate::core::Core;
 use crate::downstream::Session;
@@ -53,11 +55,14 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tally::Tally;
 use tidegate_config::Timeouts;
 use tidegate_plugins::call::{Call, Endpoint};
+use tidegate_plugins::exchange::Outcome;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
 use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
+use wishes::Wishes;
 
 pub(crate) use answer::unreadable_head;
 pub(crate) use salt::key as salt_key;
@@ -69,6 +74,8 @@ pub(crate) struct Trip<'a> {
     /// Whether the client's address lets it in, and is known at all.
     address: Address,
     exchange: Exchange,
+    /// What it asks of the gateway itself.
+    wishes: Wishes,
     record: Record,
     body: Body,
     share: Share,
@@ -116,11 +123,16 @@ pub(crate) struct Trip<'a> {
     head_sent: bool,
     /// Time spent waiting for the client to send.
     receiving: Duration,
+    /// Time spent so far in the queue that it still waits in.
+    in_line: Duration,
     /// What the client is told in the place of a failure. Never locked: the mutex makes it a thing that may be looked at
     /// by several, which a body in pieces is not.
     instead: Mutex<Option<Reply>>,
     /// What its stream is continued with if it breaks; none where it is not.
     resuming: Option<Box<Resuming>>,
+    /// What was last settled of it, and what of that has been handed over.
+    outcome: Option<Outcome>,
+    tally: Option<Tally>,
     /// What follows the answer's body.
     trailers: Option<HeaderMap>,
     /// What was asked and answered, where that goes with its trace.

@@ -195,8 +195,7 @@ pub(super) fn patience(trip: &super::Trip<'_>, hedging: &Hedging) -> Option<Dura
     use tidegate_plugins::call::Key;
     let call = trip.exchange.call()?;
     let side_effects = call.span(Key::Tools).is_some() || call.endpoint == Endpoint::Responses;
-    let refused = super::headers::text(trip.exchange.headers(), "x-tidegate-hedge").is_some_and(|value| value == "off");
-    if refused || (side_effects && !hedging.settings.side_effects) {
+    if trip.wishes.no_hedge || (side_effects && !hedging.settings.side_effects) {
         return None;
     }
     hedging.patience(call.stream)

@@ -1,6 +1,7 @@
 //! Requests of the gateway's own: made for no client, with nobody's key, beside the requests that clients wait for.
 
 use super::body::Body;
+use super::wishes::Wishes;
 use super::{Route, Trip, admit, arrive};
 use crate::core::Core;
 use crate::downstream::Session;
@@ -53,6 +54,7 @@ pub(super) fn trip<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Se
     trip.record.model_asked = exchange.model().map(|model| arrive::short(model).into());
     trip.asked = exchange.model().cloned();
     (trip.voice, trip.known, trip.body) = (exchange.endpoint(), true, Body::Whole);
+    trip.wishes = Wishes::of(exchange.headers());
     trip.exchange = exchange;
     trip
 }

@@ -190,7 +190,9 @@ async fn tell(session: &mut Session, trip: &mut Trip<'_>, ticket: &Ticket) -> Re
         let mut head = Head { status: StatusCode::OK, headers: HeaderMap::from_iter([kind, fresh]) };
         trip.streaming = true;
         trip.record.stream = true;
+        trip.in_line = ticket.waited();
         relay::start(session, trip, &mut head).await?;
+        trip.in_line = Duration::ZERO;
     }
     let about = wait.map_or(String::new(), |wait| format!(", about {:.1} s", wait.as_secs_f64()));
     relay::write(session, trip, Bytes::from(format!(": queue: position {}{about}\n\n", before + 1))).await?;
@@ -199,11 +201,8 @@ async fn tell(session: &mut Session, trip: &mut Trip<'_>, ticket: &Ticket) -> Re
 
 /// How long this request can wait: what the queue allows, what the client says, and what is left of its time.
 fn patience(trip: &Trip<'_>, queue: &Queue, deadline: Deadline) -> Duration {
-    let asked = headers::text(trip.exchange.headers(), "x-tidegate-max-wait")
-        .and_then(|text| text.trim().parse::<f64>().ok())
-        .filter(|seconds| (0.0..=86_400.0).contains(seconds))
-        .map_or(Duration::MAX, Duration::from_secs_f64);
-    queue.settings.max_wait.min(asked).min(deadline.left())
+    let asked = trip.wishes.max_wait.unwrap_or(Duration::MAX);
+    queue.settings.max_wait.min(asked).min(deadline.left_in_line())
 }
 
 /// What this request waits in line for.
@@ -214,19 +213,13 @@ fn claim(trip: &Trip<'_>, queue: &Queue) -> Claim {
     let weight = named.as_deref().and_then(|name| queue.settings.weights.get(name)).copied().unwrap_or(1);
     // Who says nothing of itself shares with whoever comes from the same address.
     let tenant = named.unwrap_or_else(|| trip.exchange.client().map_or_else(String::new, |ip| ip.to_string()).into());
-    Claim { priority: priority(&trip.exchange), tenant, weight, cost: cost(&trip.exchange) }
+    Claim { priority: priority(trip).get(), tenant, weight, cost: cost(&trip.exchange) }
 }
 
 /// The caller's priority, or a lower one that the request asks for.
-pub(super) fn priority(exchange: &Exchange) -> u8 {
-    let own = exchange.caller().map_or_else(Priority::default, |caller| caller.priority).get();
-    let asked = headers::text(exchange.headers(), "x-tidegate-priority").and_then(|text| match text.trim() {
-        "interactive" => Some(8),
-        "normal" => Some(Priority::default().get()),
-        "batch" => Some(1),
-        number => number.parse().ok(),
-    });
-    asked.unwrap_or(own).min(own)
+pub(super) fn priority(trip: &Trip<'_>) -> Priority {
+    let own = trip.exchange.caller().map_or_else(Priority::default, |caller| caller.priority);
+    trip.wishes.priority.unwrap_or(own).min(own)
 }
 
 /// Tokens it is expected to cost: a quarter of its bytes, and what the answer may have.

@@ -7,7 +7,7 @@
 use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
-use super::{Session, Trip, headers, socket, stream, trailers, whole};
+use super::{Session, Trip, headers, socket, stream, tally, trailers, whole};
 use crate::telemetry::bounded;
 use bytes::Bytes;
 use http::header;
@@ -45,7 +45,7 @@ pub(super) async fn relay(session: &mut Session, trip: &mut Trip<'_>, mut fetche
             opaque(session, trip, fetched, Bytes::new()).await?
         }
     };
-    end(session, trip).await?;
+    end(session, trip, &answered).await?;
     if let Some(fetched) = unfinished {
         finish_reading(trip, fetched).await;
     }
@@ -184,9 +184,12 @@ pub(super) async fn write(session: &mut Session, trip: &mut Trip<'_>, data: Byte
 ///
 /// # Errors
 /// That the client has left.
-pub(super) async fn end(session: &mut Session, trip: &mut Trip<'_>) -> Result<()> {
+pub(super) async fn end(session: &mut Session, trip: &mut Trip<'_>, answered: &Answered) -> Result<()> {
     let mut data = Bytes::new();
     follow(trip, &mut data, true)?;
+    if trip.tally.is_none() {
+        tally::hand_over(trip, answered.ending(), data.len());
+    }
     write(session, trip, data).await?;
     trailers::end(session, trip).await
 }
@@ -217,6 +220,7 @@ pub(super) async fn opaque(
         follow(trip, &mut data, false)?;
         if fetched.is_done() {
             let unfinished = let_go(session, trip, fetched).await;
+            tally::hand_over(trip, answered.ending(), data.len());
             write(session, trip, data).await?;
             return Ok((answered, unfinished));
         }

@@ -70,8 +70,7 @@ pub(super) fn begin(trip: &mut Trip<'_>) {
 
 /// How the pool resumes streams, if this one may be: a copy is one attempt, and a client may want none.
 fn settings(trip: &Trip<'_>) -> Option<Resume> {
-    let refused = |trip: &Trip<'_>| headers::text(trip.exchange.headers(), "x-tidegate-resume") == Some("off");
-    trip.route.as_ref()?.pool.resume.filter(|_| !trip.shadow && !refused(trip))
+    trip.route.as_ref()?.pool.resume.filter(|_| !trip.shadow && !trip.wishes.no_resume)
 }
 
 impl Resuming {

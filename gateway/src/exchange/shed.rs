@@ -19,10 +19,10 @@ pub(super) use crate::telemetry::ShedReason as Reason;
 /// 503: it is not urgent enough, or there is no room for anybody.
 pub(super) fn early(trip: &mut Trip<'_>, plan: &Plan) -> Result<bool> {
     let known = trip.exchange.caller().is_some() || !trip.snapshot.identifies_late;
-    let priority = if known { place::priority(&trip.exchange) } else { Priority::MOST.get() };
+    let priority = if known { place::priority(trip) } else { Priority::MOST };
     // Only the bodies of calls are held whole.
     let declared = body::declared_length(trip.exchange.headers()).filter(|_| matches!(plan, Plan::Call));
-    judge(trip, Urgency::of(priority), declared.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))?;
+    judge(trip, Urgency::of(priority.get()), declared.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))?;
     Ok(known)
 }
 
@@ -31,7 +31,7 @@ pub(super) fn early(trip: &mut Trip<'_>, plan: &Plan) -> Result<bool> {
 /// # Errors
 /// As [`early`].
 pub(super) fn late(trip: &mut Trip<'_>) -> Result<()> {
-    judge(trip, Urgency::of(place::priority(&trip.exchange)), 0)
+    judge(trip, Urgency::of(place::priority(trip).get()), 0)
 }
 
 fn judge(trip: &mut Trip<'_>, urgency: Urgency, more: usize) -> Result<()> {
@@ -60,7 +60,7 @@ fn refuse(trip: &mut Trip<'_>, urgency: Urgency, reason: Reason) -> Fault {
 
 /// Counts a request that is refused while its body is read.
 pub(super) fn count(trip: &mut Trip<'_>, reason: Reason) {
-    let urgency = Urgency::of(place::priority(&trip.exchange));
+    let urgency = Urgency::of(place::priority(trip).get());
     count_as(trip, urgency, reason);
 }
 

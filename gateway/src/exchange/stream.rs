@@ -3,7 +3,7 @@
 use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::Fetched;
-use super::{Session, Trip, relay, resume};
+use super::{Session, Trip, relay, resume, tally};
 use crate::telemetry::Cause;
 use crate::upstream;
 use bytes::Bytes;
@@ -26,6 +26,8 @@ struct Streaming {
     renamer: Option<ModelRenamer>,
     /// Until the first event the head is held, so that a backend that fails before it still gets an honest status.
     head: Option<Head>,
+    /// Whether anything has been passed on.
+    has_begun: bool,
     last_event: Instant,
     /// Whether a token has come from the backend that is being read.
     has_token: bool,
@@ -70,22 +72,44 @@ pub(super) async fn relay(
         renamer: relay::renamer(trip),
         // Where the client was told how it stands in the queue, it has one already.
         head: Some(head).filter(|_| !trip.head_sent),
+        has_begun: false,
         last_event: Instant::now(),
         has_token: false,
         events: 0,
     };
     let outcome = flow(session, trip, fetched, &mut streaming).await;
-    trip.record.usage = streaming.watch.usage();
+    count(trip, &streaming.watch);
+    Ok((answered(trip, &streaming.watch), outcome?))
+}
+
+/// Takes down what the stream has cost so far.
+fn count(trip: &mut Trip<'_>, watch: &StreamWatch) {
+    trip.record.usage = watch.usage();
     trip.exchange.spend(trip.record.usage);
-    trip.record.events = streaming.watch.content_events();
+    trip.record.events = watch.content_events();
     trip.record.counted = trip.resuming.as_ref().is_some_and(|resuming| resuming.has_counted());
-    let fetched = outcome?;
+}
+
+/// How a stream that ends here has answered.
+fn answered(trip: &Trip<'_>, watch: &StreamWatch) -> Answered {
     let status = StatusCode::from_u16(trip.record.upstream_status.unwrap_or(200)).unwrap_or(StatusCode::OK);
     // An error event under a 200 is passed on as it came; it is the backend's fault all the same.
-    if streaming.watch.saw_error() {
-        return Ok((Answered::failed(status, Cause::UpstreamError, ERROR_EVENT), fetched));
+    match watch.saw_error() {
+        true => Answered::failed(status, Cause::UpstreamError, ERROR_EVENT),
+        false => Answered::ok(status),
     }
-    Ok((Answered::ok(status), fetched))
+}
+
+/// Hands over what the stream has cost, before its client sees a block that says so, or that it is over.
+fn hand_over(trip: &mut Trip<'_>, it: &Streaming, is_over: bool, bytes: usize) {
+    let tells = || {
+        let usage = it.watch.usage().filter(|usage| !usage.estimated);
+        it.watch.complete() && usage.is_some() && usage != trip.record.usage
+    };
+    if is_over || tells() {
+        count(trip, &it.watch);
+        tally::hand_over(trip, answered(trip, &it.watch).ending(), bytes);
+    }
 }
 
 /// What is logged of a backend that fails in the middle of a stream and says so.
@@ -105,7 +129,7 @@ async fn flow(
         if until.0 < timer.deadline().into_std() {
             timer.as_mut().reset(until.0.into());
         }
-        let waiting = it.head.is_some().then(Instant::now);
+        let waiting = (!it.has_begun).then(Instant::now);
         let read = next(session, trip, &mut fetched, until, timer.as_mut()).await;
         if let Some(since) = waiting {
             trip.record.upstream_time += since.elapsed();
@@ -149,10 +173,13 @@ async fn flow(
     }
 }
 
-/// Gives the client a block, and before the first one the head.
+/// Gives the client a block, and before the first one the head, if it has none yet.
 async fn pass(session: &mut Session, trip: &mut Trip<'_>, it: &mut Streaming, block: Bytes) -> Result<()> {
-    if let Some(mut head) = it.head.take() {
-        answer::send_head(session, trip, &mut head).await?;
+    if !std::mem::replace(&mut it.has_begun, true) {
+        match it.head.take() {
+            Some(mut head) => answer::send_head(session, trip, &mut head).await?,
+            None => answer::measure(trip),
+        }
     }
     relay::write(session, trip, block).await
 }
@@ -163,6 +190,7 @@ fn as_it_came(trip: &mut Trip<'_>, it: &mut Streaming, mut event: Bytes) -> Resu
         event.truncate(end);
     }
     outgoing(trip, it, &mut event)?;
+    hand_over(trip, it, true, event.len());
     Ok(event)
 }
 
@@ -279,6 +307,7 @@ fn step(
         resume::given(trip, &block);
     }
     outgoing(trip, it, &mut block)?;
+    hand_over(trip, it, matches!(flow, Flow::Done), block.len());
     Ok((Some(block), flow))
 }
 
@@ -311,6 +340,7 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
         return Err(Fault::broken("the stream ended without saying that it was complete"));
     }
     outgoing(trip, it, &mut rest)?;
+    hand_over(trip, it, true, rest.len());
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))
 }
 

@@ -5,7 +5,7 @@ use super::answer::{self, Answered};
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
 use super::relay::Relayed;
-use super::{Session, Trip, body, headers, relay};
+use super::{Session, Trip, body, headers, relay, tally};
 use crate::telemetry::{BackendFault, Cause, bounded};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
@@ -77,8 +77,8 @@ pub(super) async fn relay(
         follower.whole(&mut trip.exchange, &answer);
     }
     let renamed = relay::renamer(trip).and_then(|renamer| renamer.rename_in_json(&answer));
-    send(session, trip, &mut head, renamed.unwrap_or(answer)).await?;
-    Ok((Answered::ok(head.status), unfinished))
+    let answered = send(session, trip, &mut head, renamed.unwrap_or(answer), Answered::ok).await?;
+    Ok((answered, unfinished))
 }
 
 /// Whether an answer under a good status is an error all the same, in one of the shapes that servers give them.
@@ -107,11 +107,20 @@ fn unpack(answer: Bytes, head: &mut Head, limit: usize) -> Result<Bytes> {
 }
 
 /// Sends an answer whose length is known.
-async fn send(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head, mut answer: Bytes) -> Result<()> {
+async fn send(
+    session: &mut Session,
+    trip: &mut Trip<'_>,
+    head: &mut Head,
+    mut answer: Bytes,
+    answered: impl FnOnce(StatusCode) -> Answered,
+) -> Result<Answered> {
     head.headers.insert(header::CONTENT_LENGTH, headers::number(answer.len() as u64));
     relay::start(session, trip, head).await?;
     relay::follow(trip, &mut answer, false)?;
-    relay::write(session, trip, answer).await
+    let answered = answered(head.status);
+    tally::hand_over(trip, answered.ending(), answer.len());
+    relay::write(session, trip, answer).await?;
+    Ok(answered)
 }
 
 /// Passes a backend's error on if it is one an SDK understands, else says the same in our words.
@@ -161,11 +170,12 @@ pub(super) async fn error(
         }
     };
     head.headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-    send(session, trip, &mut head, body).await?;
     let said = String::from_utf8_lossy(&log[..log.len().min(LOGGED)]);
     let said = if secret.is_some_and(|secret| said.contains(&*secret)) { "(its own key)".into() } else { said };
     let said = format!("the backend answered {status}: {}", said.trim());
-    Ok((Answered::failed(status, cause, said.trim_end_matches(": ")), unfinished))
+    let failed = |_| Answered::failed(status, cause, said.trim_end_matches(": "));
+    let answered = send(session, trip, &mut head, body, failed).await?;
+    Ok((answered, unfinished))
 }
 
 /// An answer to a stream whose head has gone out while it waited in the queue: the fault that says the same.

@@ -56,8 +56,9 @@ impl Backing for Sqlite {
         let Some(before) = to.keep.and_then(|keep| SystemTime::now().checked_sub(keep)) else { return Ok(()) };
         let seconds = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let before = When::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX)).to_string();
-        // From the oldest on, so that what is left is one piece.
-        let sql = "DELETE FROM records WHERE seq < (SELECT COALESCE(MIN(seq), 0) FROM records WHERE time >= ?1)";
+        // From the oldest on, so that what is left is one piece; and not the last, to which the next is tied.
+        let sql = "DELETE FROM records WHERE seq <
+            (SELECT COALESCE((SELECT MIN(seq) FROM records WHERE time >= ?1), (SELECT MAX(seq) FROM records)))";
         self.0.execute(sql, params![before]).map(drop).map_err(io::Error::other)
     }
 }

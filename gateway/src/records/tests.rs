@@ -35,7 +35,7 @@ fn sqlite(folder: &Folder) -> To {
 
 fn record(n: u64) -> Map<String, Value> {
     let record =
-        json!({ "time": format!("2026-11-21T00:00:00.{n:03}Z"), "request_id": format!("r{n}"), "text": "\"}" });
+        json!({ "time": format!("2020-01-31T00:00:00.{n:03}Z"), "request_id": format!("r{n}"), "text": "\"}" });
     record.as_object().unwrap().clone()
 }
 
@@ -61,14 +61,13 @@ fn names(folder: &Folder) -> Vec<String> {
 #[test]
 fn a_chain_goes_on_over_files_and_restarts() {
     let folder = Folder::new("on");
-    // Of about 260 bytes each.
-    write(&to(&folder, 1000, None), 0..10);
+    write(&to(&folder, 500, None), 0..10);
     let full = names(&folder);
     assert!(
         full.len() >= 3 && full[0] == "r-000000000001.jsonl.zst" && full.last().unwrap().ends_with(".jsonl"),
         "{full:?}"
     );
-    write(&to(&folder, 1000, None), 10..20);
+    write(&to(&folder, 500, None), 10..20);
     let verified = holds(&folder.0, None);
     assert_eq!((verified.records, verified.first, verified.tail.seq), (20, 1, 20));
     // The oldest may go.
@@ -147,6 +146,9 @@ fn a_table_has_the_same_chain_and_forgets_the_oldest() {
     let connection = crate::storage::direct(&path, sqlite::TABLES).unwrap();
     connection.execute("UPDATE records SET line = replace(line, 'r4', 'rX') WHERE seq = 5", []).unwrap();
     assert!(verify(&path, "r", None).is_err_and(|broken| broken.to_string().contains("record 5")));
+    backing.tidy(&To { keep: Some(Duration::from_secs(3600)), ..sqlite(&folder) }).unwrap();
+    let verified = holds(&path, None);
+    assert_eq!((verified.records, verified.first), (1, 8), "the next is tied to the last");
 }
 
 #[test]

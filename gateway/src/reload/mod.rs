@@ -10,6 +10,7 @@ pub(crate) mod watch;
 use crate::assemble::{self, Parts};
 use crate::core::Core;
 use crate::life::forget;
+use crate::service_manager;
 use crate::telemetry::{ReloadBy, ReloadOutcome};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,7 @@ impl Reloads {
     pub(crate) fn read(&self, by: ReloadBy) -> Result<Applied, Refused> {
         let file = self.file.as_deref().ok_or(Refused::NoFile)?;
         let _alone = self.alone();
+        service_manager::reloading();
         let noting = Noting::default();
         // Before they are read: what changes meanwhile is seen the next time.
         let before = self.stamps().again(Some(file));
@@ -100,7 +102,16 @@ impl Reloads {
             let warnings = loaded.warnings.iter().chain(&other_pepper).map(|warning| warning.message.clone()).collect();
             self.put(loaded.config, Some(&loaded.positions), by, warnings)
         });
-        applied.map_err(|faults| self.refuse(by, faults))
+        match applied {
+            Ok(applied) => {
+                service_manager::ready("serving");
+                Ok(applied)
+            }
+            Err(faults) => {
+                service_manager::ready("serving; the configuration was refused and the old one stays, see the log");
+                Err(self.refuse(by, faults))
+            }
+        }
     }
 
     /// Goes back to a version that was in use before. Blocks: filters may read files.

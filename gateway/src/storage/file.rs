@@ -102,6 +102,14 @@ pub fn look(path: &Path) -> Result<Connection, StorageError> {
     Ok(connection)
 }
 
+/// Looks whether what is there is a store of ours, without changing it.
+///
+/// # Errors
+/// If it is none, or cannot be opened.
+pub fn inspect(path: &Path) -> Result<(), StorageError> {
+    ours(&look(path)?)
+}
+
 /// Makes the file, readable by nobody else, unless it is there.
 fn make(path: &Path) -> io::Result<()> {
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {

@@ -20,11 +20,12 @@ mod queue;
 pub(crate) mod spent;
 #[cfg(test)]
 mod tests;
+pub(crate) mod usage;
 mod watch;
 mod writer;
 
 pub use fault::StorageError;
-pub use file::{Table, direct, look};
+pub use file::{Table, direct, inspect, look};
 pub use metrics::StorageMetrics;
 pub(crate) use metrics::{ERRORS, ERRORS_HELP, QUEUE, QUEUE_HELP, UP, UP_HELP, WRITES, WRITES_HELP};
 
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant};
 use watch::Watchers;
 
 /// What is kept in the store of the gateway, one module each.
-pub const TABLES: &[Table] = &[keys::TABLE, spent::TABLE];
+pub const TABLES: &[Table] = &[keys::TABLE, spent::TABLE, usage::TABLE];
 
 /// The name of the store of the gateway.
 pub const MAIN: &str = "main";

@@ -7,6 +7,7 @@
 mod course;
 mod finished;
 mod ids;
+pub mod live;
 mod log;
 mod metrics;
 mod recent;
@@ -17,13 +18,13 @@ mod traces;
 pub use course::{Attempted, Course, Step, What};
 pub use finished::Finished;
 pub use ids::{RequestId, SpanId, TraceContext, TraceId};
-pub(crate) use log::Stamp;
 pub use log::{Clean, Format, Log, LogGuard};
+pub(crate) use log::{Stamp, write_digits, write_json_string};
 
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, IntCounter, Judged, Laps, Metrics,
     NO_POOL, OTHER_ROUTE, Purpose, QueueSeries, ReloadBy, ReloadOutcome, ResumeOutcome, RetryCause, Runtime, Runtimes,
-    Series, ShadowDrop, ShadowSeries, ShedReason, TraceSeries, Traced, documentation,
+    Series, ShadowDrop, ShadowSeries, ShedReason, TraceSeries, Traced, UpgradeOutcome, documentation,
 };
 pub use recent::{Page, Recent};
 pub use record::{Cause, Record, bounded, path_for_log};

@@ -5,6 +5,7 @@ use super::backend::Backend;
 use super::error::{Error, Result};
 use super::http1::{Client, RequestHead};
 use super::idle::Idle;
+use super::stale::{self, Ending};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Uri, Version};
@@ -238,6 +239,23 @@ impl Upstream {
             Session::Http1(client) => Ok(client.take_trailers()),
             Session::Http2(session) => Ok(session.read_trailers().await?),
         }
+    }
+
+    /// Whether `error`, seen `since` the request was sent whole, shows that the backend had closed this connection before
+    /// it could see the request: it was used before, and is stale.
+    pub fn was_closed_before(&mut self, error: &Error, since: Duration) -> bool {
+        self.reused && stale::was_closed_before(error, since, self.ending())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn ending(&mut self) -> Option<Ending> {
+        let Session::Http1(client) = &mut self.session else { return None };
+        client.stream().get_socket_digest()?.tcp_info().as_ref().map(Ending::read)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn ending(&mut self) -> Option<Ending> {
+        None
     }
 
     /// After a 101: from now on bytes go both ways as they are.

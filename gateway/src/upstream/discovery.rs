@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tidegate_config::{self as config, Discover, Discovered, ProcessEnvironment, Source};
+use tidegate_config::{self as config, Discover, Discovered, Fault, Faults, ProcessEnvironment, Source};
 use tokio::task::JoinSet;
 
 /// How often it is looked whether a source is due, and whether one that is gone has ended its requests.
@@ -78,8 +78,10 @@ impl Discovery {
         let found = match &self.discover.from {
             Discovered::File(file) => {
                 let file = file.clone();
-                let read = tokio::task::spawn_blocking(move || read(&file)).await;
-                let all = read.map_err(|error| error.to_string())??.into_iter().map(at_once).collect();
+                let read = tokio::task::spawn_blocking(move || read(&file)).await.map_err(|error| error.to_string())?;
+                let said =
+                    |faults: Vec<Fault>| faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; ");
+                let all = read.map_err(said)?.into_iter().map(at_once).collect();
                 Found { all, ttl: Duration::ZERO }
             }
             Discovered::Dns(named) => {
@@ -150,9 +152,15 @@ impl Discovery {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read(file: &Path) -> Result<Vec<config::Backend>, String> {
-    let source = Source::read(file).map_err(|faults| faults.to_string())?;
-    config::load_backends(&source, &ProcessEnvironment).map_err(|faults| faults.to_string())
+pub fn read(file: &Path) -> Result<Vec<config::Backend>, Vec<Fault>> {
+    // Each says where in the list it is: what is told of the whole has a place of its own, in the file that names this one.
+    let told = |fault: Fault| {
+        let place = fault.place.as_ref().map(|place| format!("{}:{}:{}: ", place.file, place.line, place.column));
+        let message = format!("{}{}", place.unwrap_or_default(), fault.message);
+        Fault { message, place: None, ..fault }
+    };
+    let read = Source::read(file).and_then(|source| config::load_backends(&source, &ProcessEnvironment));
+    read.map_err(|Faults(faults)| faults.into_iter().map(told).collect())
 }
 
 /// Those that get requests: of the priorities as many, from the lowest on, as it takes for one of `known` to be up, or not

@@ -48,11 +48,13 @@ impl Error {
 
     /// Whether this alone says that the request was not run, whatever connection it was sent on.
     pub fn is_refused(&self) -> bool {
-        matches!(self, Self::Http2(error) if matches!(error.retry, RetryType::Decided(true)))
+        // An answer that is no HTTP/2 is one that was given.
+        let is_said = |error: &pingora::Error| *error.etype() != pingora::ErrorType::InvalidH2;
+        matches!(self, Self::Http2(error) if matches!(error.retry, RetryType::Decided(true)) && is_said(error))
     }
 
-    /// Whether nothing of an answer came: on a connection that was used before, the backend had most likely closed it
-    /// before it saw the request.
+    /// Whether nothing of an answer came: a connection that was used before may have been closed before the backend saw the
+    /// request.
     pub fn is_unanswered(&self) -> bool {
         match self {
             Self::Disconnected { bytes_read, .. } => !bytes_read,

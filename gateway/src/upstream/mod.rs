@@ -21,6 +21,7 @@ pub mod probe;
 pub mod queue;
 pub(crate) mod revision;
 pub mod signals;
+mod stale;
 pub(crate) mod too_long;
 
 pub use attempt::Attempt;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Script};
 use crate::client::{Answer, Connection, Request};
-use crate::gateway::{Folder, Gateway, pool_of};
+use crate::gateway::{Folder, Gateway, command, pool_of};
 use serde_json::Value;
 
 fn config(backend: &Backend, file: &Path, more: &str) -> String {
@@ -63,6 +63,26 @@ async fn answers_survive_a_restart_in_both_forms() {
     let streamed = gateway.send(&request(2, true)).await;
     assert!(hit(&streamed) && streamed.text().contains("\"b\"") && streamed.text().ends_with("data: [DONE]\n\n"));
     assert_eq!(backend.count(), 2);
+}
+
+#[test]
+fn a_file_that_is_no_store_of_ours_is_a_fault_that_a_check_finds() {
+    let folder = Folder::new();
+    let check = |file: &str| {
+        let filter = format!("filters:\n  - prompt_cache: {{ scope: global, file: {{ path: {file} }} }}\n");
+        let config =
+            folder.write("gateway.yaml", &format!("pools: {{ a: {{ backends: ['http://127.0.0.1:1'] }} }}\n{filter}"));
+        let output = command(&["check", &config.display().to_string(), "--format", "json"]);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (fine, said) = check("new.db");
+    assert!(fine && !folder.path().join("new.db").exists(), "{said}");
+    folder.write("notes.txt", &"this is no database, however often it is read\n".repeat(50));
+    for wrong in ["notes.txt", "nowhere/answers.db"] {
+        let (fine, said) = check(wrong);
+        assert!(!fine && said.contains("file.path"), "{wrong}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -102,9 +102,14 @@ impl Connection {
     }
 
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self::over(stream)
+        Self::try_open(address).await.unwrap()
+    }
+
+    /// Where being refused is for the test to judge.
+    pub(crate) async fn try_open(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self::over(stream))
     }
 
     pub(crate) async fn open_tls(address: SocketAddr, certs: &crate::certs::Certs) -> Self {
@@ -152,13 +157,24 @@ impl Connection {
         self.answer_to(request.method()).await
     }
 
+    /// The same where no answer is for the test to judge.
+    pub(crate) async fn try_exchange(&mut self, request: &Request) -> Option<Answer> {
+        self.send(request.bytes()).await;
+        let answer = self.try_head(request.method()).await?;
+        Some(self.whole(answer).await)
+    }
+
     pub(crate) async fn answer(&mut self) -> Answer {
         self.answer_to("POST").await
     }
 
     /// The whole answer to a request of this method.
     pub(crate) async fn answer_to(&mut self, method: &str) -> Answer {
-        let mut answer = self.head_for(method).await;
+        let answer = self.head_for(method).await;
+        self.whole(answer).await
+    }
+
+    async fn whole(&mut self, mut answer: Answer) -> Answer {
         let mut body = BytesMut::new();
         loop {
             match timeout(PATIENCE, self.body.next(&mut self.wire)).await.expect("the answer's body hangs") {

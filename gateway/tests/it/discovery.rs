@@ -233,4 +233,10 @@ fn a_bad_list_is_refused_at_the_start_with_its_place() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("\"path\": \"pools.main.discover.file\"") && said.contains("weigth"), "{said}");
     assert!(said.contains("backends.yaml:2"), "the line in the list: {said}");
+    std::fs::remove_file(folder.path().join("backends.yaml")).unwrap();
+    let said = command(&["check", "--format", "json", &file]).stdout;
+    let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+    let faults = said["errors"].as_array().unwrap();
+    assert_eq!(faults.len(), 1, "told once: {said}");
+    assert!(faults[0]["message"].as_str().unwrap().starts_with("cannot read"), "{said}");
 }

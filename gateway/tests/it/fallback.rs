@@ -67,6 +67,46 @@ async fn a_step_is_for_the_causes_it_names() {
 }
 
 #[tokio::test]
+async fn the_larger_context_is_asked_in_whatever_words_a_server_says_that_its_own_is_too_small() {
+    let (local, cloud) = (Backend::start().await, Backend::start().await);
+    let fallback = "fallback: [{ model: big, on: [context_too_long] }]";
+    let text = config(local.url(), cloud.url(), fallback).replace("retries: 0", "breaker: { consecutive: 1 }");
+    let gateway = Gateway::start(&text).await;
+    let tgi = "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens";
+    let sglang = "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens).";
+    let vllm = "The decoder prompt (length 5000) is longer than the maximum model length of 4096.";
+    let gemini = "The input token count (9000) exceeds the maximum number of tokens allowed (8192).";
+    for (status, body) in [
+        ("422 Unprocessable Entity", format!(r#"{{"error":"{tgi}","error_type":"validation"}}"#)),
+        (
+            "400 Bad Request",
+            format!(r#"{{"object":"error","message":"{sglang}","type":"BadRequestError","code":400}}"#),
+        ),
+        ("400 Bad Request", format!(r#"{{"error":{{"message":"{vllm}","type":"BadRequestError","code":400}}}}"#)),
+        ("413 Payload Too Large", r#"{"message":"Input is too long for requested model."}"#.to_owned()),
+        ("400 Bad Request", format!(r#"[{{"error":{{"code":400,"message":"{gemini}"}}}}]"#)),
+    ] {
+        local.push(Script::status(status, &body));
+        let answer = gateway.send(&Request::chat("m")).await;
+        assert_eq!((answer.status, answer.header("x-tidegate-fallback")), (200, Some("context_too_long")), "{body}");
+    }
+    // SGLang and TGI say it in a stream that they have begun. Nobody is at fault: the breaker would open at once.
+    let event = format!(r#"data: {{"error":{{"message":"{sglang}","type":"BadRequestError","code":400}}}}"#) + "\n\n";
+    for _ in 0..2 {
+        local.push(Script::stream().chunk(&event).done().end());
+        cloud.push(Script::words(&["a"], Duration::ZERO));
+        let answer = gateway.send(&Request::stream("m")).await;
+        assert_eq!((answer.status, answer.header("x-tidegate-fallback")), (200, Some("context_too_long")));
+        assert!(answer.text().contains("\"a\"") && !answer.text().contains("error"), "{}", answer.text());
+    }
+    // The same numbers, of a field.
+    let other = "max_tokens is too large: 200000. This model supports at most 16384 completion tokens.";
+    local.push(Script::status("400 Bad Request", format!(r#"{{"error":{{"message":"{other}","code":"x"}}}}"#)));
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 400);
+    assert_eq!((local.count(), cloud.count()), (8, 7));
+}
+
+#[tokio::test]
 async fn steps_are_taken_in_order_those_of_a_model_included() {
     let last = Backend::start().await;
     let (a, b) = (refused(), refused());
@@ -171,4 +211,36 @@ async fn who_cannot_pay_for_an_overflow_keeps_its_place_in_line() {
     gateway.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
     let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
     assert_eq!((bucket["left"].as_f64(), bucket["reserved"].as_f64()), (Some(3.0), Some(0.0)), "{bucket}");
+}
+
+#[tokio::test]
+async fn an_overflow_that_costs_more_than_the_limit_ever_has_is_not_taken_once() {
+    for (limit, price) in [("0.5/day", "{ request: 1 }"), ("0.001/day", "{ completion: 1000 }")] {
+        let (local, cloud, busy) = (Backend::start().await, Backend::start().await, Gate::closed());
+        local.always(
+            Script::new()
+                .wait(&busy)
+                .send("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"),
+        );
+        let narrow = format!("{{ url: {}, max_in_flight: 1 }}", local.url());
+        let money = format!(
+            "prices: {{ models: {{ m: {{}}, big: {price} }} }}\nfilters:\n  - limits: [{{ per: global, cost: {limit} }}]\n"
+        );
+        let text = config(&narrow, cloud.url(), "fallback: [big], overflow_after: 50ms") + &money;
+        let gateway = Gateway::start(&text).await;
+        let mut first = gateway.connect().await;
+        first.send(Request::chat("m").bytes()).await;
+        local.seen(0).await;
+        let control = async {
+            gateway.metric_is("tidegate_queue_waiting", &[("pool", "local")], 1.0).await;
+            // Long after it would have gone.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            busy.open();
+        };
+        let (answer, ()) = futures_util::future::join(gateway.send(&Request::chat("m")), control).await;
+        assert_eq!((answer.status, answer.header("x-tidegate-fallback")), (200, None), "{price}");
+        assert_eq!((first.answer().await.status, local.count(), cloud.count()), (200, 2, 0), "{price}");
+        let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
+        assert!(bucket["left"].as_f64() > Some(0.0), "{bucket}");
+    }
 }

@@ -36,6 +36,18 @@ impl Folder {
         &self.0
     }
 
+    /// Where gateways that were killed have left what the stores in it have not got.
+    pub(crate) fn journals(&self) -> Vec<PathBuf> {
+        let below =
+            |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let users = below("/dev/shm".into()).filter(|path| path.to_string_lossy().contains("/tidegate-"));
+        let is_ours = |path: &PathBuf| {
+            let store = std::fs::read_to_string(path.join("store")).unwrap_or_default();
+            Path::new(&store).starts_with(&self.0)
+        };
+        users.flat_map(below).filter(is_ours).collect()
+    }
+
     /// Writes a file into it.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
@@ -46,6 +58,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        for journal in self.journals() {
+            drop(std::fs::remove_dir_all(journal));
+        }
         drop(std::fs::remove_dir_all(&self.0));
     }
 }
@@ -86,6 +101,8 @@ pub(crate) struct Gateway {
     pub(crate) admin_port: u16,
     pub(crate) folder: Folder,
     pub(crate) log: Log,
+    /// Processes that took over, the one that serves last.
+    successors: Vec<u32>,
 }
 
 impl Gateway {
@@ -102,9 +119,19 @@ impl Gateway {
     /// With this file and environment. `listen`, `admin` and `log` are put in where the file does not say them;
     /// `$PORT`, `$ADMIN` and `$DIR` stand for this gateway's ports and folder.
     pub(crate) async fn start_in(folder: Folder, config: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_program(Path::new(BINARY), folder, config, environment).await
+    }
+
+    /// The same by another name for the binary.
+    pub(crate) async fn start_program(
+        program: &Path,
+        folder: Folder,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut folder = folder;
         for _ in 0..5 {
-            match Self::try_start(folder, config, environment).await {
+            match Self::try_start(program, folder, config, environment).await {
                 Ok(gateway) => return gateway,
                 // Somebody else took the port between our look and the gateway's bind.
                 Err((back, text)) if text.contains("cannot listen on") => folder = back,
@@ -114,11 +141,16 @@ impl Gateway {
         panic!("no free port in five tries");
     }
 
-    async fn try_start(folder: Folder, config: &str, environment: &[(&str, &str)]) -> Result<Self, (Folder, String)> {
+    async fn try_start(
+        program: &Path,
+        folder: Folder,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Self, (Folder, String)> {
         let (port, admin_port) = (free_port(), free_port());
         let text = complete(config, port, admin_port, folder.path());
         let file = folder.write("gateway.yaml", &text);
-        let mut child = Command::new(BINARY)
+        let mut child = Command::new(program)
             .args(["run", "--config"])
             .arg(&file)
             .envs(environment.iter().copied())
@@ -128,7 +160,7 @@ impl Gateway {
             .spawn()
             .unwrap();
         let log = Log::of(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-        let mut gateway = Self { child, port, admin_port, folder, log };
+        let mut gateway = Self { child, port, admin_port, folder, log, successors: Vec::new() };
         match gateway.becomes_live(text.contains(&format!(":{port}"))).await {
             true => Ok(gateway),
             false => {
@@ -165,8 +197,24 @@ impl Gateway {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin_port))
     }
 
+    /// The process that serves.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.successors.last().copied().unwrap_or(self.child.id())
+    }
+
+    /// Has another process take over; the answer of the admin listener.
+    pub(crate) async fn upgrade(&mut self) -> Answer {
+        let request = Request::post("/admin/upgrade", "").header("Connection", "close");
+        let answer = Connection::open(self.admin_address()).await.exchange(&request).await;
+        if answer.status == 200 {
+            self.succeeded_by(answer.json()["pid"].as_u64().unwrap() as u32);
+        }
+        answer
+    }
+
+    /// This process serves from now on, and is killed at the end.
+    pub(crate) fn succeeded_by(&mut self, pid: u32) {
+        self.successors.push(pid);
     }
 
     /// A connection of its own to the gateway.
@@ -240,12 +288,21 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        for successor in self.successors.iter().filter(|pid| lives(**pid)) {
+            drop(Command::new("kill").arg("-KILL").arg(successor.to_string()).status());
+        }
         drop(self.child.kill());
         drop(self.child.wait());
         if std::thread::panicking() {
             self.log.show();
         }
     }
+}
+
+/// Whether a process that is not a child is there and has not ended.
+pub(crate) fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 async fn listens(address: SocketAddr) -> bool {

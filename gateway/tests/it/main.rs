@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod admin;
+mod all_faults;
 mod answers;
 mod auth;
 mod backend;
@@ -73,5 +74,8 @@ mod timeouts;
 mod traces;
 mod transport;
 mod turns;
+mod upgrade;
+mod usage;
 mod websocket;
 mod wire;
+mod wishes;

@@ -149,8 +149,14 @@ async fn no_more_wait_than_may() {
 
 #[tokio::test]
 async fn nobody_waits_longer_than_the_queue_the_client_or_its_sdk_allows() {
-    let headers = [("x-request-id", "plain"), ("x-tidegate-max-wait", "0.2"), ("x-stainless-read-timeout", "0.2")];
-    for (max_wait, header) in ["200ms", "30s", "30s"].into_iter().zip(headers) {
+    let headers = [
+        ("x-request-id", "plain"),
+        ("x-tidegate-max-wait", "0.2"),
+        ("x-tidegate-max-wait", "200ms"),
+        // It is told a little earlier, so that it hears it.
+        ("x-stainless-read-timeout", "0.25"),
+    ];
+    for (max_wait, header) in ["200ms", "30s", "30s", "30s"].into_iter().zip(headers) {
         let (backend, gate) = (Backend::start().await, Gate::closed());
         let gateway = narrow(&backend, &format!("    queue: {{ max_wait: {max_wait} }}\n")).await;
         let _first = hold(&gateway, &backend, &gate).await;
@@ -162,6 +168,17 @@ async fn nobody_waits_longer_than_the_queue_the_client_or_its_sdk_allows() {
         assert!(answer.header("x-tidegate-queue-ms").is_some());
         waiting(&gateway, 0.0).await;
     }
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_for_as_long_as_its_sdk_does_hears_it_before_the_sdk_gives_up() {
+    let (backend, gate) = (Backend::start().await, Gate::closed());
+    let gateway = narrow(&backend, "").await;
+    let _first = hold(&gateway, &backend, &gate).await;
+    let request = Request::chat("m").header("x-stainless-read-timeout", "10");
+    let answer = tokio::time::timeout(Duration::from_secs(10), gateway.send(&request)).await.expect("in time");
+    assert_eq!(answer.openai_error(503)["code"], "queue_timeout");
+    assert!(answer.header("x-tidegate-queue-ms").unwrap().parse::<u64>().unwrap() >= 8_900);
 }
 
 #[tokio::test]
@@ -224,6 +241,25 @@ async fn a_stream_is_told_how_it_stands_while_it_waits() {
     assert!(text.starts_with(": queue: position 1") && text.matches(": queue:").count() >= 3, "{text}");
     assert!(text.ends_with("data: [DONE]\n\n") && text.contains(r#""content":"b""#), "{text}");
     assert_eq!((first.answer().await.status, whole.answer().await.status), (200, 200));
+}
+
+#[tokio::test]
+async fn waiting_in_line_is_no_overhead_of_ours_whenever_the_head_goes_out() {
+    let (backend, gate) = (Backend::start().await, Gate::closed());
+    let gateway = narrow(&backend, "    queue: { tell: 1500ms }\n").await;
+    let mut first = hold(&gateway, &backend, &gate).await;
+    backend.push(Script::words(&["a"], Duration::ZERO));
+    let mut told = send(&gateway, Request::stream("m").header("x-request-id", "told")).await;
+    let head = told.head().await;
+    gate.open();
+    while told.piece().await.unwrap().is_some() {}
+    assert_eq!((first.answer().await.status, head.status), (200, 200));
+    let shown: f64 = head.header("x-tidegate-overhead-ms").unwrap().parse().unwrap();
+    let line = gateway.log.request("told").await;
+    let (queued, ours) = (line["queue_ms"].as_f64().unwrap(), line["overhead_ms"].as_f64().unwrap());
+    assert!(queued >= 1490.0 && ours < 1000.0 && shown < 1000.0, "{shown} {line}");
+    let seconds = gateway.metrics().await.sum("tidegate_overhead_seconds_sum", &[]);
+    assert!(seconds < 1.2, "{seconds}");
 }
 
 #[tokio::test]

@@ -48,6 +48,55 @@ async fn what_may_have_been_run_is_not_run_again() {
     }
 }
 
+/// A gateway with a kept connection to a backend.
+async fn with_a_kept_connection(backend: &Backend, rules: &str) -> Gateway {
+    let gateway = Gateway::start(&(pool_of(&[backend]) + rules)).await;
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    gateway
+}
+
+#[tokio::test]
+async fn what_was_worked_on_is_not_run_again_on_a_kept_connection_either() {
+    for end in [Script::fin, Script::reset] {
+        let backend = Backend::start().await;
+        let gateway = with_a_kept_connection(&backend, "    retries: 0\n").await;
+        backend.push(end(Script::new().pause(Duration::from_millis(400))));
+        gateway.send(&Request::chat("m")).await.openai_error(502);
+        assert_eq!((backend.count(), backend.connections()), (2, 1), "it may have been run, and is not run twice");
+    }
+}
+
+#[tokio::test]
+async fn what_was_worked_on_is_run_again_where_the_pool_allows_what_is_lost() {
+    let backend = Backend::start().await;
+    let gateway = with_a_kept_connection(&backend, "    retries: { on: [lost] }\n").await;
+    backend.push(Script::new().pause(Duration::from_millis(400)).fin());
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    assert_eq!(backend.count(), 3);
+    gateway.metric_is("tidegate_retries_total", &[("cause", "lost")], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_before_its_request_came_is_replaced_however_many_retries_there_are() {
+    let backend = Backend::start().await;
+    let gateway = with_a_kept_connection(&backend, "    retries: 0\n").await;
+    backend.push(Script::new().fin());
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    assert_eq!((backend.count(), backend.connections()), (3, 2));
+    gateway.metric_is("tidegate_retries_total", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_backend_refused_to_read_a_request_is_not_kept() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::before(&backend).await;
+    let body = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(1 << 20));
+    backend.push(Script::status("413 Payload Too Large", r#"{"error":{"message":"too long"}}"#).at_head());
+    assert_eq!(gateway.send(&Request::post("/v1/chat/completions", body)).await.status, 413);
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    assert_eq!((backend.count(), backend.connections()), (2, 2), "the second came on a connection of its own");
+}
+
 #[tokio::test]
 async fn a_pool_may_allow_that_it_is_run_again() {
     for script in [refusal("500 Internal Server Error"), Script::new().fin(), Script::new().hang()] {

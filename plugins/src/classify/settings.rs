@@ -4,6 +4,7 @@ use super::{Classifier, Sees};
 use crate::cache_key::Scope;
 use crate::filter::SettingsError;
 use crate::filters::model_route::unknown_model;
+use crate::misfits;
 use crate::services::Shared;
 use crate::units::{Size, Time};
 use schemars::{JsonSchema, Schema};
@@ -106,14 +107,17 @@ pub struct Classifiers(BTreeMap<String, Arc<Classifier>>);
 impl Classifiers {
     /// Reads the section. What is wrong with it comes along; what remains can still be referred to.
     pub fn read(value: Value, models: &[Arc<str>], shared: &Shared) -> (Self, Vec<SettingsError>) {
-        let Section(section) = match serde_path_to_error::deserialize(value) {
-            Ok(section) => section,
-            Err(error) => {
-                let path = error.path().to_string();
-                let path = if path == "." { String::new() } else { path };
-                return (Self::default(), vec![SettingsError::at(path, error.into_inner().to_string())]);
+        match misfits::read(value) {
+            Ok(section) => Self::of(section, models, shared),
+            Err(misfits) => {
+                let rest = misfits.rest().unwrap_or_default();
+                let judged = misfits.judged(|section| Self::of(section, models, &Shared::default()).1);
+                (Self::of(rest, models, &Shared::default()).0, judged)
             }
-        };
+        }
+    }
+
+    fn of(Section(section): Section, models: &[Arc<str>], shared: &Shared) -> (Self, Vec<SettingsError>) {
         let mut faults = Vec::new();
         let build = |(name, settings): (String, Settings)| {
             let classifier = settings.meant(&name, models, shared, &mut faults);

@@ -214,6 +214,25 @@ fn what_is_spent_outlives_the_process_and_what_was_only_reserved_does_not() {
     assert_eq!(level(&same_day, &day, who(1)).left, 60);
 }
 
+#[test]
+fn what_another_process_spends_meanwhile_counts_once_and_is_not_written_down_again() {
+    let (clock, paper) = (Clock::manual(), Paper::default());
+    let old = keeping(&clock, &paper);
+    let theirs = budget(&old, "day", 100, Period::Day, "UTC");
+    let new = keeping(&clock, &paper);
+    let ours = budget(&new, "day", 100, Period::Day, "UTC");
+    assert!(spend(&old, &theirs, 30) && spend(&new, &ours, 5));
+    old.write_down(&paper).unwrap();
+    new.spent_elsewhere(paper.load());
+    assert_eq!(level(&new, &ours, who(1)).left, 65);
+    assert_eq!(new.write_down(&paper).unwrap(), 1);
+    // Whoever opens the budget only now knows of it, too, in its own window.
+    let month = budget(&new, "month", 100, Period::Month, "UTC");
+    assert_eq!(level(&new, &month, who(1)).left, 100);
+    let again = budget(&keeping(&clock, &paper), "day", 100, Period::Day, "UTC");
+    assert_eq!(level(&new, &again, who(1)).left, 65);
+}
+
 /// The plain model: what each has spent, by day and subject.
 #[derive(Debug, Clone)]
 enum Step {

@@ -73,10 +73,17 @@ impl Local {
 
     /// Adds what was spent of a budget before the process began.
     fn restore(&self, book: &Book, calendar: &Calendar, now: Moment) {
-        let at = At { ticks: now.ticks, window: calendar.window(now.wall) };
-        for spent in self.pending.get().into_iter().flat_map(|pending| pending.before(&book.spec().id)) {
-            book.restore(Subject::from_bytes(spent.subject), at, spent.window, spent.amount);
+        if let Some(pending) = self.pending.get() {
+            restore(book, calendar, now, &pending.before(&book.spec().id));
         }
+    }
+}
+
+/// Adds what was spent of a budget, but not here.
+fn restore(book: &Book, calendar: &Calendar, now: Moment, spent: &[Spent]) {
+    let at = At { ticks: now.ticks, window: calendar.window(now.wall) };
+    for spent in spent {
+        book.restore(Subject::from_bytes(spent.subject), at, spent.window, spent.amount);
     }
 }
 
@@ -208,6 +215,17 @@ impl Store for Local {
                 }
             }
         }
+    }
+
+    fn spent_elsewhere(&self, spent: Vec<Spent>) {
+        let now = self.clock.now();
+        for book in self.books() {
+            if let Some(calendar) = &book.spec().calendar {
+                let of_it: Vec<_> = spent.iter().filter(|spent| spent.limit == book.spec().id).cloned().collect();
+                restore(&book, calendar, now, &of_it);
+            }
+        }
+        self.pending.get_or_init(Pending::default).spent_elsewhere(spent);
     }
 
     fn write_down(&self, journal: &dyn Journal) -> io::Result<usize> {

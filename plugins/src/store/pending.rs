@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::take;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// Entries that are kept while nothing can be written down: about 100 MiB.
 const MOST: usize = 1 << 20;
@@ -24,22 +24,35 @@ pub(super) struct Pending {
     parts: [Mutex<Amounts>; PARTS],
     entries: AtomicUsize,
     /// What was spent before the process began, by limit.
-    before: OnceLock<HashMap<Arc<str>, Vec<Spent>>>,
+    before: Mutex<Option<HashMap<Arc<str>, Vec<Spent>>>>,
 }
 
 impl Pending {
     /// Takes what was spent before the process began; says whether it was not known yet.
     pub(super) fn go_on_from(&self, before: Vec<Spent>) -> bool {
-        let mut by_limit: HashMap<_, Vec<Spent>> = HashMap::new();
-        for spent in before {
+        let mut known = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_some() {
+            return false;
+        }
+        *known = Some(HashMap::new());
+        drop(known);
+        self.spent_elsewhere(before);
+        true
+    }
+
+    /// Adds to what was spent before the process began.
+    pub(super) fn spent_elsewhere(&self, spent: Vec<Spent>) {
+        let mut known = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_limit = known.get_or_insert_default();
+        for spent in spent {
             by_limit.entry(spent.limit.clone()).or_default().push(spent);
         }
-        self.before.set(by_limit).is_ok()
     }
 
     /// What was spent of a limit before the process began.
-    pub(super) fn before(&self, limit: &Arc<str>) -> &[Spent] {
-        self.before.get().and_then(|before| before.get(limit)).map_or(&[], Vec::as_slice)
+    pub(super) fn before(&self, limit: &Arc<str>) -> Vec<Spent> {
+        let known = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().and_then(|before| before.get(limit)).cloned().unwrap_or_default()
     }
 
     pub(super) fn add(&self, limit: &Arc<str>, subject: Subject, window: u32, amount: u64) {

@@ -1,9 +1,10 @@
 //! `tenants` as it is meant: every tenant with those above it, found by its name.
 
-use super::settings::{About, Members, read};
+use super::settings::{About, Members};
 use super::{Level, Settings, Tenant, meets};
 use crate::filter::SettingsError;
 use crate::filters::limits::OwnLimits;
+use crate::misfits;
 use schemars::Schema;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -46,10 +47,18 @@ impl Tenants {
     /// Reads the section. What is wrong with it comes along; what remains can still be asked, so that faults elsewhere
     /// are found too.
     pub fn read(value: serde_json::Value, own: &OwnLimits) -> (Self, Vec<SettingsError>) {
-        let mut faults = Vec::new();
-        let Settings(orgs) = read(value, &mut faults);
-        let mut build = Build { tenants: Self::default(), own, faults, members: HashSet::new() };
-        build.orgs(&orgs);
+        match misfits::read(value) {
+            Ok(orgs) => Self::of(&orgs, own),
+            Err(misfits) => {
+                let (tenants, _) = Self::of(&misfits.rest().unwrap_or_default(), own);
+                (tenants, misfits.judged(|orgs| Self::of(&orgs, own).1))
+            }
+        }
+    }
+
+    fn of(Settings(orgs): &Settings, own: &OwnLimits) -> (Self, Vec<SettingsError>) {
+        let mut build = Build { tenants: Self::default(), own, faults: Vec::new(), members: HashSet::new() };
+        build.orgs(orgs);
         (build.tenants, build.faults)
     }
 

@@ -56,9 +56,12 @@ struct Wanted {
     model: Option<String>,
     /// Such as `10m`.
     older_than: Option<Time>,
-    /// 64 hexadecimal digits, as `explain` has them.
+    /// 64 hexadecimal digits, as `explain` and the log have them; several with blanks between.
     key: Option<String>,
 }
+
+/// Keys that one purge may name: each answer is held against all of them.
+const MOST_KEYS: usize = 64;
 
 async fn purge(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     let wanted: Wanted = match serde_json::from_slice(&body) {
@@ -70,12 +73,18 @@ async fn purge(State(core): State<Arc<Core>>, body: Bytes) -> Response {
         let message = "say what to forget: tenant, model, older_than or key (DELETE /admin/cache forgets all)";
         return problem(StatusCode::BAD_REQUEST, message);
     }
-    let key = match key.as_deref().map(read_key) {
-        Some(None) => return problem(StatusCode::BAD_REQUEST, "a key has 64 hexadecimal digits"),
-        key => key.flatten(),
+    let Some(keys) = key.as_deref().map_or(Some(Vec::new()), read_keys) else {
+        let message = format!("a key has 64 hexadecimal digits, and {MOST_KEYS} keys are the most at one time");
+        return problem(StatusCode::BAD_REQUEST, &message);
     };
     let older_than: Option<Duration> = older_than.map(|time| time.0);
-    forget(&core, &Purge { tenant, route: model, older_than, key }).await
+    forget(&core, &Purge { tenant, route: model, older_than, keys }).await
+}
+
+/// At least one: none would be all.
+fn read_keys(text: &str) -> Option<Vec<CacheKey>> {
+    let keys: Vec<_> = text.split_whitespace().map(read_key).collect::<Option<_>>()?;
+    Some(keys).filter(|keys| (1..=MOST_KEYS).contains(&keys.len()))
 }
 
 fn read_key(text: &str) -> Option<CacheKey> {

@@ -10,8 +10,9 @@ use super::answer::{self, Answered};
 use super::arrive::REALTIME;
 use super::fail::{Fault, Result};
 use super::fetch::Fetched;
-use super::{Session, Trip, relay};
+use super::{Session, Trip, relay, tally};
 use crate::telemetry::Cause;
+use bytes::Bytes;
 use frames::Unreadable;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
@@ -92,10 +93,15 @@ async fn listen(
             answer = fetched.upstream.read_body() => {
                 let Ok(Some(data)) = answer else { return Ok(()) };
                 fetched.lease.backend().health.alive(Instant::now());
+                let before = trip.record.usage;
                 let passed = match talk.server_says(trip, data).await {
                     Ok(passed) => passed,
                     Err(stop) => return Err((Cause::UpstreamError, stop_text("the backend", &stop))),
                 };
+                if trip.record.usage != before {
+                    let so_far = Answered::ok(StatusCode::SWITCHING_PROTOCOLS);
+                    tally::hand_over(trip, so_far.ending(), passed.on.iter().map(Bytes::len).sum());
+                }
                 for data in passed.on {
                     if relay::write(session, trip, data).await.is_err() {
                         return Ok(());

@@ -29,7 +29,7 @@ use events::Wanted;
 use queue::Queue;
 use sample::{Sampled, Sampling};
 pub use text::Clean;
-pub(crate) use text::Stamp;
+pub(crate) use text::{Stamp, write_digits, write_json_string};
 use tidegate_config::Sample;
 
 /// The target of the lines of requests, for `level`: `warn,tidegate::request=info`.

@@ -90,7 +90,7 @@ impl Write for Escaping<'_, '_> {
 }
 
 /// Appends a JSON string. Plain ASCII is copied; the rest is serde's.
-pub(super) fn write_json_string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn write_json_string(out: &mut Vec<u8>, text: &str) {
     // Without an early end, so that it is done many bytes at a time.
     let odd = |b: u8| !matches!(b, b' '..=b'~') | (b == b'"') | (b == b'\\');
     if !text.bytes().fold(false, |found, b| found | odd(b)) {
@@ -104,7 +104,7 @@ pub(super) fn write_json_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends a decimal number of `least` digits or more.
-pub(super) fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
+pub(crate) fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
     let mut digits = [b'0'; 20];
     let mut start = digits.len();
     while number > 0 || digits.len() - start < least {

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::list::{Kind, Spec};
+use crate::telemetry::live::Spread;
 
 /// The labels of one row, by name.
 pub(super) type Labels<'a> = HashMap<&'a str, &'a str>;
@@ -43,6 +44,11 @@ impl Amount {
     /// So many billionths more.
     pub fn add(&self, nanos: u64) {
         self.0.inc_by(nanos);
+    }
+
+    /// How much so far.
+    pub fn get(&self) -> f64 {
+        self.0.get() as f64 / 1e9
     }
 }
 
@@ -103,6 +109,12 @@ impl Histogram {
         self.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// All values so far.
+    pub(super) fn spread(&self) -> Spread {
+        let buckets = self.0.buckets.iter().map(|bucket| bucket.load(Acquire)).collect();
+        Spread { buckets, sum: self.0.sum.load(Relaxed) as f64 / self.0.parts }
+    }
+
     /// Whoever reads that it is there reads all that was added to others before.
     fn add(&self, value: u64) {
         let cells = &*self.0;
@@ -153,7 +165,7 @@ impl Cell for Amount {
     fn write(&self, frame: &Frame, labels: &str, page: &mut String) {
         page.push_str(frame.spec.name);
         braced(page, labels);
-        page.push_str(&(self.0.get() as f64 / 1e9).to_string());
+        page.push_str(&self.get().to_string());
         page.push('\n');
     }
 }
@@ -264,6 +276,12 @@ impl<T: Cell> Family<T> {
         let labels = text_of(self.0.frame.spec.labels, &values);
         let mut rows = self.0.rows.write().unwrap_or_else(PoisonError::into_inner);
         rows.entry(values).or_insert_with(|| Row { labels, cell: T::new(self.0.frame.spec) }).cell.clone()
+    }
+
+    /// Shows each row, with the values of its labels in the order of the list.
+    pub(super) fn each(&self, mut see: impl FnMut(&[Box<str>], &T)) {
+        let rows = self.0.rows.read().unwrap_or_else(PoisonError::into_inner);
+        rows.iter().for_each(|(values, row)| see(values, &row.cell));
     }
 
     /// Forgets the rows that `keep` refuses.

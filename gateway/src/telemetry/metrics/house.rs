@@ -90,6 +90,16 @@ pub struct TraceSeries {
     pub refused: IntCounter,
 }
 
+closed_set! {
+    /// What came of an upgrade.
+    UpgradeOutcome {
+        /// Another process serves.
+        Done = "done",
+        /// The new process could not serve, and the old one went on.
+        Refused = "refused",
+    }
+}
+
 /// The runtimes that tasks run on; several may be of one kind.
 #[derive(Default)]
 pub struct Runtimes(Mutex<Vec<(Runtime, Handle)>>);
@@ -125,6 +135,23 @@ impl Metrics {
     pub fn traced(&self) -> TraceSeries {
         let [sent, dropped, failed, refused] = self.traces.clone();
         TraceSeries { sent, dropped, failed, refused }
+    }
+
+    /// Another process was to take over.
+    pub fn upgraded(&self, outcome: UpgradeOutcome) {
+        self.upgrades[outcome as usize].inc();
+    }
+
+    /// How often another process took over, and could not.
+    pub fn upgrades(&self) -> [u64; UpgradeOutcome::ALL.len()] {
+        self.upgrades.each_ref().map(IntCounter::get)
+    }
+
+    /// Goes on from what the process before this one has counted.
+    pub fn upgraded_before(&self, done: u64, refused: u64) {
+        for (counter, before) in self.upgrades.iter().zip([done, refused]) {
+            counter.inc_by(before);
+        }
     }
 
     /// How often a listener's certificate was loaded, and refused.

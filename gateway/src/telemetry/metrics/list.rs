@@ -1,6 +1,7 @@
 //! The one list of metrics: name, kind, labels and help of each. The fields of [`super::Metrics`] are built from it,
 //! and so is docs/METRICS.md.
 
+use crate::usage::metrics as usage;
 use crate::{records, storage};
 use std::fmt::Write;
 use tidegate_plugins::classify;
@@ -39,18 +40,19 @@ impl Kind {
 }
 
 // The GenAI conventions advise these bounds; ours go on where they end, because a request may take an hour.
-const REQUEST: &[f64] = &[
+pub(super) const REQUEST: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36,
     1310.72, 2621.44,
 ];
-const FIRST_TOKEN: &[f64] =
+pub(super) const FIRST_TOKEN: &[f64] =
     &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0];
 const PER_TOKEN: &[f64] = &[0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 const TOKENS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0];
-const OVERHEAD: &[f64] =
+pub(super) const OVERHEAD: &[f64] =
     &[25e-6, 50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.5, 2.5];
 
-const QUEUED: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+pub(super) const QUEUED: &[f64] =
+    &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 
 /// From what a lookup takes to what a filter that asks another server may take.
 const JUDGING: &[f64] =
@@ -173,6 +175,8 @@ metrics! {
         "The configuration in use; always 1.";
     CONFIG_RELOADS: Counter, "tidegate_config_reloads_total", &["by", "outcome"],
         "Times that the configuration was to be replaced: applied, unchanged (the same, files read again), refused (it has faults, and the one before stays).";
+    UPGRADES: Counter, "tidegate_upgrades_total", &["outcome"],
+        "Times that another process was to take over: done, or refused, because it could not serve. Counted on from one process to the next.";
     CERTIFICATE_LOADS: Counter, "tidegate_certificate_loads_total", &["listener", "outcome"],
         "Times that a listener's certificate was loaded, at start and when its files change, or refused, and the one before stays.";
     DRAINING: Gauge, "tidegate_draining", &[],
@@ -213,6 +217,16 @@ metrics! {
         records::WAITING.1;
     RECORDS_UP: Gauge, records::UP.0, &["sink"],
         records::UP.1;
+    USAGE_RECORDS: Counter, usage::RECORDS.0, &["outcome"],
+        usage::RECORDS.1;
+    USAGE_BYTES: Counter, usage::BYTES.0, &[],
+        usage::BYTES.1;
+    USAGE_WAITING: Gauge, usage::WAITING.0, &[],
+        usage::WAITING.1;
+    USAGE_BEHIND: Gauge, usage::BEHIND.0, &[],
+        usage::BEHIND.1;
+    USAGE_FAILURES: Counter, usage::FAILURES.0, &["of"],
+        usage::FAILURES.1;
     JWT_TOKENS: Counter, jwt::TOKENS, &["issuer", "outcome"],
         jwt::TOKENS_HELP;
     JWKS_FETCHES: Counter, jwt::FETCHES, &["issuer", "outcome"],

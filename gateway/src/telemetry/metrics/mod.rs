@@ -9,6 +9,7 @@ mod family;
 mod filters;
 mod house;
 mod list;
+mod live;
 mod sets;
 
 use std::collections::HashSet;
@@ -21,7 +22,7 @@ use prometheus::{Registry, TextEncoder};
 
 pub use family::IntCounter;
 pub use filters::{FilterSeries, Judged, Laps};
-pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes, TraceSeries, Traced};
+pub use house::{Purpose, ReloadBy, ReloadOutcome, Runtime, Runtimes, TraceSeries, Traced, UpgradeOutcome};
 pub use list::documentation;
 pub use sets::{
     BackendFault, BackendSeries, BadHead, HedgeOutcome, InFlight, QueueSeries, ResumeOutcome, RetryCause, Series,
@@ -67,6 +68,7 @@ pub struct Metrics {
 
     traces: [IntCounter; Traced::ALL.len()],
     reloads: [[IntCounter; ReloadOutcome::ALL.len()]; ReloadBy::ALL.len()],
+    upgrades: [IntCounter; UpgradeOutcome::ALL.len()],
     bad_requests: [IntCounter; BadHead::ALL.len()],
     shed: [[IntCounter; ShedReason::ALL.len()]; Urgency::ALL.len()],
     config_last_reload_successful: IntGauge,
@@ -133,6 +135,7 @@ impl Metrics {
         let shed = build.counters(&list::SHED);
         let reloads = build.counters(&list::CONFIG_RELOADS);
         let traces = build.counters(&list::TRACES);
+        let upgrades = build.counters(&list::UPGRADES);
         let memory = build.gauges(&list::MEMORY);
         let (tasks, waiting) = (build.gauges(&list::TASKS), build.gauges(&list::TASKS_WAITING));
         build.gauges(&list::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -151,6 +154,7 @@ impl Metrics {
             tasks: Runtime::ALL.map(|of| [&tasks, &waiting].map(|family| family.with_label_values(&[of.label()]))),
             reloads: ReloadBy::ALL
                 .map(|by| ReloadOutcome::ALL.map(|outcome| reloads.with_label_values(&[by.label(), outcome.label()]))),
+            upgrades: UpgradeOutcome::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
             bad_requests: BadHead::ALL.map(|reason| bad_requests.with_label_values(&[reason.label()])),
             shed: Urgency::ALL.map(|urgency| {
                 ShedReason::ALL.map(|reason| shed.with_label_values(&[urgency.as_str(), reason.label()]))

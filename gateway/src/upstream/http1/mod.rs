@@ -14,8 +14,9 @@ pub use head::RequestHead;
 use super::error::{Error, Result};
 use body::Decoder;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use head::Length;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use std::io::{self, IoSlice};
 use tidegate_plugins::Head;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -40,6 +41,10 @@ pub struct Client<S> {
     answered: bool,
     to_head: bool,
     outgoing: Outgoing,
+    /// Writes so far: after more than one, an answer may have overtaken the request's end. 0 once that was looked for.
+    writes: usize,
+    /// Whether it did: a backend that does not wait for the end will hardly read the next request from where it begins.
+    overtaken: bool,
     /// None until the head has been read.
     incoming: Option<Decoder>,
     keeps_alive: bool,
@@ -69,6 +74,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             answered: false,
             to_head: false,
             outgoing: Outgoing::Length(0),
+            writes: 0,
+            overtaken: false,
             incoming: None,
             keeps_alive: false,
         }
@@ -136,6 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         IoSlice::advance_slices(&mut pieces, 0);
         while !pieces.is_empty() {
             let written = self.stream.write_vectored(pieces).await?;
+            self.writes += 1;
             if written == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
@@ -151,18 +159,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// # Errors
     /// If the connection breaks, or what comes is not HTTP.
     pub async fn read_head(&mut self) -> Result<Head> {
+        self.look_for_an_early_answer()?;
         loop {
             if !self.buffer.is_empty()
                 && let Some(answer) = head::decode(&mut self.buffer, &mut self.scanned, self.to_head)?
             {
                 self.incoming = Some(answer.body);
-                self.keeps_alive = answer.keeps_alive;
+                // Who refuses a body for its length has hardly read it, and may end the connection (RFC 9110, 15.5.14).
+                self.keeps_alive = answer.keeps_alive && answer.head.status != StatusCode::PAYLOAD_TOO_LARGE;
                 return Ok(answer.head);
             }
             if !self.fill().await? {
                 return Err(Error::Disconnected { bytes_read: self.answered, cause: None });
             }
         }
+    }
+
+    /// What is there as soon as the request has been sent whole came before that.
+    fn look_for_an_early_answer(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.writes) > 1 && !self.answered {
+            // Unconstrained: a task that has used up its turn would find nothing.
+            let early = tokio::task::unconstrained(self.fill()).now_or_never();
+            self.overtaken = early.transpose()?.is_some_and(|came| came);
+        }
+        Ok(())
     }
 
     /// The next piece of the answer's body; none at its end.
@@ -197,11 +217,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.outgoing = Outgoing::Raw;
     }
 
-    /// The connection, if it can take another request: both messages are complete, the backend keeps it open, and has
-    /// sent nothing beyond its answer.
+    /// The connection, if it can take another request: both messages are complete, the one before the other, the backend
+    /// keeps it open, and has sent nothing beyond its answer.
     pub fn reuse(self) -> Option<S> {
         let fit = self.keeps_alive && self.is_done() && self.outgoing == Outgoing::Length(0) && self.buffer.is_empty();
-        fit.then_some(self.stream)
+        (fit && !self.overtaken).then_some(self.stream)
     }
 
     /// The connection itself.

@@ -113,6 +113,27 @@ async fn a_purge_forgets_what_it_names_in_memory_and_in_the_file_and_leaves_the_
 }
 
 #[tokio::test]
+async fn a_purge_takes_the_key_that_the_log_has_of_a_request_whatever_it_was_made_with() {
+    let backend = Backend::start().await;
+    let gateway = shared(&backend, "").await;
+    backend.always(Script::chat("hello"));
+    for id in ["stored", "hit"] {
+        gateway.send(&Request::chat("m").header("x-request-id", id)).await;
+    }
+    let noted = |id: &'static str| async { gateway.log.request(id).await["notes"]["cache_key"].clone() };
+    let key = noted("stored").await;
+    assert_eq!(key, noted("hit").await);
+    assert_eq!(purge(&gateway, &json!({ "key": key })).await.0, 1);
+    let data: Vec<_> = (0..2).map(|index| json!({ "index": index, "embedding": [index] })).collect();
+    backend.always(Script::json(json!({ "object": "list", "data": data }).to_string()));
+    let batch = json!({ "model": "m", "input": ["a", "b"] }).to_string();
+    gateway.send(&Request::post("/v1/embeddings", batch).header("x-request-id", "batch")).await;
+    let keys = noted("batch").await;
+    assert_eq!(keys.as_str().unwrap().split(' ').count(), 2, "each input has its own: {keys}");
+    assert_eq!(purge(&gateway, &json!({ "key": keys })).await.0, 2);
+}
+
+#[tokio::test]
 async fn a_purge_by_age_takes_the_old_and_leaves_the_new() {
     let house = House::new().await;
     let gateway = Gateway::start(&house.config).await;

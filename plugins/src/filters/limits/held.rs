@@ -66,10 +66,10 @@ impl Held {
     /// What a request of this cost takes of a limit of money besides what it has.
     fn more(&self, demand: &Demand, cost: &Cost, exchange: &Exchange) -> Option<Demand> {
         let limit = self.limits.limit(demand, &self.tenants);
-        let most = demand.ledger.quota().burst();
-        let needs = if limit.kind == Kind::Cost { limit.amount(cost, exchange).min(most) } else { 0 };
+        // All of it, be it more than a full bucket has: what is not held would be spent all the same.
+        let needs = if limit.kind == Kind::Cost { limit.amount(cost, exchange) } else { 0 };
         // It may have been content with less than it may need: for its own model it needs no more here either.
-        let has = limit.amount(&self.cost, exchange).min(most).max(demand.amount);
+        let has = limit.amount(&self.cost, exchange).max(demand.amount);
         let amount = needs.checked_sub(has).filter(|amount| *amount > 0)?;
         let mut more = Demand::new(demand.ledger.clone(), demand.subject, amount);
         (more.tag, more.binding) = (demand.tag, demand.binding);

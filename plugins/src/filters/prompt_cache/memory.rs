@@ -1,7 +1,8 @@
 //! Where answers are kept: so many bytes, what it costs to keep them included, each for its time.
 //!
-//! When there is no more room, what was asked for longest ago goes. Large answers are compressed by a thread of its own,
-//! after they have been kept as they came: nobody waits for it, and if it has too much to do they stay as they are.
+//! When there is no more room, what was asked for longest ago goes. Once less than half of the room is free, large answers
+//! that come are compressed by a thread of its own, after they have been kept as they came: nobody waits for it, and if it
+//! has too much to do they stay as they are. Before that they stay open: a hit on one costs a third.
 
 use super::entry::Entry;
 use super::metrics::Counts;
@@ -48,7 +49,7 @@ impl Expiry<CacheKey, Arc<Entry>> for Time {
 }
 
 impl Memory {
-    /// Of `size` bytes; answers from `compress_above` on are compressed.
+    /// Of `size` bytes; answers from `compress_above` on are compressed once more than half of it is taken.
     pub(super) fn new(size: u64, compress_above: usize, counts: Arc<Counts>) -> Arc<Self> {
         let weigh = |_: &CacheKey, entry: &Arc<Entry>| u32::try_from(entry.weight()).unwrap_or(u32::MAX);
         let forget = move |_: Arc<CacheKey>, _: Arc<Entry>, cause: RemovalCause| counts.removed(cause);
@@ -80,14 +81,16 @@ impl Memory {
     /// Keeps an answer.
     pub(super) fn put(&self, key: CacheKey, entry: Entry) {
         let entry = Arc::new(entry);
-        let (weight, large) = (entry.weight() as u64, entry.size() >= self.compress_above);
+        let weight = entry.weight() as u64;
+        let large = entry.size() >= self.compress_above;
+        let packs = large && self.answers.weighted_size() + weight > self.size / 2;
         self.answers.insert(key, entry.clone());
         // The cache makes room by and by, which for large answers may be late.
         if self.added.fetch_add(weight, Ordering::Relaxed) + weight > self.size / 64 {
             self.added.store(0, Ordering::Relaxed);
             self.answers.run_pending_tasks();
         }
-        if large {
+        if packs {
             let _ = self.packer.try_send((key, entry));
         }
     }
@@ -128,8 +131,8 @@ pub struct Purge {
     pub route: Option<String>,
     /// Kept for longer than this.
     pub older_than: Option<Duration>,
-    /// This one.
-    pub key: Option<CacheKey>,
+    /// One of these; nothing here, any.
+    pub keys: Vec<CacheKey>,
 }
 
 impl Purge {
@@ -137,7 +140,7 @@ impl Purge {
         let tenant = self.tenant.as_ref().is_none_or(|tenant| **tenant == *entry.label.tenant);
         let route = self.route.as_ref().is_none_or(|route| **route == *entry.label.route);
         let old = self.older_than.is_none_or(|time| entry.age() > time);
-        tenant && route && old && self.key.is_none_or(|one| one == *key)
+        tenant && route && old && (self.keys.is_empty() || self.keys.contains(key))
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Settings {
     pub ids: IdsAre,
     /// Events a second at which a stream is given again; 0: at once.
     pub pace: u32,
-    /// The size from which answers are compressed in memory.
+    /// The size from which answers are compressed in memory, once more than half of `size` is taken.
     pub compress_above: Size,
     /// Whether requests may say `Cache-Control`, and answers say `Cache-Status` and `Age`.
     pub http: bool,

@@ -23,6 +23,8 @@ pub(crate) struct Wire {
     pub(crate) reads: usize,
     pub(crate) written: Vec<u8>,
     pub(crate) writes: usize,
+    /// What a write takes at most; none: all of it.
+    pub(crate) takes: Option<usize>,
 }
 
 impl Wire {
@@ -60,7 +62,9 @@ impl AsyncWrite for Wire {
         self.writes += 1;
         let before = self.written.len();
         data.iter().for_each(|data| self.written.extend_from_slice(data));
-        Poll::Ready(Ok(self.written.len() - before))
+        let end = self.takes.map_or(self.written.len(), |most| self.written.len().min(before + most));
+        self.written.truncate(end);
+        Poll::Ready(Ok(end - before))
     }
 
     fn is_write_vectored(&self) -> bool {

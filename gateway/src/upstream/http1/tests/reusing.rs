@@ -13,6 +13,7 @@ fn a_connection_is_used_again_only_if_nothing_speaks_against_it() {
     assert!(reusable("HTTP/1.1 204 No Content\r\n\r\n"));
     for answer in [
         "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\na",
+        "HTTP/1.1 413 Content Too Large\r\ncontent-length: 1\r\n\r\na",
         "HTTP/1.1 200 OK\r\nConnection: x, Close\r\ncontent-length: 1\r\n\r\na",
         "HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na",
         "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\na",
@@ -44,6 +45,25 @@ fn an_unread_answer_or_an_unsent_request_ends_the_connection() {
     now(client.send(&head, "backend", b"half")).unwrap();
     now(read_all(&mut client)).unwrap();
     assert!(client.reuse().is_none(), "the request was not sent whole");
+}
+
+#[test]
+fn an_answer_that_overtook_the_end_of_its_request_ends_the_connection() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na".as_slice();
+    for (takes, again) in [(None, true), (Some(9), false)] {
+        let client = asked(Method::GET, Wire { open: true, takes, ..Wire::of([answer]) });
+        assert_eq!(reads_whole(client).is_some(), again, "{takes:?}");
+    }
+    let mut client = asked(Method::GET, Wire { open: true, takes: Some(9), ..Wire::default() });
+    assert!(client.read_head().now_or_never().is_none(), "nothing has come yet");
+    client.stream.pieces.push_back(answer.to_vec());
+    assert!(reads_whole(client).is_some());
+}
+
+/// The connection, if it can be used again after its answer.
+fn reads_whole(mut client: Client<Wire>) -> Option<Wire> {
+    now(read_all(&mut client)).unwrap();
+    client.reuse()
 }
 
 #[test]
