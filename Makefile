@@ -57,6 +57,8 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	.ci/generated
 	$(say) 'Alerts'
 	.ci/alerts
+	$(say) 'The systemd unit'
+	.ci/unit
 
 .PHONY: hammer
 hammer: ## 64 clients on one bucket of each kind, a million clients with one each, 100,000 made-up names: what came of it

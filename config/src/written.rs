@@ -51,7 +51,7 @@ pub(crate) struct File {
     pub(crate) timeouts: Timeouts,
     /// Which browser apps may call. Absent: none.
     pub(crate) cors: Option<Cors>,
-    /// Whether answers carry `x-tidegate-backend`, `x-tidegate-attempts` and `x-tidegate-overhead-ms`.
+    /// Whether answers carry `x-tidegate-backend`, `-attempts`, `-overhead-ms`, `-queue-ms` where they waited, and `-fallback`, `-pool`, `-model` where another answered.
     pub(crate) answer_headers: bool,
     /// What happens on SIGTERM.
     pub(crate) drain: Drain,

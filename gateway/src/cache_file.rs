@@ -5,7 +5,7 @@
 //! there or not, and its bytes carry a hash beside ([`stored`](tidegate_plugins::filters::prompt_cache::stored)). What is
 //! too much, the oldest first, goes with the next write.
 
-use crate::storage::{Options, Storage, Table, direct, inspect};
+use crate::storage::{Options, Storage, Table, direct, inspect, try_write};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -81,7 +81,7 @@ impl Tiers for LooksOnly {
     fn open(&self, path: &Path, size: u64) -> io::Result<Arc<dyn Tier>> {
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
         if path.exists() {
-            inspect(path).map_err(io::Error::other)?;
+            inspect(path).and_then(|()| try_write(path)).map_err(io::Error::other)?;
         } else if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
             return Err(io::Error::other(format!("{}: there is no such directory", directory.display())));
         }

@@ -131,8 +131,8 @@ impl Gateway {
         log.set_sample(self.config.log.sample.as_ref());
         log.set_metadata(&self.config.log.metadata);
         metrics.config_loaded(&snapshot.hash);
-        if let Some(Predecessor { upgrades, refused, .. }) = &predecessor {
-            metrics.upgraded_before(*upgrades, *refused);
+        if let Some(predecessor) = &predecessor {
+            predecessor.go_on(&metrics, &log);
         }
         let keys = &snapshot.shared.managed_keys;
         let storage = self.config.storage.as_ref().map(|storage| open(&storage.path, &metrics, keys)).transpose()?;
@@ -156,14 +156,18 @@ impl Gateway {
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
         let reloads = Arc::new(Reloads::new(core.clone(), config.clone(), file, registry));
-        let beginning = Beginning { listeners, may_listen, predecessor: Mutex::new(predecessor) };
+        let beginning = Beginning { listeners: listeners.clone(), may_listen, predecessor: Mutex::new(predecessor) };
         let life = life::Life::new(core.clone(), config, reloads, certificates, beginning, guard);
         let mut server = PingoraServer::new_with_opt_and_conf(None, configuration(drain.time.as_secs()));
         for service in services {
             server.add_service(service);
         }
         server.add_service(background_service("house", life));
-        server.run(RunArgs { shutdown_signal: Box::new(Signals::new(core, drain.delay)) });
+        server.run(RunArgs { shutdown_signal: Box::new(Signals::new(core.clone(), drain.delay)) });
+        // Here only on SIGINT: whoever drains ends in `life`.
+        if !core.is_draining() {
+            listeners.remove_files();
+        }
         Ok(())
     }
 
@@ -247,7 +251,7 @@ fn add_listener(
     service: &mut Service<Server>,
     listen: &Listen,
     name: &str,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Result<Option<Arc<Certificate>>, RunError> {
     let address = listen.address.to_string();
     // Who reads from a connection has a buffer already.

@@ -242,7 +242,7 @@ impl Life {
             spending.write_down();
         }
         if let Some(keeper) = &self.core.keeper
-            && !keeper.end(LAST_WRITES).await
+            && !matches!(tokio::time::timeout(LAST_WRITES, keeper.end(LAST_WRITES)).await, Ok(true))
         {
             tracing::warn!("what was used last is not in the store; the next process finds it in the journal");
         }
@@ -374,19 +374,18 @@ impl Core {
 }
 
 impl House for Core {
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<Vec<String>, String> {
         if self.is_draining() {
             return Err("draining".to_owned());
         }
         let snapshot = self.snapshot.load();
-        for model in snapshot.models.iter() {
-            let serves = |target: &crate::models::Target| target.pool.is_known() && target.pool.is_up();
-            if !model.targets.iter().any(serves) {
-                let pools: Vec<_> = model.targets.iter().map(|target| &*target.pool.name).collect();
-                return Err(format!("model '{}' has no backend that is up in {}", model.name, pools.join(", ")));
-            }
+        let down = snapshot.pools.iter().filter(|pool| !pool.serves()).map(|pool| pool.name.to_string());
+        let down: Vec<_> = down.collect();
+        // One broken pool is no reason to take from clients what the others serve.
+        match down.len() < snapshot.pools.len() {
+            true => Ok(down),
+            false => Err(format!("no pool has a backend that is up: {}", down.join(", "))),
         }
-        Ok(())
     }
 
     fn health(&self) -> serde_json::Value {
@@ -409,7 +408,8 @@ impl House for Core {
         let ready = self.ready();
         json!({
             "ready": ready.is_ok(),
-            "reason": ready.err(),
+            "down": ready.as_ref().ok(),
+            "reason": ready.as_ref().err(),
             "config": snapshot.hash,
             "requests_in_flight": self.requests.now(),
             "connections": self.connections.now(),

@@ -59,6 +59,14 @@ pub trait Filter: Send + Sync {
         None
     }
 
+    /// The models that the filter would send a request to, each with its share of 1, for `tidegate explain`; none: it
+    /// leaves the request where it goes. Where that depends on what an explanation does not ask, all that it may be, each
+    /// as if it were for certain.
+    fn sends_to(&self, exchange: &Exchange) -> Vec<(Arc<str>, f64)> {
+        let _ = exchange;
+        Vec::new()
+    }
+
     /// Whether it counts requests, so that it is also asked about one that is refused before its turn: a path that does
     /// not exist, a body that cannot be read. It has no body then, and no model.
     fn counts_refused(&self) -> bool {
@@ -94,7 +102,7 @@ pub enum Verdict {
 /// report in [`ResponseFilter::end`]. What sees the answer may not wait: it stands between two tokens.
 #[async_trait]
 pub trait ResponseFilter: Send + Sync {
-    /// Asked before a request overflows to another model than it asked for, whose tokens have the price of `model`: whether
+    /// Asked before a request falls back to another model than it asked for, whose tokens have the price of `model`: whether
     /// the caller can pay for it. What that takes is held until [`ResponseFilter::end`]. May be asked more than once.
     async fn affords(&mut self, exchange: &Exchange, model: &str) -> bool {
         let _ = (exchange, model);

@@ -4,6 +4,7 @@
 //! settings are read again, until they can be read. What is then wrong with what they mean is told too, as far as it
 //! does not follow from what was put in: it must be wrong both with the stand-ins and without them.
 
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,8 @@ use crate::keys::without_value;
 use crate::tenants::below;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use serde_path_to_error::{Path, Segment};
+pub(crate) use steps::apart;
+use steps::{Step, beside, get, put, steps, take, within};
 
 /// More faults of form than anyone reads at once; each costs some more readings.
 const MOST_FAULTS: usize = 50;
@@ -32,13 +34,6 @@ fn anything() -> Vec<Value> {
 /// All that does not fit.
 pub(crate) fn read<S: DeserializeOwned>(settings: Value) -> Result<S, Box<Misfits>> {
     serde_path_to_error::deserialize(&settings).map_err(|error| Box::new(Misfits::of::<S>(settings, error)))
-}
-
-/// One step from settings to what is in them.
-#[derive(Debug, Clone, PartialEq)]
-enum Step {
-    Key(String),
-    Item(usize),
 }
 
 /// Something put where settings do not fit.
@@ -268,82 +263,6 @@ impl Misfits {
         let left_out = self.left_out.iter().all(|(place, table)| apart(&path, place) && !beside(&path, table));
         let known = self.unknown_in.iter().all(|table| !within(table, &path));
         (stand_ins && left_out && known).then_some(SettingsError { path, ..fault })
-    }
-}
-
-/// Whether `inner` is `outer`, or in it.
-fn within(inner: &str, outer: &str) -> bool {
-    inner.strip_prefix(outer).is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-/// Whether neither is in the other.
-pub(crate) fn apart(one: &str, other: &str) -> bool {
-    !within(one, other) && !within(other, one)
-}
-
-/// Whether `path` is a setting of this very table.
-fn beside(path: &str, table: &str) -> bool {
-    within(path, table) && !path[table.len()..].trim_start_matches('.').contains(['.', '['])
-}
-
-fn steps(path: &Path, settings: &Value) -> Vec<Step> {
-    let (mut steps, mut here) = (Vec::new(), Some(settings));
-    for segment in path.iter() {
-        let step = match segment {
-            Segment::Map { key } => Step::Key(key.clone()),
-            Segment::Seq { index } => Step::Item(*index),
-            // A choice that is written as a table with its word.
-            Segment::Enum { variant } if here.is_some_and(|here| here.get(variant).is_some()) => {
-                Step::Key(variant.clone())
-            }
-            Segment::Enum { .. } | Segment::Unknown => continue,
-        };
-        here = here.and_then(|here| child(here, &step));
-        steps.push(step);
-    }
-    steps
-}
-
-fn child<'a>(value: &'a Value, step: &Step) -> Option<&'a Value> {
-    match step {
-        Step::Key(key) => value.get(key),
-        Step::Item(index) => value.get(index),
-    }
-}
-
-fn get<'a>(settings: &'a Value, at: &[Step]) -> Option<&'a Value> {
-    at.iter().try_fold(settings, child)
-}
-
-fn holder<'a>(settings: &'a mut Value, at: &'a [Step]) -> Option<(&'a mut Value, &'a Step)> {
-    let (last, above) = at.split_last()?;
-    let holder = above.iter().try_fold(settings, |value, step| match step {
-        Step::Key(key) => value.get_mut(key),
-        Step::Item(index) => value.get_mut(index),
-    })?;
-    Some((holder, last))
-}
-
-fn take(settings: &mut Value, at: &[Step]) -> Option<Value> {
-    match holder(settings, at)? {
-        (Value::Object(table), Step::Key(key)) => table.remove(key),
-        (Value::Array(list), Step::Item(index)) if *index < list.len() => Some(list.remove(*index)),
-        _ => None,
-    }
-}
-
-/// Puts a value into a table, or in the place of an item of a list.
-fn put(settings: &mut Value, at: &[Step], value: Value) -> bool {
-    match holder(settings, at) {
-        Some((Value::Object(table), Step::Key(key))) => {
-            table.insert(key.clone(), value);
-            true
-        }
-        Some((Value::Array(list), Step::Item(index))) if *index < list.len() => {
-            list[*index] = value;
-            true
-        }
-        _ => false,
     }
 }
 

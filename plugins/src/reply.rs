@@ -183,6 +183,9 @@ pub struct Refusal {
     pub allow: Option<&'static str>,
 }
 
+/// The type of what the client has to change.
+pub(crate) const INVALID: &str = "invalid_request_error";
+
 impl Refusal {
     /// A refusal with `status`, `code` and what to tell the caller; the type follows from the status.
     pub fn new(status: StatusCode, code: impl Into<Option<&'static str>>, message: impl Into<String>) -> Self {
@@ -191,7 +194,7 @@ impl Refusal {
             403 => "permission_error",
             404 => "not_found_error",
             429 => "rate_limit_error",
-            400..=499 => "invalid_request_error",
+            400..=499 => INVALID,
             503 => "overloaded_error",
             _ => "server_error",
         };
@@ -278,6 +281,8 @@ impl Refusal {
         let kind = match self.status.as_u16() {
             413 => "request_too_large",
             503 | 529 => "overloaded_error",
+            // Where the client is at fault nevertheless.
+            500.. if self.kind == INVALID => INVALID,
             504 => "timeout_error",
             500.. => "api_error",
             _ => self.kind,

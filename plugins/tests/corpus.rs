@@ -5,8 +5,25 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use tidegate_plugins::filters::prompt_cache::stored::sealed;
+
 #[path = "../fuzz/properties/mod.rs"]
 mod properties;
+
+/// Answers as they are kept, without mark and hash.
+const KEPT: &[&[u8]] = &[include_bytes!("../fuzz/corpus/stored/whole"), include_bytes!("../fuzz/corpus/stored/events")];
+
+/// Each beginning of each, each bit, each version.
+#[test]
+fn nothing_but_a_whole_kept_answer_of_this_version_is_read() {
+    for payload in KEPT {
+        let written = sealed(payload);
+        for at in 0..written.len() {
+            (0..8).for_each(|bit| properties::stored_whole(&written, at, bit, at as u8));
+        }
+        (0..=u8::MAX).for_each(|version| properties::stored_whole(&written, 0, 0, version));
+    }
+}
 
 fn corpus(target: &str, property: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
@@ -234,12 +251,8 @@ proptest! {
     }
 
     #[test]
-    fn a_kept_answer_that_was_tampered_with_is_read_as_it_is_or_not(at in any::<usize>(), byte in any::<u8>(), end in any::<usize>()) {
-        const WHOLE: &[u8] = include_bytes!("../fuzz/corpus/stored/whole");
-        let mut bytes = WHOLE[..1 + end % WHOLE.len()].to_vec();
-        let at = at % bytes.len();
-        bytes[at] = byte;
-        properties::stored(&bytes);
+    fn a_kept_answer_is_read_whole_and_as_it_was_or_not(payload in select(KEPT), at in any::<usize>(), bit in any::<u32>(), version in any::<u8>()) {
+        properties::stored_whole(&sealed(payload), at, bit, version);
     }
 }
 

@@ -21,8 +21,9 @@ pub struct Retries {
     pub most: u32,
     /// After what: `connect` (no connection, or the request could not be sent whole), a status, `lost` (the connection
     /// broke before the client could get anything: before the first event, or the end of a whole answer), `timeout` (no
-    /// head, or no first token, in time), `error_event` (a stream that begins with an error). The default has only what proves that the request was not
-    /// run; whoever adds others agrees to some requests being run twice.
+    /// head, or no first token, in time), `error_event` (a stream that begins with an error, or a good status with an error
+    /// for an answer), `malformed` (an answer that is none). The default has only what proves that the request was not run;
+    /// whoever adds others agrees to some requests being run twice.
     pub on: Vec<RetryOn>,
     /// How many retries there may be, as a share of the pool's requests; beyond it a fault is told at once. A retry after
     /// no connection at all is none.
@@ -58,17 +59,20 @@ pub enum RetryOn {
     Lost,
     /// No head of an answer in time, or no first token.
     Timeout,
-    /// A stream that begins with an error.
+    /// A stream that begins with an error, or an answer of a good status that is one.
     ErrorEvent,
+    /// What came is no answer.
+    Malformed,
     /// This status.
     Status(u16),
 }
 
-const CAUSES: [(&str, RetryOn); 4] = [
+const CAUSES: [(&str, RetryOn); 5] = [
     ("connect", RetryOn::Connect),
     ("lost", RetryOn::Lost),
     ("timeout", RetryOn::Timeout),
     ("error_event", RetryOn::ErrorEvent),
+    ("malformed", RetryOn::Malformed),
 ];
 
 impl Serialize for RetryOn {
@@ -92,7 +96,7 @@ impl Visitor<'_> for RetryOnVisitor {
     type Value = RetryOn;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("connect, lost, timeout, error_event, or a status from 400 to 599")
+        f.write_str("connect, lost, timeout, error_event, malformed, or a status from 400 to 599")
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<RetryOn, E> {
@@ -121,7 +125,7 @@ impl JsonSchema for RetryOn {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let names: Vec<_> = CAUSES.iter().map(|(name, _)| *name).collect();
         json_schema!({
-            "description": "After what a request is tried again: `connect`, `lost`, `timeout`, `error_event`, or a status.",
+            "description": "After what a request is tried again: `connect`, `lost`, `timeout`, `error_event`, `malformed`, or a status.",
             "anyOf": [{ "enum": names }, { "type": "integer", "minimum": 400, "maximum": 599 }],
         })
     }

@@ -30,8 +30,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the admin listener shows of the gateway.
 pub trait House: Send + Sync + 'static {
-    /// Whether requests should be sent here; the reason if not (draining, a pool without a backend).
-    fn ready(&self) -> Result<(), String>;
+    /// Whether requests should be sent here: the pools without a backend that is up if so, the reason if not.
+    fn ready(&self) -> Result<Vec<String>, String>;
     /// Pools and backends as they are.
     fn health(&self) -> serde_json::Value;
     /// All metrics, in Prometheus' text format.

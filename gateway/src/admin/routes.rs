@@ -50,7 +50,10 @@ pub(super) fn router(house: Arc<dyn House>, api: Router, token: Option<Box<str>>
 
 async fn ready(State(house): State<Arc<dyn House>>) -> Response {
     match house.ready() {
-        Ok(()) => answer(StatusCode::OK, TEXT, "ready\n"),
+        Ok(down) => {
+            let lines = down.iter().map(|pool| format!("pool '{pool}' has no backend that is up\n"));
+            answer(StatusCode::OK, TEXT, format!("ready\n{}", lines.collect::<String>()))
+        }
         Err(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
     }
 }

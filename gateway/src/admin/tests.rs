@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-struct Cottage(Mutex<Result<(), String>>);
+struct Cottage(Mutex<Result<Vec<String>, String>>);
 
 impl House for Cottage {
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<Vec<String>, String> {
         self.0.lock().unwrap().clone()
     }
     fn health(&self) -> Value {
@@ -32,7 +32,7 @@ struct Running {
 async fn start(bounds: Bounds, token: Option<&str>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let house = Arc::new(Cottage(Mutex::new(Ok(()))));
+    let house = Arc::new(Cottage(Mutex::new(Ok(Vec::new()))));
     let router = routes::router(Arc::clone(&house) as Arc<dyn House>, Router::new(), token.map(Box::from));
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(serve_within(bounds, listener, router, async move { drop(stopped.await) }));
@@ -65,6 +65,15 @@ async fn each_path_answers_what_it_is_for() {
     assert!(metrics.contains("text/plain; version=0.0.4") && metrics.ends_with("\r\n\r\ntidegate_connections 1\n"));
     let health = admin.ask("GET /healthz HTTP/1.1").await;
     assert!(health.contains("application/json") && health.ends_with("{\"pools\":{}}"), "{health}");
+}
+
+#[tokio::test]
+async fn ready_says_which_pools_are_down() {
+    let admin = start(BOUNDS, None).await;
+    *admin.house.0.lock().unwrap() = Ok(vec!["cloud".into()]);
+    let answer = admin.ask("GET /readyz HTTP/1.1").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("ready\npool 'cloud' has no backend that is up\n"), "{answer}");
 }
 
 #[tokio::test]

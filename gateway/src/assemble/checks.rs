@@ -47,9 +47,26 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
         }
     }
     faults.extend(untraced(config));
+    faults.extend(unwritable(config));
     faults.extend(other_pepper(config));
     faults.extend(taken_ids(config, &services.views));
     place(faults, positions)
+}
+
+/// A store that cannot be written now, by whoever asks: the gateway would serve, and keep nothing.
+fn unwritable(config: &Config) -> Option<Fault> {
+    let path = &config.storage.as_ref()?.path;
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    if directory.is_some_and(|directory| !directory.is_dir()) {
+        // Told elsewhere.
+        return None;
+    }
+    let error = storage::try_write(path).err()?;
+    let message =
+        format!("with this store no key could be made or revoked, and no budget would outlast the process: {error}");
+    let help = "the user of the gateway has to be able to write the file and its directory";
+    let at = KeyPath::root().key("storage").key("path");
+    Some(Fault::error(at, message).with_help(help).as_warning())
 }
 
 /// Traces that are wanted of a build that has none.

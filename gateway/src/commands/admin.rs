@@ -31,6 +31,15 @@ pub(super) struct Listener {
 impl Listener {
     /// What is at this path. `config` says where the listener is, and its token, if the command line does not.
     pub(super) fn get(&self, config: Option<&PathBuf>, path: &str) -> Result<Value, Failure> {
+        self.ask(Method::GET, config, path, BOUNDS)
+    }
+
+    /// The same for what is to be done, which may take its time.
+    pub(super) fn post(&self, config: Option<&PathBuf>, path: &str, time: Duration) -> Result<Value, Failure> {
+        self.ask(Method::POST, config, path, Bounds { time, ..BOUNDS })
+    }
+
+    fn ask(&self, method: Method, config: Option<&PathBuf>, path: &str, bounds: Bounds) -> Result<Value, Failure> {
         let read = config.map(|config| file::load_quietly(config)).transpose()?;
         let admin = read.map(|(loaded, _)| loaded.config.admin);
         let base = self.admin.clone().unwrap_or_else(|| url(admin.as_ref()));
@@ -47,7 +56,7 @@ impl Listener {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
         let fetcher = Fetcher::default();
-        let answer = runtime.block_on(fetcher.send(Method::GET, &target, headers, Bytes::new(), BOUNDS));
+        let answer = runtime.block_on(fetcher.send(method, &target, headers, Bytes::new(), bounds));
         let answer = answer.map_err(|error| Failure::could_not(format!("{base} does not answer: {error}")))?;
         let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
         match (answer.status.as_u16(), body) {

@@ -19,6 +19,7 @@ mod say;
 mod schema;
 mod snippets;
 mod starter;
+mod top;
 mod upgrade;
 mod usage;
 mod version;
@@ -58,6 +59,7 @@ enum Verb {
     Keys(keys::Keys),
     Records(records::Records),
     Usage(usage::Usage),
+    Top(top::Top),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -78,6 +80,7 @@ impl Verb {
             Self::Keys(verb) => verb.run(),
             Self::Records(verb) => verb.run(),
             Self::Usage(verb) => verb.run(),
+            Self::Top(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
             Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),

@@ -97,6 +97,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
         share: core.bodies.share(),
         memory: snapshot.limits.bodies_in_flight,
         shadow: false,
+        renewal: false,
         body: if has_body { Body::Unread } else { Body::None },
         snapshot,
         address,

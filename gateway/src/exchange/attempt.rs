@@ -223,6 +223,7 @@ impl<'a> Ask<'a> {
     fn got(&self, upstream: Upstream, head: Head, sent: Instant) -> Got {
         let headed = Instant::now();
         self.backend.health.alive(headed);
+        self.backend.holdoff.answered(&head);
         self.backend.series.requests.inc();
         Got { upstream, head, sent, headed }
     }

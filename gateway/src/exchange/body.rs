@@ -2,7 +2,7 @@
 //! size, memory and time.
 
 use super::fail::{Fault, Result};
-use super::shed::{self, Reason};
+use super::shed;
 use super::{Session, Trip, arrive, headers};
 use crate::downstream::Error;
 use bytes::{Bytes, BytesMut};
@@ -222,9 +222,8 @@ fn hold(trip: &mut Trip<'_>, bytes: usize) -> Result<()> {
     if trip.share.grow(bytes, trip.memory) {
         return Ok(());
     }
-    shed::count(trip, Reason::Bodies);
-    Err(Fault::overloaded("The gateway holds as many request bodies as it has memory for. Try again shortly.")
-        .closing())
+    let message = "The gateway holds as many request bodies as it has memory for. Try again shortly.";
+    Err(shed::no_memory(trip, message).closing())
 }
 
 /// Unpacks a compressed body, within its own limit: a small body must not become a large one.
@@ -242,8 +241,7 @@ fn unpack(trip: &mut Trip<'_>, body: Bytes) -> Result<Bytes> {
         return Err(too_large(limit));
     }
     if !trip.share.grow(unpacked.len(), budget) {
-        shed::count(trip, Reason::Bodies);
-        return Err(Fault::overloaded("The gateway has no memory to unpack this body now. Try again shortly."));
+        return Err(shed::no_memory(trip, "The gateway has no memory to unpack this body now. Try again shortly."));
     }
     Ok(unpacked.into())
 }

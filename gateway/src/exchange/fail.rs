@@ -119,11 +119,6 @@ impl Fault {
         Self::told(refusal, Cause::Gateway, Some(log.to_string()))
     }
 
-    /// The gateway has no room for this request now.
-    pub(crate) fn overloaded(message: &str) -> Self {
-        Self::no_room(message, Duration::from_secs(1))
-    }
-
     /// The gateway has no room for this request, and expects to have some after `wait`.
     pub(crate) fn no_room(message: &str, wait: Duration) -> Self {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);

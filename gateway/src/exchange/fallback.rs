@@ -43,7 +43,12 @@ impl Stuck {
 
     /// An attempt was made, and no other may be at this pool.
     pub(super) fn after(miss: Miss, missed: Missed) -> Self {
-        let why = match miss {
+        Self { why: Self::why(miss), missed }
+    }
+
+    /// What an attempt that ended so is to those who come after.
+    pub(super) fn why(miss: Miss) -> Option<FallbackOn> {
+        match miss {
             Miss::Unreached | Miss::Connect => Some(FallbackOn::Unavailable),
             Miss::Timeout => Some(FallbackOn::Timeout),
             Miss::Lost | Miss::Malformed | Miss::ErrorEvent => Some(FallbackOn::Error),
@@ -51,8 +56,7 @@ impl Stuck {
             Miss::Status(503 | 529) => Some(FallbackOn::Overloaded),
             Miss::Status(500..) => Some(FallbackOn::Error),
             Miss::Status(_) => None,
-        };
-        Self { why, missed }
+        }
     }
 
     /// It is stuck for its length, which is nobody's fault, also where a stream said so.
@@ -85,16 +89,15 @@ impl Chain {
         self.steps[self.next..].iter().any(|step| step.on.contains(&why) && may(trip, step))
     }
 
-    /// Whether the caller can pay for the step that an overflow would lead to, if there is one; what that takes is held.
-    pub(super) async fn affords(&self, trip: &mut Trip<'_>) -> bool {
+    /// Whether there is a step for this, and the caller can pay for it; what that takes is held.
+    pub(super) async fn affords(&self, trip: &mut Trip<'_>, why: FallbackOn) -> bool {
         let left = &self.steps[self.next..];
-        let Some(step) = left.iter().find(|step| step.on.contains(&FallbackOn::Overloaded) && may(trip, step)) else {
-            return false;
-        };
+        let Some(step) = left.iter().find(|step| step.on.contains(&why) && may(trip, step)) else { return false };
         let Some(model) = step.priced_as.as_ref().or(trip.exchange.model()) else { return true };
         for follower in &mut trip.followers {
             if !follower.affords(&trip.exchange, model).await {
-                trip.exchange.note("overflow", "unaffordable");
+                let key = if why == FallbackOn::Overloaded { "overflow" } else { "fallback" };
+                trip.exchange.note(key, "unaffordable");
                 return false;
             }
         }
@@ -140,13 +143,12 @@ pub(super) async fn turn(
             Err(fault) => return Err(Missed::Fault(fault)),
         }
     }
-    // Waiting costs nothing: who cannot pay for going elsewhere has had its chance here.
-    if stuck.why == Some(FallbackOn::Overloaded) && !chain.affords(trip).await {
+    let Some(why) = stuck.why else { return Err(stuck.missed) };
+    // A limit of money that each outage lifts would be none.
+    if !chain.affords(trip, why).await {
         return Err(stuck.missed);
     }
-    let Some((why, step)) = stuck.why.and_then(|why| Some((why, chain.take(trip, why)?))) else {
-        return Err(stuck.missed);
-    };
+    let Some(step) = chain.take(trip, why) else { return Err(stuck.missed) };
     stuck.missed.count(trip);
     route.series.fallbacks(why).inc();
     trip.record.fallback.push(why.as_str());

@@ -8,7 +8,7 @@ use super::fail::{Fault, Result, Wait};
 use super::fallback::{self, Chain, Stuck};
 use super::hedge;
 use super::opening::{Opened, Opening};
-use super::place::{self, NoPlace, Overflow};
+use super::place;
 use super::retry::{Retrying, cause};
 use super::{Route, Session, Trip};
 use crate::core::Core;
@@ -156,6 +156,26 @@ impl Missed {
         }
     }
 
+    /// Gives its place back, to wait for another; a refusal is kept to be told if there is none.
+    ///
+    /// # Errors
+    /// That the client has left, or the process ends.
+    pub(super) async fn put_aside(&mut self, session: &mut Session, trip: &mut Trip<'_>) -> Result<()> {
+        let Self::Answer(fetched) = self else { return Ok(()) };
+        if fetched.head.status.as_u16() >= 400 {
+            match super::whole::peek(session, trip, fetched).await {
+                Ok(_) => {}
+                Err(fault) if fault.is_of_the_backend() => {
+                    *self = Self::Fault(fault);
+                    return Ok(());
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        fetched.lease.give_back();
+        Ok(())
+    }
+
     /// Counts it as the backend's, where nobody is told of it.
     pub(super) fn count(&self, trip: &Trip<'_>) {
         let fetched = match self {
@@ -263,10 +283,7 @@ async fn at(
     chain: &Chain,
 ) -> Result<At> {
     let mut retrying = Retrying::new(trip, route);
-    // As long as there is somewhere to go, nobody waits for longer than this.
-    let overflow = route.model.as_ref().and_then(|model| model.overflow_after);
-    let overflow = overflow.filter(|_| chain.has(trip, FallbackOn::Overloaded)).map(|after| Overflow { after, chain });
-    let mut place = match place::take(session, trip, route, deadline, overflow, &[]).await {
+    let mut place = match place::take(session, trip, route, deadline, Some(chain), &[]).await {
         Ok(place) => place,
         Err(why) => return Ok(At::Stuck(Stuck::without_place(trip, route, why))),
     };
@@ -274,8 +291,8 @@ async fn at(
         let backend = place.backend().clone();
         let may = |miss| retrying.allows(trip, route, miss);
         let elsewhere = [FallbackOn::Error, FallbackOn::ContextTooLong].map(|why| chain.has(trip, why));
-        let again = may(Miss::Lost) || may(Miss::ErrorEvent) || elsewhere.contains(&true);
-        let (miss, missed) = match ask(session, trip, route, deadline, place, again).await? {
+        let again = [Miss::Lost, Miss::ErrorEvent, Miss::Malformed].into_iter().any(may) || elsewhere.contains(&true);
+        let (miss, mut missed) = match ask(session, trip, route, deadline, place, again).await? {
             Asked::Answered(fetched) => return Ok(At::Answered(fetched)),
             Asked::Missed(miss, missed) => (miss, missed),
         };
@@ -283,43 +300,12 @@ async fn at(
             return Ok(At::Stuck(Stuck::after(miss, missed)));
         }
         retrying.tried.push(backend);
-        match next(session, trip, route, deadline, &mut retrying).await? {
-            Some(next) if retrying.spend(trip, route, miss) => {
-                missed.count(trip);
-                place = next;
-            }
-            _ => return Ok(At::Stuck(Stuck::after(miss, missed))),
-        }
+        place = match retrying.place(session, trip, route, (deadline, chain), (miss, &mut missed)).await? {
+            Some(next) => next,
+            None => return Ok(At::Stuck(Stuck::after(miss, missed))),
+        };
+        missed.count(trip);
     }
-}
-
-/// A place for another attempt: at a backend that was not asked yet, or, a moment later, at one that was.
-async fn next(
-    session: &mut Session,
-    trip: &mut Trip<'_>,
-    route: &Route,
-    deadline: Deadline,
-    retrying: &mut Retrying,
-) -> Result<Option<Place>> {
-    match place::now(&route.pool, trip, &retrying.tried) {
-        Ok(place) => return Ok(Some(place)),
-        Err(NoBackend::Tried) => {}
-        // The others are full: a failure here is no reason not to wait for them.
-        Err(NoBackend::Busy) => {
-            return match place::take(session, trip, route, deadline, None, &retrying.tried).await {
-                Ok(place) => Ok(Some(place)),
-                Err(NoPlace::Fault(fault)) => Err(fault),
-                Err(_) => Ok(None),
-            };
-        }
-        Err(_) => return Ok(None),
-    }
-    let pause = retrying.next_round(route.pool.retries.backoff);
-    let began = Instant::now();
-    alongside(trip.core, session, tokio::time::sleep(pause)).await?;
-    trip.record.upstream_time += began.elapsed();
-    trip.record.course.paused(began);
-    Ok(place::now(&route.pool, trip, &retrying.tried).ok())
 }
 
 /// What became of an attempt.
@@ -375,9 +361,6 @@ async fn ask(
     trip.record.course.answered(sent, headed, status);
     trip.record.source = Source::Backend;
     trip.exchange.answer_from(Source::Backend, true);
-    if matches!(status, 429 | 503 | 529) {
-        place.backend().holdoff.refused(&head.headers);
-    }
     let fetched = Box::new(Fetched { upstream, head, lease: place, held, deadline });
     let miss = match status {
         400.. => Miss::Status(status),

@@ -29,7 +29,7 @@ pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     debug_assert!(status != 499 || answered.cause == Cause::ClientGone);
     close(&mut trip, answered);
     let record = &mut trip.record;
-    if let Some(caller) = trip.exchange.caller() {
+    if let Some(caller) = trip.exchange.caller().filter(|_| !trip.renewal) {
         record.user.clone_from(&caller.user);
         record.service.clone_from(&caller.service);
         record.team.clone_from(&caller.team);
@@ -88,7 +88,7 @@ fn keep(trip: Trip<'_>, cost: u64) {
 }
 
 fn add_to_spenders(trip: &Trip<'_>) {
-    let caller = trip.exchange.caller();
+    let caller = trip.account();
     let tokens = tally::charged(trip, trip.record.usage)
         .map_or(0, |usage| usage.prompt.unwrap_or(0).saturating_add(usage.completion.unwrap_or(0)));
     trip.snapshot.shared.spenders.record(&Spent {

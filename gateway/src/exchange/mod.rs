@@ -61,7 +61,7 @@ use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::exchange::Outcome;
 use tidegate_plugins::multipart::ModelFinder;
 use tidegate_plugins::turns::Turns;
-use tidegate_plugins::{Answerer, Exchange, Reply, ResponseFilter, Source};
+use tidegate_plugins::{Answerer, Caller, Exchange, Reply, ResponseFilter, Source};
 use wishes::Wishes;
 
 pub(crate) use answer::unreadable_head;
@@ -83,6 +83,8 @@ pub(crate) struct Trip<'a> {
     memory: usize,
     /// Whether it is a copy, whose answer is for nobody.
     shadow: bool,
+    /// Whether it renews a kept answer: then it is for the caller that its answer is for, and counts for nobody.
+    renewal: bool,
     /// In whose protocol the gateway speaks to this client.
     voice: Endpoint,
     /// The backend that was asked last.
@@ -138,6 +140,13 @@ pub(crate) struct Trip<'a> {
     /// What was asked and answered, where that goes with its trace.
     #[cfg(feature = "otlp")]
     content: Option<Box<crate::telemetry::Content>>,
+}
+
+impl Trip<'_> {
+    /// Whose request it counts as.
+    fn account(&self) -> Option<&Arc<Caller>> {
+        self.exchange.caller().filter(|_| !self.renewal)
+    }
 }
 
 /// Where a request goes.

@@ -5,9 +5,10 @@
 use super::attempt::{Ask, Failed, Got, Miss, Outcome};
 use super::budget::Share;
 use super::fail::{Fault, Wait};
-use super::{Route, Trip};
+use super::{Route, Trip, body, whole};
 use crate::upstream::hedge::Hedging;
 use bytes::Bytes;
+use http::header;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tidegate_config::Hold;
@@ -53,7 +54,7 @@ pub(super) struct Opened {
     pub got: Got,
     /// What has been read of its answer.
     pub held: VecDeque<Bytes>,
-    /// Whether that is an error where a stream should have been.
+    /// Whether that is an error where an answer should have been.
     pub is_error: bool,
     /// The memory that a whole answer takes.
     pub share: Share,
@@ -81,12 +82,39 @@ pub(super) async fn open(ask: Ask<'_>, opening: Opening) -> Outcome<Opened> {
         let is_stream = super::headers::media_type(&opened.got.head.headers) == "text/event-stream";
         match opening.stream {
             Some(hold) if is_stream => read_stream(&again, &mut opened, opening, hold).await?,
-            None if !is_stream => read_whole(&again, &mut opened, opening).await?,
-            // Not what was asked for: the relay says so.
-            _ => {}
+            _ => {
+                if !is_stream {
+                    read_whole(&again, &mut opened, opening).await?;
+                }
+                judge(&again, &mut opened, opening, is_stream)?;
+            }
         }
     }
     Ok(opened)
+}
+
+/// Judges what is no stream, or a stream that nobody asked for. What is too large, or encoded, is judged by the relay.
+fn judge(ask: &Ask<'_>, opened: &mut Opened, opening: Opening, is_stream: bool) -> Outcome<()> {
+    let headers = &opened.got.head.headers;
+    if matches!(opening.endpoint, Endpoint::Audio | Endpoint::Images)
+        || headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity")
+        || !is_stream && !opened.got.upstream.is_done()
+    {
+        return Ok(());
+    }
+    let answer = match &opened.held.make_contiguous()[..] {
+        [only] => only.clone(),
+        pieces => pieces.concat().into(),
+    };
+    opened.is_error = !is_stream && whole::is_error(&answer);
+    let is_wanted = opening.stream.is_none() && !is_stream;
+    let judged = || is_wanted && body::large(answer.len(), || whole::is_answer(&answer, opening.endpoint));
+    match opened.is_error || judged() {
+        true => Ok(()),
+        false => {
+            Err(Failed::Missed(Miss::Malformed, Fault::malformed(ask.told("what came is not what was asked for"))))
+        }
+    }
 }
 
 /// Reads one more piece, no later than `until`.
@@ -117,11 +145,8 @@ async fn read_stream(ask: &Ask<'_>, opened: &mut Opened, opening: Opening, hold:
             if let Some(rest) = cutter.finish() {
                 watch.see(&rest);
             }
-            // Nothing, and no word that this is all: as good as broken off.
-            return match watch.complete() || watch.saw_error() {
-                true => Ok(()),
-                false => Err(Failed::Missed(Miss::Lost, Fault::broken(ask.told("the stream ended before it began")))),
-            };
+            // Nothing, or no word that this is all: as good as broken off.
+            return if watch.complete() || watch.saw_error() { Ok(()) } else { Err(ended_early(ask)) };
         };
         held += chunk.len();
         opened.held.push_back(chunk.clone());
@@ -131,6 +156,9 @@ async fn read_stream(ask: &Ask<'_>, opened: &mut Opened, opening: Opening, hold:
             let seen = watch.see(&block);
             let is_enough = watch.content_events() > 0 || hold == Hold::Event && seen.has_event;
             opened.is_error = watch.saw_error() && watch.content_events() == 0;
+            if watch.is_empty() {
+                return Err(ended_early(ask));
+            }
             if seen.done_at.is_some() || opened.is_error || is_enough {
                 return Ok(());
             }
@@ -139,6 +167,10 @@ async fn read_stream(ask: &Ask<'_>, opened: &mut Opened, opening: Opening, hold:
             return Ok(());
         }
     }
+}
+
+fn ended_early(ask: &Ask<'_>) -> Failed {
+    Failed::Missed(Miss::Lost, Fault::broken(ask.told("the stream ended before it began")))
 }
 
 /// Reads a whole answer to its end, or as far as there is room for it.

@@ -12,6 +12,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidegate_config::FallbackOn;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::{Exchange, Head, Priority};
 
@@ -36,15 +37,16 @@ pub(super) enum Refused {
 
 /// Where a request goes that would wait, or has waited, for too long.
 #[derive(Clone, Copy)]
-pub(super) struct Overflow<'a> {
+struct Overflow<'a> {
     /// For longer than this.
-    pub after: Duration,
+    after: Duration,
     /// Along this.
-    pub chain: &'a Chain,
+    chain: &'a Chain,
 }
 
 /// A place for an attempt at a pool, at none of the backends in `tried`: now, or when it is this request's turn. Where
-/// there is somewhere else to go that its caller can pay for, it waits no longer than `overflow` says.
+/// there is somewhere else to go along `chain` that its caller can pay for, it waits no longer than the model's
+/// `overflow_after`, and not at all for backends that have said when to come back.
 ///
 /// # Errors
 /// Why there is none.
@@ -53,7 +55,7 @@ pub(super) async fn take(
     trip: &mut Trip<'_>,
     route: &Route,
     deadline: Deadline,
-    mut overflow: Option<Overflow<'_>>,
+    chain: Option<&Chain>,
     tried: &[Arc<Backend>],
 ) -> std::result::Result<Place, NoPlace> {
     let pool = &route.pool;
@@ -66,10 +68,15 @@ pub(super) async fn take(
         }
     }
     let most = patience(trip, queue, deadline);
-    overflow = overflow.filter(|overflow| overflow.after < most);
+    let goes_on = |trip: &Trip<'_>, why| chain.filter(|chain| chain.has(trip, why));
+    let after = route.model.as_ref().and_then(|model| model.overflow_after);
+    let mut overflow = after
+        .filter(|after| *after < most)
+        .and_then(|after| Some(Overflow { after, chain: goes_on(trip, FallbackOn::Overloaded)? }));
+    let rests_elsewhere = after.is_none() && goes_on(trip, FallbackOn::RateLimited).is_some();
     let patience = overflow.map_or(most, |overflow| overflow.after);
     if let Some(rest) = pool.rest()
-        && rest > patience
+        && (rest > patience || rests_elsewhere)
     {
         return Err(NoPlace::Backend(NoBackend::Resting(rest)));
     }
@@ -77,7 +84,7 @@ pub(super) async fn take(
     let joined = Instant::now();
     let mut ticket = queue.join(&claim, patience);
     if let (Err((NoWait::Hopeless, _)), Some(Overflow { chain, .. })) = (&ticket, overflow)
-        && !chain.affords(trip).await
+        && !chain.affords(trip, FallbackOn::Overloaded).await
     {
         (overflow, ticket) = (None, queue.join(&claim, most));
     }
@@ -126,7 +133,7 @@ async fn wait(
     session: &mut Session,
     trip: &mut Trip<'_>,
     route: &Route,
-    ticket: Ticket,
+    mut ticket: Ticket,
     (last, mut overflow): (Instant, Option<(Instant, Overflow<'_>)>),
     tried: &[Arc<Backend>],
 ) -> std::result::Result<Place, NoPlace> {
@@ -163,12 +170,12 @@ async fn wait(
             }
         } else if Instant::now() >= until {
             if let Some((_, Overflow { chain, .. })) = overflow.take()
-                && !chain.affords(trip).await
+                && !chain.affords(trip, FallbackOn::Overloaded).await
             {
                 // It keeps its place in line.
                 continue;
             }
-            let wait = ticket.outlook().1.unwrap_or(UNKNOWN);
+            let wait = ticket.outlook().1.unwrap_or(UNKNOWN).max(route.pool.rest().unwrap_or_default());
             trip.record.queued += ticket.expired();
             return Err(NoPlace::Queue(Refused::TooLong, wait));
         } else {

@@ -2,7 +2,7 @@
 //!
 //! Few at a time, and no more wait than a short queue holds: beyond that a renewal is left out, and the next request for
 //! the same answer tries again. Each is a request of the gateway's own, with a line in the log and its place in the
-//! metrics; no limits are asked about it.
+//! metrics; no limits are asked about it, and it counts as nobody's.
 
 use super::{Route, Trip, admit, answer, fetch, finish, own, relay};
 use crate::core::Core;
@@ -68,7 +68,7 @@ async fn renew(core: &Core, renewal: Renewal) {
     let Renewal { snapshot, exchange, route, follower } = renewal;
     let mut session = Session::nobody();
     let mut trip = own::trip(core, snapshot, &mut session, exchange);
-    trip.settled = Some(route);
+    (trip.settled, trip.renewal) = (Some(route), true);
     trip.exchange.note("cache", "renewal");
     trip.followers.push(follower);
     let road = async {

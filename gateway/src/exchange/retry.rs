@@ -1,11 +1,16 @@
-//! Whether a request that found no answer may ask again: after what, how often, and within the pool's budget.
+//! Whether a request that found no answer may ask again: after what, how often, within the pool's budget, and where.
 
 use super::attempt::Miss;
-use super::{Route, Trip, headers};
+use super::fail::Result;
+use super::fallback::{Chain, Stuck};
+use super::fetch::{Deadline, Missed, alongside};
+use super::place::{self, NoPlace};
+use super::{Route, Session, Trip, headers};
 use crate::telemetry::RetryCause;
-use crate::upstream::Backend;
+use crate::upstream::queue::Place;
+use crate::upstream::{Backend, NoBackend};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_config::RetryOn;
 
 /// What one request may still ask of one pool.
@@ -15,7 +20,7 @@ pub(super) struct Retrying {
     /// How often all backends have been asked.
     rounds: u32,
     /// Those that have been asked in this round.
-    pub tried: Vec<Arc<Backend>>,
+    pub(super) tried: Vec<Arc<Backend>>,
 }
 
 impl Retrying {
@@ -38,26 +43,88 @@ impl Retrying {
             Miss::Timeout => rules.on.contains(&RetryOn::Timeout),
             Miss::Status(status) => rules.on.contains(&RetryOn::Status(status)),
             Miss::ErrorEvent => rules.on.contains(&RetryOn::ErrorEvent),
-            Miss::Malformed => false,
+            Miss::Malformed => rules.on.contains(&RetryOn::Malformed),
         };
         listed && self.left > 0 && trip.replayable
     }
 
-    /// Takes one more attempt out of what this request and the pool have left. False if that is nothing. What no backend
-    /// has seen is no load on any, and costs the pool nothing.
-    pub(super) fn spend(&mut self, trip: &mut Trip<'_>, route: &Route, miss: Miss) -> bool {
-        if miss != Miss::Unreached && !route.pool.budget.spend() {
-            route.series.retries_refused.inc();
-            return false;
+    /// A place for another attempt after one that ended with `miss`, if the pool's budget has it: at a backend that was not
+    /// asked yet, or that was, a moment later. Where all are full, or have said when to come back, it is waited for in the
+    /// pool's queue, as those do who come now.
+    ///
+    /// # Errors
+    /// That the client has left, or the process ends.
+    pub(super) async fn place(
+        &mut self,
+        session: &mut Session,
+        trip: &mut Trip<'_>,
+        route: &Route,
+        (deadline, chain): (Deadline, &Chain),
+        (miss, missed): (Miss, &mut Missed),
+    ) -> Result<Option<Place>> {
+        let now = place::now(&route.pool, trip, &self.tried);
+        match now {
+            Err(NoBackend::Down(_)) => return Ok(None),
+            // Who has somewhere else to go does not wait for that.
+            Err(NoBackend::Resting(_)) if Stuck::why(miss).is_some_and(|why| chain.has(trip, why)) => return Ok(None),
+            _ => {}
         }
-        self.left -= 1;
-        trip.record.retried.push(cause(miss));
-        true
+        // What no backend has seen is no load on any, and costs the pool nothing.
+        let costs = miss != Miss::Unreached;
+        if costs && !route.pool.budget.spend() {
+            route.series.retries_refused.inc();
+            return Ok(None);
+        }
+        let found = match now {
+            Ok(place) => Some(place),
+            Err(why) => {
+                missed.put_aside(session, trip).await?;
+                self.wait(session, trip, route, deadline, why).await?
+            }
+        };
+        match found {
+            Some(_) => {
+                self.left -= 1;
+                trip.record.retried.push(cause(miss));
+            }
+            None if costs => route.pool.budget.give_back(),
+            None => {}
+        }
+        Ok(found)
+    }
+
+    /// Waits for a place, where there is none for this reason.
+    async fn wait(
+        &mut self,
+        session: &mut Session,
+        trip: &mut Trip<'_>,
+        route: &Route,
+        deadline: Deadline,
+        why: NoBackend,
+    ) -> Result<Option<Place>> {
+        if let NoBackend::Resting(_) = why {
+            // Whoever is the first to want requests again is asked, tried or not.
+            self.tried.clear();
+        }
+        if why == NoBackend::Tried {
+            let (pause, began) = (self.next_round(route.pool.retries.backoff), Instant::now());
+            alongside(trip.core, session, tokio::time::sleep(pause)).await?;
+            trip.record.upstream_time += began.elapsed();
+            trip.record.course.paused(began);
+            if let Ok(place) = place::now(&route.pool, trip, &self.tried) {
+                return Ok(Some(place));
+            }
+        }
+        match place::take(session, trip, route, deadline, None, &self.tried).await {
+            Ok(place) => Ok(Some(place)),
+            Err(NoPlace::Fault(fault)) => Err(fault),
+            Err(_) => Ok(None),
+        }
     }
 
     /// All backends have been asked: from the first again, after this long. Full jitter: any time up to a bound that
     /// doubles, so that those who failed together do not come back together.
-    pub(super) fn next_round(&mut self, backoff: Duration) -> Duration {
+    fn next_round(&mut self, backoff: Duration) -> Duration {
         self.tried.clear();
         let most = backoff.saturating_mul(1 << self.rounds.min(MOST_DOUBLED));
         self.rounds += 1;
@@ -69,7 +136,7 @@ impl Retrying {
 const MOST_DOUBLED: u32 = 5;
 
 /// From 0 to 1.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
     (high >> 32) as f64 / f64::from(u32::MAX)
 }

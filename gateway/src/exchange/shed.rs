@@ -5,6 +5,7 @@
 
 use super::arrive::Plan;
 use super::fail::{Fault, Result};
+use super::retry::random;
 use super::{Trip, body, place};
 use std::time::Duration;
 use tidegate_config::Urgency;
@@ -50,18 +51,25 @@ fn judge(trip: &mut Trip<'_>, urgency: Urgency, more: usize) -> Result<()> {
 
 fn refuse(trip: &mut Trip<'_>, urgency: Urgency, reason: Reason) -> Fault {
     count_as(trip, urgency, reason);
-    let (what, wait) = match urgency {
-        Urgency::Batch => ("a request of this priority", Duration::from_secs(10)),
-        Urgency::Normal => ("a request of this priority", Duration::from_secs(3)),
-        Urgency::Interactive => ("more requests", Duration::from_secs(1)),
-    };
-    Fault::no_room(&format!("The gateway is too busy for {what} now. Try again shortly."), wait)
+    let what = if urgency == Urgency::Interactive { "more requests" } else { "a request of this priority" };
+    Fault::no_room(&format!("The gateway is too busy for {what} now. Try again shortly."), wait(urgency))
 }
 
-/// Counts a request that is refused while its body is read.
-pub(super) fn count(trip: &mut Trip<'_>, reason: Reason) {
+/// When to come back: the more urgent first, and not all at once. Any time from half of it to one and a half.
+fn wait(urgency: Urgency) -> Duration {
+    let about = match urgency {
+        Urgency::Batch => 10.0,
+        Urgency::Normal => 4.0,
+        Urgency::Interactive => 2.0,
+    };
+    Duration::from_secs_f64(about * (0.5 + random()))
+}
+
+/// Refuses a request for the body of which there is no memory.
+pub(super) fn no_memory(trip: &mut Trip<'_>, message: &str) -> Fault {
     let urgency = Urgency::of(place::priority(trip).get());
-    count_as(trip, urgency, reason);
+    count_as(trip, urgency, Reason::Bodies);
+    Fault::no_room(message, wait(urgency))
 }
 
 fn count_as(trip: &mut Trip<'_>, urgency: Urgency, reason: Reason) {

@@ -102,10 +102,8 @@ fn answered(trip: &Trip<'_>, watch: &StreamWatch) -> Answered {
 
 /// Hands over what the stream has cost, before its client sees a block that says so, or that it is over.
 fn hand_over(trip: &mut Trip<'_>, it: &Streaming, is_over: bool, bytes: usize) {
-    let tells = || {
-        let usage = it.watch.usage().filter(|usage| !usage.estimated);
-        it.watch.complete() && usage.is_some() && usage != trip.record.usage
-    };
+    let told = || it.watch.usage().filter(|usage| !usage.estimated);
+    let tells = || it.watch.complete() && told().is_some_and(|usage| trip.record.usage != Some(usage));
     if is_over || tells() {
         count(trip, &it.watch);
         tally::hand_over(trip, answered(trip, &it.watch).ending(), bytes);
@@ -275,6 +273,9 @@ fn step(
         it.last_event = now;
     }
     let (seen, failed) = see(trip, it, &mut block);
+    if it.watch.is_empty() {
+        return Err(Fault::broken("the stream ended before it began"));
+    }
     if seen.has_event {
         it.last_event = now;
         it.events = it.events.saturating_add(1);

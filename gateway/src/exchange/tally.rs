@@ -80,7 +80,7 @@ pub(super) fn keep(trip: &mut Trip<'_>, cause: Cause, usage: Option<Usage>) {
 }
 
 fn entry<'a>(trip: &'a Trip<'_>, tally: &'a Tally, sign: i64) -> Entry<'a> {
-    let caller = trip.exchange.caller();
+    let caller = trip.account();
     let name = |of: fn(&Caller) -> &Option<Arc<str>>| caller.and_then(|caller| of(caller).as_deref()).unwrap_or("");
     let names = [
         name(|caller| &caller.org),

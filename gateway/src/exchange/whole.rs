@@ -7,6 +7,7 @@ use super::fetch::{Fetched, wait};
 use super::relay::Relayed;
 use super::{Session, Trip, body, headers, relay, tally};
 use crate::telemetry::{BackendFault, Cause, bounded};
+use crate::upstream::{Pool, come_back};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http::StatusCode;
@@ -14,7 +15,7 @@ use http::header::{self, HeaderName};
 use memchr::memmem;
 use serde_json::Value;
 use std::io::Read;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::json;
 use tidegate_plugins::usage::Usage;
@@ -26,8 +27,8 @@ const MAX_ERROR: usize = 1 << 20;
 /// How much of a backend's own words is logged where the client gets ours, in bytes.
 const LOGGED: usize = 256;
 
-/// The longest wait that a backend can make a client believe in, in seconds.
-const MAX_RETRY_AFTER: u64 = 3600;
+/// The longest wait that a backend can make a client believe in.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Holds a JSON answer, checks it, names it as the client does, and sends it.
 ///
@@ -82,7 +83,7 @@ pub(super) async fn relay(
 }
 
 /// Whether an answer under a good status is an error all the same, in one of the shapes that servers give them.
-fn is_error(answer: &[u8]) -> bool {
+pub(super) fn is_error(answer: &[u8]) -> bool {
     let value = |name| json::member(answer, name).map(|place| &answer[place]);
     value("error").is_some_and(|value| value.starts_with(b"{") || value.starts_with(b"\""))
         || value("object").is_some_and(|value| value == b"\"error\"")
@@ -138,7 +139,7 @@ pub(super) async fn error(
     let unfinished = relay::let_go(session, trip, fetched).await;
     relay::release_body(trip);
     let status = head.status;
-    bound_retry_after(&mut head);
+    tell_when(&mut head, trip.route.as_ref().map(|route| &*route.pool));
     let cause = cause(status);
     if let Some(fault) = counted(status) {
         backend.series.failed(fault);
@@ -283,7 +284,7 @@ async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetch
 }
 
 /// Whether this is JSON of the kind that the endpoint gives: an object, or for some servers' rerank a list.
-fn is_answer(answer: &[u8], endpoint: Endpoint) -> bool {
+pub(super) fn is_answer(answer: &[u8], endpoint: Endpoint) -> bool {
     let list = matches!(endpoint, Endpoint::Rerank | Endpoint::Tokenize | Endpoint::Detokenize);
     match answer.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => {}
@@ -318,25 +319,22 @@ fn told(body: &[u8], voice: Endpoint, secret: Option<&str>) -> Option<Told> {
 /// The longest message of a backend that is passed on in our shape, in bytes.
 const LONGEST_MESSAGE: usize = 4096;
 
-/// A backend cannot send clients to sleep for a year, or make them parse a novel.
-fn bound_retry_after(head: &mut Head) {
+/// Says when to come back: as the backend does, or sooner where another of its pool will be there. It cannot send clients to
+/// sleep for a year.
+fn tell_when(head: &mut Head, pool: Option<&Pool>) {
     const MILLIS: HeaderName = HeaderName::from_static("retry-after-ms");
-    let seconds = headers::text(&head.headers, "retry-after").and_then(|text| text.trim().parse::<u64>().ok());
-    match seconds {
-        Some(0) => {
-            head.headers.insert(header::RETRY_AFTER, headers::number(1_u32));
-        }
-        Some(seconds) if seconds <= MAX_RETRY_AFTER => {}
-        Some(_) => {
-            head.headers.insert(header::RETRY_AFTER, headers::number(MAX_RETRY_AFTER));
-            head.headers.remove(MILLIS);
-        }
-        None => {
-            head.headers.remove(header::RETRY_AFTER);
-        }
-    }
-    let millis = headers::text(&head.headers, "retry-after-ms").and_then(|text| text.trim().parse::<f64>().ok());
-    if millis.is_none_or(|millis| !(0.0..=MAX_RETRY_AFTER as f64 * 1000.0).contains(&millis)) {
-        head.headers.remove(MILLIS);
+    let said = come_back::retry_after(&head.headers);
+    let soonest = pool.filter(|_| cause(head.status) == Cause::UpstreamOverload).and_then(|pool| pool.soonest());
+    let wait = match (said, soonest) {
+        (Some(said), Some(soonest)) => Some(said.min(soonest)),
+        (None, soonest) => soonest.filter(|soonest| !soonest.is_zero()),
+        (said, None) => said,
+    };
+    head.headers.remove(header::RETRY_AFTER);
+    head.headers.remove(MILLIS);
+    if let Some(wait) = wait {
+        let millis = wait.min(LONGEST_WAIT).as_micros().div_ceil(1000).max(1) as u64;
+        head.headers.insert(header::RETRY_AFTER, headers::number(millis.div_ceil(1000)));
+        head.headers.insert(MILLIS, headers::number(millis));
     }
 }

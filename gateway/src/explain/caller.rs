@@ -7,11 +7,12 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use serde::Serialize;
+use tidegate_config::Config;
 use tidegate_plugins::call::{Call, Endpoint};
 use tidegate_plugins::exchange::{Exchange, RequestHead};
 use tidegate_plugins::{Answerer, Caller, Verdict};
 
-use super::{Explanation, Refusal};
+use super::{Explanation, Question, Refusal};
 use crate::snapshot::NamedFilter;
 
 /// Who sends the request, as a filter found out.
@@ -60,9 +61,22 @@ pub struct Sent {
     pub headers: HeaderMap,
 }
 
+impl Question {
+    /// What a body says that the question leaves open.
+    #[must_use]
+    pub fn with(mut self, body: Option<&Bytes>) -> Self {
+        let endpoint = Endpoint::from_path(&self.path).unwrap_or(Endpoint::Other);
+        if let Some((body, call)) = body.and_then(|body| Some((body, Call::read(body, endpoint).ok()?))) {
+            self.model = self.model.or_else(|| call.model(body).map(|model| model.to_string()));
+            self.stream |= call.stream;
+        }
+        self
+    }
+}
+
 /// Asks the filters, in the order of the file, what they make of the key and of the request. Of the key, those behind the
-/// first that needs the body are not asked. `filters` are those of the configuration that was explained.
-pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], sent: &Sent) {
+/// first that needs the body are not asked. `filters` are those of `config`, which was explained.
+pub async fn identify(explanation: &mut Explanation, config: &Config, filters: &[NamedFilter], sent: &Sent) {
     if explanation.filters.is_empty() {
         return;
     }
@@ -74,8 +88,17 @@ pub async fn identify(explanation: &mut Explanation, filters: &[NamedFilter], se
     // A name that the file does not have may be one that a filter makes another of.
     if explanation.refused == before {
         settle(explanation, &mut exchange, sent.body.clone());
+        let mut led = Vec::new();
         for (step, named) in explanation.filters.iter_mut().zip(filters) {
             step.says = named.filter.explain(&exchange);
+            let models = named.filter.sends_to(&exchange);
+            if let Some((first, _)) = models.first() {
+                exchange.send_to(first.clone());
+                led = models;
+            }
+        }
+        if !led.is_empty() {
+            super::sent_to(config, &led, explanation);
         }
     }
 }

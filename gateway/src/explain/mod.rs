@@ -6,6 +6,7 @@ mod caller;
 mod tests;
 
 use serde::Serialize;
+use std::sync::Arc;
 use tidegate_config::{
     Backend, Config, Discovered, Fallback, FilterEntry, Hedge, MaxInFlight, Model, OtherPaths, Pattern, Queue, Resume,
     Retries, Target, Timeouts,
@@ -199,30 +200,54 @@ fn decide(config: &Config, by: DecidedBy, explanation: &mut Explanation) -> Resu
         }
         (DecidedBy::Model, _) => {
             let (asked, model, why) = chosen(config, &explanation.request)?;
-            let total = total(model.targets.iter().map(|target| target.weight));
-            for target in &model.targets {
-                let pool = config.pool(&target.pool);
-                let base = pool.map_or(config.timeouts, |pool| pool.timeouts.resolve(&config.timeouts));
-                let sent = target.as_model.clone().unwrap_or_else(|| asked.clone());
-                let share = f64::from(target.weight) / total;
-                let timeouts = model.timeouts.resolve(&base);
-                explanation.targets.extend(destination(
-                    config,
-                    target,
-                    share,
-                    Some(sent),
-                    timeouts,
-                    model.hedge.as_ref(),
-                ));
-            }
-            explanation.fallback.clone_from(&model.fallback);
-            explanation.overflow_after = model.overflow_after.map(tidegate_config::write_duration);
+            answers(config, model, &asked, 1.0, explanation);
             let entry = model.pattern.to_string();
             explanation.model = Some(Choice { asked, entry, why, keep_name: model.keep_name });
         }
         _ => {}
     }
     Ok(())
+}
+
+/// Who answers for `model`, which is asked for as `asked` by so many of the requests.
+fn answers(config: &Config, model: &Model, asked: &str, of_all: f64, explanation: &mut Explanation) {
+    let total = total(model.targets.iter().map(|target| target.weight));
+    for target in &model.targets {
+        let pool = config.pool(&target.pool);
+        let base = pool.map_or(config.timeouts, |pool| pool.timeouts.resolve(&config.timeouts));
+        let sent = target.as_model.clone().unwrap_or_else(|| asked.to_owned());
+        let share = of_all * f64::from(target.weight) / total;
+        let timeouts = model.timeouts.resolve(&base);
+        let hedge = model.hedge.as_ref();
+        explanation.targets.extend(destination(config, target, share, Some(sent), timeouts, hedge));
+    }
+    explanation.fallback.extend(model.fallback.iter().cloned());
+    explanation.overflow_after = model.overflow_after.map(tidegate_config::write_duration);
+}
+
+/// A filter sends the request to one of these models, whatever it asks for.
+fn sent_to(config: &Config, models: &[(Arc<str>, f64)], explanation: &mut Explanation) {
+    let asked = explanation.request.model.clone().or(config.default_model.clone()).unwrap_or_default();
+    explanation.targets.clear();
+    explanation.fallback.clear();
+    explanation.refused = None;
+    let (mut entries, mut whys, mut keep_name) = (Vec::new(), Vec::new(), true);
+    for (name, share) in models {
+        match chosen(config, &Question { model: Some(name.to_string()), ..Question::default() }) {
+            Ok((name, model, why)) => {
+                answers(config, model, &name, *share, explanation);
+                entries.push(model.pattern.to_string());
+                whys.push(why);
+                keep_name &= model.keep_name;
+            }
+            Err(refusal) => explanation.refused = Some(refusal),
+        }
+    }
+    let why = match whys.pop() {
+        Some(why) if whys.is_empty() => format!("a filter sends it there; {why}"),
+        _ => "a filter sends it to one of them".to_owned(),
+    };
+    explanation.model = Some(Choice { asked, entry: entries.join(" or "), why, keep_name });
 }
 
 /// The name that is looked up, the entry that has it, and why.

@@ -26,10 +26,13 @@ impl Environment for Nothing {
     }
 }
 
-fn ask(path: &str, model: Option<&str>, file: &str) -> Explanation {
+fn config_of(file: &str) -> Config {
     let source = Source { name: "test.yaml".to_owned(), text: file.to_owned() };
-    let config = load(&source, &Nothing).unwrap().config;
-    explain(&config, &Question { path: path.to_owned(), model: model.map(str::to_owned), stream: false })
+    load(&source, &Nothing).unwrap().config
+}
+
+fn ask(path: &str, model: Option<&str>, file: &str) -> Explanation {
+    explain(&config_of(file), &Question { path: path.to_owned(), model: model.map(str::to_owned), stream: false })
 }
 
 const FILE: &str = r#"
@@ -134,7 +137,9 @@ impl Filter for Door {
 async fn ask_with(key: &str, model: &str) -> Explanation {
     let mut told = ask("/v1/chat/completions", Some(model), FILE);
     let door = |name: &str| NamedFilter { name: name.into(), filter: Arc::new(Door) };
-    identify(&mut told, &[door("one"), door("two")], &Sent { key: Some(key.to_owned()), ..Sent::default() }).await;
+    let config = config_of(FILE);
+    identify(&mut told, &config, &[door("one"), door("two")], &Sent { key: Some(key.to_owned()), ..Sent::default() })
+        .await;
     told
 }
 

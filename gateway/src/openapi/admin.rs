@@ -1,7 +1,7 @@
 //! The admin listener.
 
 use super::schemas::{self, kind};
-use super::{Operation, info, paths};
+use super::{Operation, info, paths, refusal};
 use serde_json::{Value, json};
 
 const ABOUT: &str = "What the gateway shows of itself, and what can be changed while it runs, on the listener that `admin` \
@@ -71,7 +71,16 @@ fn managed_key() -> Value {
 }
 
 fn operations() -> Vec<Operation> {
-    [probes(), now(), backends(), limits(), cache(), keys(), configuration()].into_iter().flatten().collect()
+    let all = [probes(), now(), backends(), limits(), cache(), keys(), configuration()].into_iter().flatten();
+    let mut all: Vec<_> = all.collect();
+    for operation in all.iter_mut().filter(|operation| !operation.open) {
+        for (status, about) in
+            [(401, "The token is missing or wrong."), (403, "A page from elsewhere, and there is no token.")]
+        {
+            operation.answers.entry(status.to_string()).or_insert_with(|| refusal(about));
+        }
+    }
+    all
 }
 
 fn probes() -> Vec<Operation> {
@@ -98,7 +107,20 @@ fn now() -> Vec<Operation> {
             .refuses(429, "Eight are under way.")
             .refuses(502, "The road ended without an answer.")
     };
+    let find = ["route", "model", "pool", "backend", "org", "user", "key", "trace"];
+    let requests = Operation::new("now", "get", "/admin/requests", "The last requests, with what each met on its way")
+        .query("limit", "integer", "How many at most; 100 if absent, 500 at most.")
+        .query("before", "integer", "Older than this number.")
+        .query("status", "string", "Such as 429, or 5xx.")
+        .query("cause", "string", "Who is to blame; failed: anybody.")
+        .query("slower_ms", "integer", "That took this long at least.");
+    let requests = find.iter().fold(requests, |requests, name| requests.query(name, "string", "Of this name only."));
     vec![
+        requests.gives(200, "The newest first.", "Requests").refuses(400, "The query is not one."),
+        Operation::new("now", "get", "/admin/requests/{id}", "One of the last requests")
+            .path("id", "Its request id, or its trace id.")
+            .gives(200, "All that is known of it.", "Request")
+            .refuses(404, "It is not over yet, or not kept any more."),
         Operation::new("now", "get", "/admin/live", "What is going on now, as counts since the start").gives(
             200,
             "Look twice for rates.",
@@ -141,7 +163,29 @@ fn limits() -> Vec<Operation> {
             .query("limit", "integer", "How many at most; 20 if absent.")
             .gives(200, "The largest first.", "Spenders")
             .refuses(400, "The query is not one."),
+        usage(),
     ]
+}
+
+fn usage() -> Operation {
+    let of = "Only this; empty for requests that have none.";
+    let names = ["org", "team", "user", "service", "key", "model", "cause"];
+    let asked = Operation::new("limits", "get", "/admin/usage", "What was used by whom, added up over days")
+        .query(
+            "by",
+            "string",
+            "Some of org, team, user, service, key, model, cause, day, with commas between; org,model if absent.",
+        )
+        .query("since", "string", "The first day (UTC), 2027-01-31 or how long ago; 7d if absent.")
+        .query("until", "string", "The last day, the same way; today if absent.")
+        .query("after", "string", "The `next` of the page before.")
+        .query("limit", "integer", "From 1 to 1000; 100 if absent.");
+    let asked = names.iter().fold(asked, |asked, name| asked.query(name, "string", of));
+    asked
+        .gives(200, "A page.", "Usage")
+        .refuses(400, "The query is not one.")
+        .refuses(404, "There is no `storage`.")
+        .refuses(503, "The store cannot be read.")
 }
 
 fn cache() -> Vec<Operation> {
@@ -231,6 +275,9 @@ fn configuration() -> Vec<Operation> {
             .gives(200, "In use, with the difference.", "Version")
             .refuses(409, "The gateway was started without a file.")
             .refuses(422, "It has faults; nothing has changed."),
+        new("post", "/admin/upgrade", "Leave the service to the program that is installed now")
+            .gives(200, "The other process serves.", "Successor")
+            .refuses(409, "It cannot; this process goes on."),
         new("get", "/admin/log", "How loud the log is").gives(200, "As of now.", "Log"),
         new("put", "/admin/log", "Make the log louder or quieter")
             .takes(true, level)

@@ -72,9 +72,7 @@ impl Operation {
 
     /// Says no, with a problem.
     fn refuses(mut self, status: u16, about: &str) -> Self {
-        let mut answer = json!({ "$ref": "#/components/responses/Problem" });
-        answer["description"] = about.into();
-        self.answers.insert(status.to_string(), answer);
+        self.answers.insert(status.to_string(), refusal(about));
         self
     }
 
@@ -105,6 +103,11 @@ impl Operation {
         }
         told
     }
+}
+
+/// An answer that says no.
+fn refusal(about: &str) -> Value {
+    json!({ "$ref": "#/components/responses/Problem", "description": about })
 }
 
 fn parameter(place: &str, name: &str, kind: &str, about: &str) -> Value {

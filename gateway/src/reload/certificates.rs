@@ -22,6 +22,7 @@ pub(crate) struct Certificate {
     files: ListenTls,
     current: ArcSwap<CertifiedKey>,
     seen: Mutex<Stamps>,
+    metrics: Arc<Metrics>,
     /// Loaded, and refused.
     loads: [IntCounter; 2],
 }
@@ -31,12 +32,21 @@ impl Certificate {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn new(listener: &str, files: &ListenTls, metrics: &Metrics) -> Result<Self, String> {
+    pub(crate) fn new(listener: &str, files: &ListenTls, metrics: &Arc<Metrics>) -> Result<Self, String> {
         let seen = Mutex::new(stamps(files));
         let current = ArcSwap::from_pointee(load(&files.cert, &files.key)?);
         let loads = metrics.certificate_loads(listener);
-        loads[0].inc();
-        Ok(Self { listener: listener.to_owned(), files: files.clone(), current, seen, loads })
+        let (listener, files, metrics) = (listener.to_owned(), files.clone(), metrics.clone());
+        let certificate = Self { listener, files, current, seen, metrics, loads };
+        certificate.loaded();
+        Ok(certificate)
+    }
+
+    fn loaded(&self) {
+        self.loads[0].inc();
+        if let Some(at) = self.current.load().cert.first().and_then(expiry) {
+            self.metrics.certificate_expires(&self.listener, at);
+        }
     }
 
     /// Reads it again if a file has changed. A pair that does not fit is most likely half replaced: the old one stays,
@@ -52,7 +62,7 @@ impl Certificate {
         match load(&self.files.cert, &self.files.key) {
             Ok(certificate) => {
                 self.current.store(Arc::new(certificate));
-                self.loads[0].inc();
+                self.loaded();
                 tracing::info!(listener, "certificate reloaded");
             }
             Err(error) => {
@@ -73,6 +83,12 @@ impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load_full())
     }
+}
+
+/// In seconds since 1970; nothing if it cannot be read, which is no reason not to show it.
+fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 fn stamps(files: &ListenTls) -> Stamps {

@@ -2,13 +2,15 @@
 
 use super::fault::StorageError;
 use super::{Options, metrics};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Says in the file itself that it is ours: `TDGT`.
 const APPLICATION: i32 = 0x5444_4754;
@@ -71,9 +73,16 @@ impl File {
         Ok((connection, identity))
     }
 
-    /// A connection that reads.
-    pub(super) fn reader(&self) -> Result<Connection, StorageError> {
-        look(&self.options.path)
+    /// A connection that reads, and, if that sees the file as it stands now, when this was last written to.
+    pub(super) fn reader(&self) -> Result<(Connection, Option<SystemTime>), StorageError> {
+        let written = self.written();
+        let (connection, stands) = reader(&self.options.path)?;
+        Ok((connection, written.filter(|_| stands)))
+    }
+
+    /// When the file was last written to.
+    pub(super) fn written(&self) -> Option<SystemTime> {
+        fs::metadata(&self.options.path).and_then(|metadata| metadata.modified()).ok()
     }
 
     fn away(&self, error: &io::Error) -> StorageError {
@@ -97,9 +106,55 @@ pub fn direct(path: &Path, tables: &[Table]) -> Result<Connection, StorageError>
 /// # Errors
 /// If it cannot be opened.
 pub fn look(path: &Path) -> Result<Connection, StorageError> {
+    Ok(reader(path)?.0)
+}
+
+/// A connection that reads, and whether it sees the file as it stood when it was opened.
+fn reader(path: &Path) -> Result<(Connection, bool), StorageError> {
     let connection = open(path, BUSY)?;
     connection.pragma_update(None, "query_only", true)?;
-    Ok(connection)
+    match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())) {
+        // Beside a file that others write to there is their journal, and readers make theirs. Where there is none, and
+        // none can be made, nobody writes: then it is read as it stands.
+        Err(error) if is_read_only(&error) && !journal(path).exists() => Ok((as_it_stands(path)?, true)),
+        read => read.map(|()| (connection, false)).map_err(StorageError::from),
+    }
+}
+
+fn is_read_only(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen))
+}
+
+fn journal(path: &Path) -> PathBuf {
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-wal");
+    journal.into()
+}
+
+fn as_it_stands(path: &Path) -> Result<Connection, StorageError> {
+    let path = percent_encode(path.as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string().replace("%2F", "/");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    Ok(Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)?)
+}
+
+/// Finds out whether a store could be written there, without changing it or making one.
+///
+/// # Errors
+/// Why not.
+pub fn try_write(path: &Path) -> Result<(), StorageError> {
+    if !path.exists() {
+        let mut probe = path.as_os_str().to_owned();
+        probe.push(format!("-probe-{}", std::process::id()));
+        let made = make(Path::new(&probe)).and_then(|()| fs::remove_file(&probe));
+        return made.map_err(|error| StorageError::Away(error.to_string()));
+    }
+    let mut connection = open(path, BUSY)?;
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(Transaction::rollback);
+    match begun {
+        // Somebody is writing to it.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+        begun => Ok(begun?),
+    }
 }
 
 /// Looks whether what is there is a store of ours, without changing it.

@@ -25,7 +25,7 @@ mod watch;
 mod writer;
 
 pub use fault::StorageError;
-pub use file::{Table, direct, inspect, look};
+pub use file::{Table, direct, inspect, look, try_write};
 pub use metrics::StorageMetrics;
 pub(crate) use metrics::{ERRORS, ERRORS_HELP, QUEUE, QUEUE_HELP, UP, UP_HELP, WRITES, WRITES_HELP};
 
@@ -140,7 +140,7 @@ impl Storage {
     /// # Errors
     /// If the store cannot be read.
     pub fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StorageError> {
-        let connection = self.0.0.file.reader()?;
+        let (connection, _) = self.0.0.file.reader()?;
         read(&connection).map_err(StorageError::from)
     }
 

@@ -5,7 +5,7 @@ use super::fault::StorageError;
 use super::file::Identity;
 use rusqlite::Connection;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often the file is asked whether another process has changed it.
 const LOOK: Duration = Duration::from_millis(200);
@@ -103,10 +103,18 @@ pub(super) fn run(store: &Inner) {
     }
 }
 
+/// A file that is read.
+struct Open {
+    connection: Connection,
+    which: Identity,
+    /// When it had been written to last, if what is written later is not seen.
+    stands: Option<SystemTime>,
+}
+
 struct Looking<'a> {
     store: &'a Inner,
     looks: Vec<Look>,
-    open: Option<(Connection, Identity)>,
+    open: Option<Open>,
     /// What SQLite said when all was last read; it changes when anyone else has committed.
     version: Option<i64>,
     failed: bool,
@@ -115,11 +123,15 @@ struct Looking<'a> {
 impl Looking<'_> {
     fn look(&mut self, told: bool) -> Result<(), StorageError> {
         let there = self.store.file.identity().map_err(|error| StorageError::Away(error.to_string()))?;
-        let (connection, _) = match self.open.take() {
-            Some(open) if open.1 == there => self.open.insert(open),
+        let written = || self.store.file.written();
+        let Open { connection, .. } = match self.open.take() {
+            Some(open) if open.which == there && (open.stands.is_none() || open.stands == written()) => {
+                self.open.insert(open)
+            }
             _ => {
                 self.version = None;
-                self.open.insert((self.store.file.reader()?, there))
+                let (connection, stands) = self.store.file.reader()?;
+                self.open.insert(Open { connection, which: there, stands })
             }
         };
         let version = connection.pragma_query_value(None, "data_version", |row| row.get(0));

@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// Writes until the store is closed.
 pub(super) fn run(store: &Inner) {
-    let mut writer = Writer { store, open: None, up: None, pause: SHORTEST };
+    let mut writer = Writer { store, open: None, up: None, why: None, pause: SHORTEST };
     // Those who read need not find out by themselves that it has to be made first.
     match writer.write(&mut []) {
         Ok(_) => writer.works(),
@@ -59,6 +59,8 @@ struct Writer<'a> {
     open: Option<(Connection, Identity)>,
     /// What was last said about the store.
     up: Option<bool>,
+    /// Why it could not be written the last time.
+    why: Option<String>,
     pause: Duration,
 }
 
@@ -79,7 +81,8 @@ impl Writer<'_> {
     fn give_up_on_the_late(&self) {
         for job in self.store.queue.expired(Instant::now()) {
             self.store.metrics.expired.inc();
-            job.tell(Err(StorageError::Away("it is locked, full or gone".to_owned())));
+            let why = self.why.clone().unwrap_or_else(|| "it is locked, full or gone".to_owned());
+            job.tell(Err(StorageError::Away(why)));
         }
     }
 
@@ -108,12 +111,16 @@ impl Writer<'_> {
     fn works(&mut self) {
         self.pause = SHORTEST;
         self.store.metrics.can_be_written(true);
+        self.why = None;
         if self.up.replace(true) == Some(false) {
             tracing::info!(store = self.store.file.name(), "the store can be written again");
         }
     }
 
     fn fails(&mut self, error: &StorageError) {
+        if let StorageError::Away(why) = error {
+            self.why = Some(why.clone());
+        }
         self.store.metrics.can_be_written(false);
         self.store.metrics.errors.inc();
         if self.up.replace(false) != Some(false) {

@@ -2,17 +2,18 @@
 //! started itself, hands it the sockets that are listened on, and goes on serving until that one serves, too. Then it
 //! accepts no more and ends when its last connection has. A successor that cannot serve is ended, and nothing has changed.
 //!
-//! See docs/decisions/0014-the-old-process-starts-the-new.md for why it is done this way.
+//! See docs/decisions/0015-the-old-process-starts-the-new.md for why it is done this way.
 
 mod successor;
 mod wire;
 
 use crate::admin::House;
 use crate::core::Core;
-use crate::listeners::Listeners;
+use crate::listeners::{Listeners, Named};
 use crate::reload::Reloads;
 use crate::service_manager;
 use crate::telemetry::UpgradeOutcome;
+use crate::upstream::Pool;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -107,10 +108,7 @@ impl Upgrades {
     fn agree(&self, socket: &UnixStream, pid: u32) -> Result<String, String> {
         let copied = |error: io::Error| format!("what is listened on cannot be handed over: {error}");
         let sockets = self.listeners.copies().map_err(copied)?;
-        let listeners = sockets.iter().map(|(name, _)| name.clone()).collect();
-        let [done, refused] = self.core.metrics.upgrades();
-        let estate = Estate { listeners, upgrades: done + 1, refused };
-        wire::hand_over(socket, &estate, &sockets).map_err(|error| gone(&error))?;
+        wire::hand_over(socket, &self.estate(&sockets), &sockets).map_err(|error| gone(&error))?;
         drop(sockets);
         let patience = self.reloads.history().now().config.upgrade.ready_within;
         let mut words = Words { lines: BufReader::new(socket), until: Instant::now() + patience };
@@ -119,7 +117,7 @@ impl Upgrades {
             match words.next() {
                 Ok(Say::Ready) => break,
                 // No less than this process could.
-                Ok(Say::Waiting { backends: true, reason }) if self.core.ready().is_err() => {
+                Ok(Say::Waiting { backends: true, reason }) if !self.core.ready().is_ok_and(|down| down.is_empty()) => {
                     tracing::warn!(reason, successor = pid, "neither process is ready");
                     break;
                 }
@@ -146,6 +144,25 @@ impl Upgrades {
                 Ok(Say::Ready | Say::Waiting { .. }) => {}
                 Err(error) => return Err(gone(&error)),
             }
+        }
+    }
+}
+
+impl Upgrades {
+    fn estate(&self, sockets: &[Named]) -> Estate {
+        let [done, refused] = self.core.metrics.upgrades();
+        let snapshot = self.core.snapshot.load();
+        let of_pool = |pool: &Arc<Pool>| {
+            let drained = pool.backends().into_iter().filter(|backend| backend.is_draining());
+            drained.map(|backend| (pool.name.to_string(), backend.settings.name.to_string())).collect::<Vec<_>>()
+        };
+        let (level, in_file) = (self.core.log.level(), self.reloads.history().now().config.log.level);
+        Estate {
+            listeners: sockets.iter().map(|(name, _)| name.clone()).collect(),
+            upgrades: done + 1,
+            refused,
+            drained: snapshot.pools.iter().flat_map(of_pool).collect(),
+            log_level: (level != in_file.as_str()).then_some(level),
         }
     }
 }

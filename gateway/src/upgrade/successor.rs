@@ -1,11 +1,12 @@
 //! The side of the new process: takes the sockets, says how it stands, and serves when it is told to.
 
 use super::VARIABLE;
-use super::wire::{self, Say, Tell};
+use super::wire::{self, Estate, Say, Tell};
 use crate::admin::House;
 use crate::core::Core;
 use crate::listeners::Named;
 use crate::service_manager;
+use crate::telemetry::{Log, Metrics};
 use crate::upstream::Pool;
 use std::fs::File;
 use std::io;
@@ -30,10 +31,7 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// The process before this one, which serves until this one can.
 pub(crate) struct Predecessor {
     socket: UnixStream,
-    /// How many upgrades there have been.
-    pub(crate) upgrades: u64,
-    /// How many were refused.
-    pub(crate) refused: u64,
+    estate: Estate,
 }
 
 /// What came of it.
@@ -53,11 +51,21 @@ impl Predecessor {
     pub(crate) fn inherit() -> io::Result<Option<(Self, Vec<Named>)>> {
         let Some(socket) = socket()? else { return Ok(None) };
         socket.set_read_timeout(Some(HANDED_OVER))?;
-        let (estate, sockets) = wire::take_over(&socket)?;
+        let (mut estate, sockets) = wire::take_over(&socket)?;
+        let listeners = std::mem::take(&mut estate.listeners);
         // What this process reads from there, or one that it starts, is nothing of this.
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-        let predecessor = Self { socket, upgrades: estate.upgrades, refused: estate.refused };
-        Ok(Some((predecessor, estate.listeners.into_iter().zip(sockets).collect())))
+        Ok(Some((Self { socket, estate }, listeners.into_iter().zip(sockets).collect())))
+    }
+
+    /// Goes on counting, and as loud, as the process before.
+    pub(crate) fn go_on(&self, metrics: &Metrics, log: &Log) {
+        metrics.upgraded_before(self.estate.upgrades, self.estate.refused);
+        if let Some(level) = &self.estate.log_level
+            && let Err(error) = log.set_level(level)
+        {
+            tracing::warn!(error, "the log is as loud as the file says");
+        }
     }
 
     /// A way to say why this process ends, should it.
@@ -73,7 +81,7 @@ impl Predecessor {
         self.socket.set_nonblocking(true)?;
         let (read, write) = tokio::net::UnixStream::from_std(self.socket)?.into_split();
         let mut talk = Talk { lines: BufReader::new(read).lines(), write };
-        if !talk.until_told_to_serve(core).await {
+        if !talk.until_told_to_serve(core, &self.estate.drained).await {
             return Ok(Succeeded::Never);
         }
         may.send_replace(true);
@@ -81,7 +89,7 @@ impl Predecessor {
         // Should it be gone already, this process is the service all the same.
         let _: Option<Tell> = talk.hear().await;
         service_manager::ready("serving");
-        tracing::info!(upgrades = self.upgrades, "this process serves from now on");
+        tracing::info!(upgrades = self.estate.upgrades, "this process serves from now on");
         talk.until_alone(core).await;
         tracing::info!("the process before this one is gone");
         Ok(Succeeded::Alone)
@@ -95,9 +103,11 @@ struct Talk {
 
 impl Talk {
     /// False if that will never be.
-    async fn until_told_to_serve(&mut self, core: &Core) -> bool {
+    async fn until_told_to_serve(&mut self, core: &Core, drained: &[(String, String)]) -> bool {
         let mut said = None;
         loop {
+            // Some are found only now.
+            drain(core, drained);
             let now = standing(core);
             if said.as_ref() != Some(&now) {
                 self.say(&now).await;
@@ -144,6 +154,17 @@ impl Talk {
     }
 }
 
+/// What an operator has drained stays drained.
+fn drain(core: &Core, drained: &[(String, String)]) {
+    for pool in core.snapshot.load().pools.iter().filter(|pool| drained.iter().any(|(of, _)| **of == *pool.name)) {
+        for backend in pool.backends() {
+            if drained.iter().any(|(of, name)| **of == *pool.name && **name == *backend.settings.name) {
+                backend.drain(true);
+            }
+        }
+    }
+}
+
 /// Whether this process could take over: all is read, and each model has a backend that is up.
 fn standing(core: &Core) -> Say {
     let waiting = |reason: &str| Say::Waiting { reason: reason.to_owned(), backends: false };
@@ -160,7 +181,11 @@ fn standing(core: &Core) -> Say {
         return waiting(&format!("the backends of pool '{}' have not answered yet", pool.name));
     }
     match core.ready() {
-        Ok(()) => Say::Ready,
+        Ok(down) if down.is_empty() => Say::Ready,
+        Ok(down) => {
+            let reason = format!("no backend is up in {}", down.join(", "));
+            Say::Waiting { reason, backends: true }
+        }
         Err(reason) => Say::Waiting { reason, backends: true },
     }
 }

@@ -19,7 +19,7 @@ pub(super) const MOST: usize = 250;
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST));
 
 /// What the old process hands over first.
-#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub(super) struct Estate {
     /// The addresses of the sockets that come along.
     pub listeners: Vec<String>,
@@ -27,6 +27,12 @@ pub(super) struct Estate {
     pub upgrades: u64,
     /// How many were refused.
     pub refused: u64,
+    /// Backends that an operator has drained: pool and name.
+    #[serde(default)]
+    pub drained: Vec<(String, String)>,
+    /// How loud the log is, if an operator has set that.
+    #[serde(default)]
+    pub log_level: Option<String>,
 }
 
 /// What the new process says.
@@ -131,7 +137,8 @@ mod tests {
         let named: Vec<Named> =
             all.iter().map(|listener| (name(listener), OwnedFd::from(listener.try_clone().unwrap()))).collect();
         let listeners: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-        let estate = Estate { listeners: listeners.clone(), upgrades: 3, refused: 1 };
+        let drained = vec![("main".to_owned(), "a".to_owned())];
+        let estate = Estate { listeners: listeners.clone(), upgrades: 3, drained, ..Estate::default() };
         hand_over(&here, &estate, &named).unwrap();
         let (came, sockets) = take_over(&there).unwrap();
         assert_eq!(came, estate);

@@ -78,6 +78,11 @@ impl Budget {
         self.tokens.fetch_update(Relaxed, Relaxed, spent).is_ok()
     }
 
+    /// What a token was taken for was not done.
+    pub fn give_back(&self) {
+        self.tokens.fetch_add(TOKEN, Relaxed);
+    }
+
     /// The most that may be saved up now.
     fn most(&self) -> i64 {
         ALWAYS.max(self.earned.iter().map(|earned| earned.load(Relaxed)).sum())

@@ -1,8 +1,9 @@
 //! A backend that says when to come back is not asked before then. Only what it says itself counts: no time is made up.
 
-use http::HeaderMap;
+use super::come_back;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use tidegate_plugins::Head;
 
 /// The longest that a backend can keep itself free of requests by saying so.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -32,76 +33,34 @@ impl Holdoff {
         Duration::from_millis(until).checked_sub(self.since.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// It has refused a request with these headers.
-    pub fn refused(&self, headers: &HeaderMap) {
-        let Some(wait) = wait_of(headers) else { return };
+    /// It has answered a request so.
+    pub fn answered(&self, head: &Head) {
+        let Some(wait) = come_back::after(head.status, &head.headers) else { return };
         let until = self.since.elapsed() + wait.min(LONGEST);
-        self.until.fetch_max(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Relaxed);
-    }
-}
-
-/// When a refusal says to come back: `retry-after-ms`, `retry-after` in seconds, or the reset of the rate that is spent.
-fn wait_of(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    let number = |name: &str| text(name)?.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
-    if let Some(millis) = number("retry-after-ms") {
-        return Some(Duration::from_secs_f64((millis / 1000.0).min(LONGEST.as_secs_f64())));
-    }
-    if let Some(seconds) = number("retry-after") {
-        return Some(Duration::from_secs_f64(seconds.min(LONGEST.as_secs_f64())));
-    }
-    ["requests", "tokens"]
-        .into_iter()
-        .filter(|what| text(&format!("x-ratelimit-remaining-{what}")).is_some_and(|left| left == "0"))
-        .filter_map(|what| reset(text(&format!("x-ratelimit-reset-{what}"))?))
-        .max()
-}
-
-/// A reset as servers write it: `6m0s`, `1.5s`, `45ms`, or seconds.
-fn reset(text: &str) -> Option<Duration> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=LONGEST.as_secs_f64()).contains(&seconds) => Some(Duration::from_secs_f64(seconds)),
-        Ok(_) => None,
-        Err(_) => tidegate_config::parse_duration(text).ok(),
+        // Rounded up: who comes back too early is refused again.
+        self.until.fetch_max(u64::try_from(until.as_micros().div_ceil(1000)).unwrap_or(u64::MAX), Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-    fn wait(headers: &[(&'static str, &'static str)]) -> Option<Duration> {
-        let header = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
-        };
-        wait_of(&headers.iter().map(header).collect())
-    }
-
-    #[test]
-    fn a_backend_says_when_to_come_back_in_several_ways() {
-        assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
-        assert_eq!(wait(&[("retry-after", "7"), ("retry-after-ms", "250")]), Some(Duration::from_millis(250)));
-        let spent = [("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "6m0s")];
-        assert_eq!(wait(&spent), Some(Duration::from_secs(360)));
-        let left = [("x-ratelimit-remaining-tokens", "5"), ("x-ratelimit-reset-tokens", "6m0s")];
-        assert_eq!(wait(&left), None, "this rate is not why it refused");
+    fn refused(headers: HeaderMap) -> Holdoff {
+        let holdoff = Holdoff::default();
+        holdoff.answered(&Head { status: StatusCode::SERVICE_UNAVAILABLE, headers });
+        holdoff
     }
 
     #[test]
     fn nothing_is_made_up() {
-        for headers in [&[][..], &[("retry-after", "soon")], &[("retry-after", "-1")], &[("retry-after", "NaN")]] {
-            assert_eq!(wait(headers), None, "{headers:?}");
-        }
-        let holdoff = Holdoff::default();
-        holdoff.refused(&HeaderMap::new());
-        assert_eq!(holdoff.left(), None);
+        assert_eq!(refused(HeaderMap::new()).left(), None);
     }
 
     #[test]
     fn it_lasts_as_long_as_was_said_and_no_longer_than_an_hour() {
-        let holdoff = Holdoff::default();
-        holdoff.refused(&HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::from_static("9999999"))]));
-        assert!(holdoff.left().is_some_and(|left| left <= LONGEST && left > LONGEST / 2));
+        let holdoff = refused(HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("9999999"))]));
+        assert!(holdoff.left().is_some_and(|left| left <= LONGEST + Duration::from_millis(1) && left > LONGEST / 2));
     }
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 pub struct Lease {
     backend: Arc<Backend>,
     attempt: Arc<Attempt>,
+    held: bool,
 }
 
 impl Lease {
     pub(super) fn new(backend: &Arc<Backend>, attempt: Attempt) -> Self {
-        Self { backend: backend.clone(), attempt: Arc::new(attempt) }
+        Self { backend: backend.clone(), attempt: Arc::new(attempt), held: true }
     }
 
     /// Whose place it is.
@@ -25,10 +26,17 @@ impl Lease {
     pub fn attempt(&self) -> &Arc<Attempt> {
         &self.attempt
     }
+
+    /// The backend has ended its answer, which is still kept.
+    pub(super) fn give_back(&mut self) {
+        if std::mem::take(&mut self.held) {
+            self.backend.leave();
+        }
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.backend.leave();
+        self.give_back();
     }
 }

@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod backend;
 pub mod breaker;
 pub mod budget;
+pub mod come_back;
 pub mod connect;
 pub mod discovery;
 pub mod error;

@@ -61,7 +61,7 @@ pub enum NoBackend {
     Down(Duration),
     /// All that are up have as many requests as they take.
     Busy,
-    /// All have been tried for this request.
+    /// All that want requests have been tried for this one.
     Tried,
     /// All that are up have said that they want no requests for this long.
     Resting(Duration),
@@ -175,12 +175,24 @@ impl Pool {
         !membership.backends.is_empty() && membership.backends.iter().all(|backend| backend.health.is_known())
     }
 
+    /// Whether somebody in it has been heard of, and is up.
+    pub fn serves(&self) -> bool {
+        let membership = self.membership.load();
+        let is_well =
+            |backend: &Arc<Backend>| backend.health.is_known() && backend.health.is_up() && !backend.is_draining();
+        membership.backends.iter().any(is_well)
+    }
+
     /// How long all that are up want no requests, if they do.
     pub fn rest(&self) -> Option<Duration> {
+        self.soonest().filter(|wait| !wait.is_zero())
+    }
+
+    /// When the first of those that are up wants requests, as far as they have said; none if nobody is up.
+    pub fn soonest(&self) -> Option<Duration> {
         let membership = self.membership.load();
         let up = membership.backends.iter().filter(|backend| backend.health.is_up() && !backend.is_draining());
-        let rest = up.map(|backend| backend.holdoff.left()).collect::<Option<Vec<_>>>()?;
-        rest.into_iter().min()
+        up.map(|backend| backend.holdoff.left().unwrap_or_default()).min()
     }
 
     fn why_none(&self, view: &View<'_>) -> NoBackend {
@@ -193,8 +205,11 @@ impl Pool {
             return NoBackend::Resting(rest);
         }
         let mut up = membership.backends.iter().filter(|backend| backend.health.is_up() && !backend.is_draining());
-        let is_tried = |backend: &Arc<Backend>| view.tried.iter().any(|other| Arc::ptr_eq(other, backend));
-        if up.all(is_tried) { NoBackend::Tried } else { NoBackend::Busy }
+        // Who rests is not waited for as long as there is one that does not, tried or not.
+        let is_done = |backend: &Arc<Backend>| {
+            backend.holdoff.left().is_some() || view.tried.iter().any(|other| Arc::ptr_eq(other, backend))
+        };
+        if up.all(is_done) { NoBackend::Tried } else { NoBackend::Busy }
     }
 }
 

@@ -46,22 +46,31 @@ pub async fn refresh(connector: &Connector, backends: impl Iterator<Item = Arc<B
 
 /// When something is to be done next with each backend.
 #[derive(Default)]
-struct Due(HashMap<usize, (Weak<Backend>, Instant)>);
+struct Due(HashMap<usize, Next>);
+
+struct Next {
+    backend: Weak<Backend>,
+    at: Instant,
+    /// Shared with what is under way.
+    under_way: Arc<()>,
+}
 
 impl Due {
-    /// Whether it is time; if so, the next time is `pause` from now.
-    fn is_now(&mut self, backend: &Arc<Backend>, now: Instant, pause: Duration) -> bool {
-        let (_, at) = self.0.entry(Arc::as_ptr(backend).addr()).or_insert_with(|| (Arc::downgrade(backend), now));
-        let is_now = *at <= now;
-        if is_now {
-            *at = now + pause;
+    /// Whether it is time, and nothing is under way; if so, the next time is `pause` from now, or when what comes back is
+    /// dropped, whichever is later.
+    fn is_now(&mut self, backend: &Arc<Backend>, now: Instant, pause: Duration) -> Option<Arc<()>> {
+        let first = || Next { backend: Arc::downgrade(backend), at: now, under_way: Arc::default() };
+        let next = self.0.entry(Arc::as_ptr(backend).addr()).or_insert_with(first);
+        if next.at > now || Arc::strong_count(&next.under_way) > 1 {
+            return None;
         }
-        is_now
+        next.at = now + pause;
+        Some(next.under_way.clone())
     }
 
     /// Forgets backends that are gone.
     fn sweep(&mut self) {
-        self.0.retain(|_, (backend, _)| backend.strong_count() > 0);
+        self.0.retain(|_, next| next.backend.strong_count() > 0);
     }
 }
 
@@ -87,16 +96,23 @@ pub async fn run(core: &Core) {
             pool.look();
             for backend in pool.backends() {
                 let health = backend.health.settings();
-                // The next one counts from here: a probe is over well before, or has timed out.
-                if health.enabled && probes_due.is_now(&backend, now, health.every.max(health.timeout)) {
+                if health.enabled
+                    && let Some(under_way) = probes_due.is_now(&backend, now, health.every)
+                {
                     let (backend, connector) = (backend.clone(), connector.clone());
-                    probes.spawn(async move { probe(&connector, &backend).await });
+                    probes.spawn(async move {
+                        probe(&connector, &backend).await;
+                        drop(under_way);
+                    });
                 }
                 if let Some(signals) = &pool.signals
-                    && readings_due.is_now(&backend, now, signals.every)
+                    && let Some(under_way) = readings_due.is_now(&backend, now, signals.every)
                 {
                     let (signals, connector) = (signals.clone(), connector.clone());
-                    probes.spawn(async move { read_metrics(&connector, &backend, &signals).await });
+                    probes.spawn(async move {
+                        read_metrics(&connector, &backend, &signals).await;
+                        drop(under_way);
+                    });
                 }
             }
         }

@@ -7,7 +7,9 @@ use super::segment::{Block, Segment};
 use super::{MOST, Usages, report};
 use crate::storage::{Storage, usage as stored};
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -40,12 +42,14 @@ pub(crate) struct Keeper {
 /// A journal that is being folded: this process's, or one that another has left.
 struct Journal {
     id: Arc<str>,
-    is_ours: bool,
     place: Option<Place>,
     blocks: VecDeque<Block>,
 }
 
 struct State {
+    /// Where journals are, and of which store.
+    base: Option<PathBuf>,
+    store: PathBuf,
     ours: Journal,
     next: u64,
     /// Segments that are closed, but to whom somebody may just be writing.
@@ -65,11 +69,11 @@ impl Keeper {
             tracing::warn!(%error, "{what}");
         }
         let place = place.ok();
-        let id = place.as_ref().map_or_else(|| Uuid::now_v7().to_string(), |place| place.id.clone());
         let first = Segment::new(1, place.as_ref().and_then(|place| place.segment(1).ok()));
-        let ours = Journal { id: id.into(), is_ours: true, place, blocks: VecDeque::new() };
+        let ours = Journal::begin(place);
         let (closed, left) = (VecDeque::new(), Vec::new());
-        let state = State { ours, next: 2, closed, left, looked: None, forgotten: None, dropped: 0 };
+        let (base, store) = (settings.journal.clone(), path.to_owned());
+        let state = State { base, store, ours, next: 2, closed, left, looked: None, forgotten: None, dropped: 0 };
         let usages = Arc::new(Usages::new(first, MOST));
         let place = report::Place::of(path, settings.journal.as_deref());
         Self { usages, storage, settings: settings.clone(), place, state: Mutex::new(state) }
@@ -108,9 +112,13 @@ impl Keeper {
             state.looked = Some(Instant::now());
         }
         state.measure(&self.usages);
-        let mut all = state.closed.is_empty();
-        for journal in state.left.iter_mut().chain([&mut state.ours]) {
-            all &= self.fold(journal).await;
+        let mut is_there = true;
+        for journal in std::iter::once(&mut state.ours).chain(&mut state.left) {
+            // Where one is not taken, the others need not wait for that as well.
+            is_there = is_there && self.fold(journal).await;
+        }
+        if !is_there {
+            state.ours.gather(&self.usages);
         }
         state.tidy();
         if state.forgotten.is_none_or(|then| then.elapsed() > FORGET_EVERY) {
@@ -119,7 +127,7 @@ impl Keeper {
                 self.storage.enqueue(move |transaction| stored::forget(transaction, first)).then(Instant::now);
         }
         state.measure(&self.usages);
-        all
+        is_there && state.closed.is_empty()
     }
 
     /// The last that is kept: for the end of the process, once nobody records any more.
@@ -147,19 +155,18 @@ impl Keeper {
                 self.usages.metrics.journal_failed.inc();
                 tracing::error!(%error, "a part of the journal of usage cannot be read, and is lost");
             }
-            block.is_tried = true;
             let (id, to, most) = (journal.id.clone(), block.to, self.settings.rows);
             let rows: Vec<_> = sums.into_iter().filter(|(_, sums)| *sums != [0; COUNTS.len()]).collect();
-            let fold = move |transaction: &rusqlite::Transaction<'_>| {
-                stored::fold(transaction, &id, to, &rows, most, When::now().unix())
-            };
-            if let Err(error) = self.storage.commit(fold).await {
-                self.usages.metrics.store_failed.inc();
-                tracing::debug!(%error, "usage waits for the store");
-                if journal.is_ours {
-                    journal.gather(&self.usages);
+            if !rows.is_empty() {
+                block.is_tried = true;
+                let fold = move |transaction: &rusqlite::Transaction<'_>| {
+                    stored::fold(transaction, &id, to, &rows, most, When::now().unix())
+                };
+                if let Err(error) = self.storage.commit(fold).await {
+                    self.usages.metrics.store_failed.inc();
+                    tracing::debug!(%error, "usage waits for the store");
+                    return false;
                 }
-                return false;
             }
             if let Some(block) = journal.blocks.pop_front() {
                 block.remove();
@@ -175,7 +182,7 @@ impl State {
     fn turn(&mut self, usages: &Usages) {
         let current = usages.current.load();
         if current.bytes() > 0 || !current.is_in_a_file() && self.ours.place.is_some() {
-            let file = self.ours.place.as_ref().map(|place| place.segment(self.next));
+            let file = self.file();
             if let Some(Err(error)) = &file {
                 if usages.metrics.journal_failed.get() == 0 || current.is_in_a_file() {
                     tracing::error!(%error, "the journal of usage cannot be written; a kill loses what is used now");
@@ -201,6 +208,24 @@ impl State {
         }
     }
 
+    /// A file for the next segment. A journal that was taken away while it was used is begun anew elsewhere.
+    fn file(&mut self) -> Option<io::Result<(File, PathBuf)>> {
+        let place = self.ours.place.as_ref()?;
+        match place.segment(self.next) {
+            Err(error) if error.kind() == ErrorKind::NotFound => match Place::make(self.base.as_deref(), &self.store) {
+                Ok(place) => {
+                    let file = place.segment(self.next);
+                    // What was in it before is still open, and goes on under its old name.
+                    let before = std::mem::replace(&mut self.ours, Journal::begin(Some(place)));
+                    self.left.push(before);
+                    Some(file)
+                }
+                Err(_) => Some(Err(error)),
+            },
+            made => Some(made),
+        }
+    }
+
     /// Takes over the journals of processes that are no more.
     fn look_around(&mut self) {
         let Some(place) = &self.ours.place else { return };
@@ -212,7 +237,7 @@ impl State {
             let pieces = place.pieces().unwrap_or_default();
             let blocks: VecDeque<_> = pieces.into_iter().filter_map(|piece| Block::open(piece).ok()).collect();
             tracing::info!(journal = place.id, pieces = blocks.len(), "usage is taken over that a process has left");
-            self.left.push(Journal { id: place.id.as_str().into(), is_ours: false, place: Some(place), blocks });
+            self.left.push(Journal { blocks, ..Journal::begin(Some(place)) });
         }
     }
 
@@ -242,6 +267,11 @@ impl State {
 }
 
 impl Journal {
+    fn begin(place: Option<Place>) -> Self {
+        let id = place.as_ref().map_or_else(|| Uuid::now_v7().to_string(), |place| place.id.clone());
+        Self { id: id.into(), place, blocks: VecDeque::new() }
+    }
+
     /// Makes one block of those that the store has not seen: as long as it is away, no more waits than there are names.
     fn gather(&mut self, usages: &Usages) {
         let seen = self.blocks.iter().take_while(|block| block.is_tried).count();

@@ -40,7 +40,7 @@ pub(crate) struct UsageMetrics {
 }
 
 impl UsageMetrics {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let records = IntCounterVec::new(Opts::new(RECORDS.0, RECORDS.1), &["outcome"]).expect(VALID);
         let failures = IntCounterVec::new(Opts::new(FAILURES.0, FAILURES.1), &["of"]).expect(VALID);
         let gauge = |of: (&str, &str)| IntGauge::new(of.0, of.1).expect(VALID);

@@ -39,8 +39,27 @@ pub(super) struct Piece {
 
 /// The folder for the journals of a store.
 pub(super) fn of_store(base: Option<&Path>, store: &Path) -> io::Result<PathBuf> {
+    of_user(base, store, user()?)
+}
+
+fn of_user(base: Option<&Path>, store: &Path, user: u32) -> io::Result<PathBuf> {
     let hash = blake3::hash(absolute(store)?.as_os_str().as_bytes()).to_hex();
-    Ok(base.unwrap_or(Path::new(DEFAULT)).join(format!("tidegate-{}", user()?)).join(&hash.as_str()[..16]))
+    Ok(base.unwrap_or(Path::new(DEFAULT)).join(format!("tidegate-{user}")).join(&hash.as_str()[..16]))
+}
+
+/// All folders with journals of a store that may be believed: this user's, and those of the store's owner and of root.
+pub(super) fn believed(base: Option<&Path>, store: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut users = vec![user()?, fs::metadata(store)?.uid(), 0];
+    users.sort_unstable();
+    users.dedup();
+    let mut folders = Vec::new();
+    for user in users {
+        let folder = of_user(base, store, user)?;
+        if folder.symlink_metadata().is_ok_and(|there| there.is_dir() && there.uid() == user) {
+            folders.push(folder);
+        }
+    }
+    Ok(folders)
 }
 
 /// Where a store is, by whatever name it is called, whether it is there or not.

@@ -50,7 +50,8 @@ pub struct Question {
 /// Where the store is, and its journals.
 #[derive(Debug, Clone)]
 pub struct Place {
-    folder: Option<PathBuf>,
+    base: Option<PathBuf>,
+    store: PathBuf,
 }
 
 /// The sums of each that was asked for, by their names in the order of the question.
@@ -62,7 +63,7 @@ type Said = (String, Piece, HashMap<Whose, Sums>);
 impl Place {
     /// The store at `path`, whose journals are below `base` if the file says so.
     pub fn of(path: &Path, base: Option<&Path>) -> Self {
-        Self { folder: place::of_store(base, path).ok() }
+        Self { base: base.map(Path::to_owned), store: path.to_owned() }
     }
 
     /// Answers a question. What is being recorded in this very moment may be in it or not, and is never in it twice.
@@ -71,7 +72,8 @@ impl Place {
     /// If the store cannot be read.
     pub fn answer(&self, connection: &Connection, question: &Question) -> rusqlite::Result<Answer> {
         // In this order: what leaves the journal meanwhile is in the store by then.
-        let said = self.folder.as_deref().map(read).unwrap_or_default();
+        let folders = place::believed(self.base.as_deref(), &self.store).unwrap_or_default();
+        let said: Vec<Said> = folders.iter().flat_map(|folder| read(folder)).collect();
         let transaction = connection.unchecked_transaction()?;
         let mut answer = Answer::new();
         let asked = stored::Asked { by: &question.by, days: question.days, only: &question.only };

@@ -16,9 +16,11 @@ async fn backends_are_listed_by_pool_with_their_state() {
 }
 
 /// Every page there is, each with what it takes, and its status where there is no token.
-const PAGES: [(&str, &str, u16); 12] = [
+const PAGES: [(&str, &str, u16); 15] = [
     ("GET", "/healthz", 200),
     ("GET", "/metrics", 200),
+    ("GET", "/admin/live", 200),
+    ("POST", "/admin/playground/v1/nothing", 404),
     ("GET", "/admin/backends", 200),
     ("POST", "/admin/backends/main/none/drain", 404),
     ("GET", "/admin/cache", 200),
@@ -27,6 +29,7 @@ const PAGES: [(&str, &str, u16); 12] = [
     ("GET", "/admin/limits", 200),
     ("GET", "/admin/limits/global", 404),
     ("GET", "/admin/spenders?by=org", 200),
+    ("GET", "/admin/usage", 404),
     ("GET", "/admin/keys", 403),
     ("POST", "/admin/keys", 403),
 ];

@@ -85,7 +85,9 @@ async fn a_client_that_leaves_says_nothing_about_the_backend() {
 async fn error_events_empty_streams_and_nonsense_are_the_backends_faults() {
     let error = Script::stream().chunk("data: {\"error\":{\"message\":\"out of memory\"}}\n\n").end();
     let late = Script::stream().token("a").chunk("data: {\"error\":{\"message\":\"out of memory\"}}\n\n").end();
-    for unwell in [error, late, Script::stream().end(), Script::stream().token("a").fin(), Script::json("<html>")] {
+    let done = Script::stream().done().end();
+    for unwell in [error, late, done, Script::stream().end(), Script::stream().token("a").fin(), Script::json("<html>")]
+    {
         let (a, b, gateway) = two(QUICK).await;
         a.always(unwell.clone());
         b.handle(|_| Script::words(&["a"], Duration::ZERO));

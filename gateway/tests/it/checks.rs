@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::backend::{Backend, Gate, Script};
 use crate::client::Request;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, refused};
 
 fn checked(url: &str) -> String {
     format!(
@@ -18,11 +18,46 @@ fn checked(url: &str) -> String {
 }
 
 async fn readyz_becomes(gateway: &Gateway, status: u16) {
-    let until = Instant::now() + Duration::from_secs(3);
+    let until = Instant::now() + Duration::from_secs(10);
     while gateway.admin("/readyz").await.status != status {
         assert!(Instant::now() < until, "/readyz is not {status}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn one_pool_that_is_down_is_told_and_is_no_reason_to_be_unready() {
+    let (good, bad) = (Backend::start().await, refused());
+    let health = "health: { every: 50ms, path: /health }";
+    let pools = format!(
+        "pools:\n  good: {{ {health}, backends: [\"{}\"] }}\n  bad: {{ {health}, backends: [\"{bad}\"] }}\n",
+        good.url()
+    );
+    let gateway = Gateway::start(&format!("{pools}models: {{ m: {{ pool: good }}, n: {{ pool: bad }} }}\n")).await;
+    readyz_becomes(&gateway, 200).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while !gateway.admin("/readyz").await.text().contains("pool 'bad' has no backend that is up") {
+        assert!(Instant::now() < until, "{}", gateway.admin("/readyz").await.text());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(gateway.admin("/readyz").await.status, 200);
+    assert_eq!(gateway.admin("/healthz").await.json()["down"], serde_json::json!(["bad"]));
+    assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    assert_eq!(gateway.send(&Request::chat("n")).await.status, 503);
+    drop(good);
+    readyz_becomes(&gateway, 503).await;
+    let text = gateway.admin("/readyz").await.text().to_owned();
+    assert!(text.contains("good") && text.contains("bad"), "{text}");
+}
+
+#[tokio::test]
+async fn a_backend_that_is_gone_is_down_after_some_probes_however_long_one_may_take() {
+    let backend = Backend::start().await;
+    let health = "health: { every: 100ms, timeout: 30s, down_after: 2, path: /health }";
+    let gateway = Gateway::start(&format!("pools:\n  main: {{ {health}, backends: [\"{}\"] }}\n", backend.url())).await;
+    readyz_becomes(&gateway, 200).await;
+    drop(backend);
+    readyz_becomes(&gateway, 503).await;
 }
 
 #[tokio::test]

@@ -244,3 +244,21 @@ async fn an_overflow_that_costs_more_than_the_limit_ever_has_is_not_taken_once()
         assert!(bucket["left"].as_f64() > Some(0.0), "{bucket}");
     }
 }
+
+#[tokio::test]
+async fn an_outage_lifts_no_limit_of_money() {
+    let cloud = Backend::start().await;
+    let money =
+        "prices: { models: { m: {}, big: { request: 5 } } }\nfilters:\n  - limits: [{ per: global, cost: 8/day }]\n";
+    let gateway = Gateway::start(&(config(&refused(), cloud.url(), "fallback: [big]") + money)).await;
+    assert_eq!(gateway.send(&Request::chat("m")).await.header("x-tidegate-fallback"), Some("unavailable"));
+    gateway.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
+    for id in ["a", "b"] {
+        let answer = gateway.send(&Request::chat("m").header("x-request-id", id)).await;
+        assert_eq!((answer.status, answer.header("x-tidegate-fallback")), (502, None));
+        assert_eq!(gateway.log.request(id).await["notes"]["fallback"], "unaffordable");
+    }
+    assert_eq!(cloud.count(), 1);
+    let bucket = gateway.admin("/admin/limits/global").await.json()["buckets"][0].clone();
+    assert_eq!((bucket["left"].as_f64(), bucket["reserved"].as_f64()), (Some(3.0), Some(0.0)), "{bucket}");
+}

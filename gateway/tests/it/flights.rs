@@ -1,6 +1,7 @@
 //! Requests for the same thing at the same time: one of them asks the backend, all of them get the answer.
 
 mod failing;
+mod outlive;
 mod paces;
 mod settle;
 

@@ -5,6 +5,7 @@ mod log;
 mod metrics;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -129,6 +130,15 @@ impl Gateway {
         config: &str,
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::start_by(&[program.to_str().unwrap()], folder, config, environment).await
+    }
+
+    /// The same where permissions of files hold for the gateway, although the test may be root's.
+    pub(crate) async fn start_without_rights(folder: Folder, config: &str) -> Self {
+        Self::start_by(&without_rights(), folder, config, &[]).await
+    }
+
+    async fn start_by(program: &[&str], folder: Folder, config: &str, environment: &[(&str, &str)]) -> Self {
         let mut folder = folder;
         for _ in 0..5 {
             match Self::try_start(program, folder, config, environment).await {
@@ -142,7 +152,7 @@ impl Gateway {
     }
 
     async fn try_start(
-        program: &Path,
+        program: &[&str],
         folder: Folder,
         config: &str,
         environment: &[(&str, &str)],
@@ -150,7 +160,8 @@ impl Gateway {
         let (port, admin_port) = (free_port(), free_port());
         let text = complete(config, port, admin_port, folder.path());
         let file = folder.write("gateway.yaml", &text);
-        let mut child = Command::new(program)
+        let mut child = Command::new(program[0])
+            .args(&program[1..])
             .args(["run", "--config"])
             .arg(&file)
             .envs(environment.iter().copied())
@@ -325,6 +336,19 @@ fn complete(config: &str, port: u16, admin_port: u16, folder: &Path) -> String {
     text.replace("$PORT", &port.to_string())
         .replace("$ADMIN", &admin_port.to_string())
         .replace("$DIR", &folder.display().to_string())
+}
+
+/// The binary, or what runs it as somebody for whom permissions hold: they do not for root.
+fn without_rights() -> Vec<&'static str> {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let program = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", BINARY];
+    if is_root { program.into() } else { vec![BINARY] }
+}
+
+/// Runs a command of the binary to its end, as [`Gateway::start_without_rights`] does.
+pub(crate) fn command_without_rights(arguments: &[&str]) -> Output {
+    let program = without_rights();
+    Command::new(program[0]).args(&program[1..]).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
 /// Runs a command of the binary to its end.

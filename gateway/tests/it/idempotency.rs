@@ -278,3 +278,13 @@ fn check_warns_of_callers_that_nobody_knows() {
         assert!(!checked(&format!("  - {filter}: {{ scope: global }}\n")).1.contains("who calls"));
     }
 }
+
+#[tokio::test]
+async fn nothing_is_promised_of_an_answer_that_is_too_large_to_be_kept() {
+    let backend = Backend::start().await;
+    backend.push(Script::chat(&"x".repeat(20_000))).push(Script::chat("short"));
+    let gateway = keeping(&backend, "max_entry: 16KiB").await;
+    let large = gateway.send(&keyed(Request::chat("m"), "large")).await;
+    assert_eq!((large.status, large.header("idempotency-expires")), (200, None));
+    assert!(gateway.send(&keyed(Request::chat("m"), "short")).await.header("idempotency-expires").is_some());
+}

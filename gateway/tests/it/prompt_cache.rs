@@ -61,6 +61,12 @@ fn stream_with_usage(words: &[&str]) -> Script {
     script.chunk(finish()).chunk(format!("data: {last}\n\n")).done().end()
 }
 
+/// The first event of a stream.
+fn first_event(answer: &Answer) -> Value {
+    let event = answer.text().split("\n\n").next().and_then(|event| event.strip_prefix("data: "));
+    serde_json::from_str(event.unwrap_or_else(|| panic!("no event: {}", answer.text()))).unwrap()
+}
+
 /// What a chat stream says.
 fn said(answer: &Answer) -> String {
     let events = answer.text().split("\n\n").filter_map(|event| event.strip_prefix("data: {"));
@@ -118,9 +124,19 @@ async fn a_hit_is_the_same_answer_under_a_fresh_id_and_says_how_old_it_is() {
         assert_eq!(again.header("content-length"), Some(&*again.body.len().to_string()));
         assert_eq!(plain(&first), plain(&again));
         assert_eq!(again.json()["created"] == 1_700_000_000, !fresh);
+        // The backend's own is "chatcmpl-1": nobody could tell two tellings apart by one as short.
+        let told = [
+            again.json(),
+            gateway.send(&Request::chat("m")).await.json(),
+            first_event(&gateway.send(&Request::stream("m")).await),
+        ];
+        let told = told.map(|answer| answer["id"].as_str().unwrap().to_owned());
+        let apart =
+            told[0] != told[1] && told[1] != told[2] && told.iter().all(|id| id.len() == "chatcmpl-".len() + 24);
+        assert!(if fresh { apart } else { told.iter().all(|id| id == "chatcmpl-1") }, "{told:?}");
         assert_eq!(gateway.log.request(ids).await["notes"]["cache"], "hit");
-        gateway.metric_is("tidegate_cache_requests_total", &[("outcome", "hit")], 1.0).await;
-        gateway.metric_is("tidegate_cache_saved_tokens_total", &[("gen_ai_token_type", "output")], 5.0).await;
+        gateway.metric_is("tidegate_cache_requests_total", &[("outcome", "hit")], 3.0).await;
+        gateway.metric_is("tidegate_cache_saved_tokens_total", &[("gen_ai_token_type", "output")], 15.0).await;
         gateway.metric_is("tidegate_cache_entries", &[], 1.0).await;
     }
 }

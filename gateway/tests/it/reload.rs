@@ -247,6 +247,7 @@ async fn a_certificate_that_is_replaced_is_used_for_the_next_connection() {
     let loads = |outcome| [("outcome", outcome)];
     let metrics = gateway.metrics().await;
     assert_eq!(metrics.sum("tidegate_certificate_loads_total", &loads("loaded")), 2.0);
+    assert!(metrics.sum("tidegate_certificate_expiry_timestamp_seconds", &[]) > 1.7e9);
     assert!(metrics.sum("tidegate_certificate_loads_total", &loads("refused")) >= 1.0);
 }
 

@@ -100,3 +100,42 @@ fn check_points_at_what_is_wrong_in_a_condition() {
         "{said}"
     );
 }
+
+#[test]
+fn explain_knows_the_names_that_only_rules_know() {
+    let folder = crate::gateway::Folder::new();
+    let file = "listen: 127.0.0.1:0\npools:\n  p: { backends: [\"http://127.0.0.1:1\"] }\n  q: { backends: [\"http://127.0.0.1:2\"] }\n\
+        models:\n  small: { pool: p, as: tiny }\n  large: { pool: q, fallback: [{ pool: p, as: tiny }] }\nfilters:\n  - model_route:\n      rules:\n\
+        \x20       - { name: heavy, when: model == \"auto\" and has_tools, model: large }\n\
+        \x20       - { name: canary, when: model == \"auto\", split: { small: 95, large: 5 }, sticky: { header: x-s } }\n";
+    let file = folder.write("gateway.yaml", file).display().to_string();
+    let tools = r#"{"model":"auto","messages":[],"stream":true,"tools":[{"type":"function","function":{"name":"f"}}]}"#;
+    let tools = folder.write("tools.json", tools).display().to_string();
+    let nameless = folder.write("nameless.json", r#"{"messages":[]}"#).display().to_string();
+    let explain = |more: &[&str]| {
+        let output = command(&[&["explain", "--config", &*file, "--format", "json"], more].concat());
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
+    };
+    let pools = |told: &serde_json::Value| {
+        let share = |target: &serde_json::Value| (target["share"].as_f64().unwrap() * 100.0).round();
+        let targets = told["targets"].as_array().unwrap().iter();
+        targets.map(|target| (target["pool"].as_str().unwrap().to_owned(), share(target))).collect::<Vec<_>>()
+    };
+    let told = explain(&["--model", "auto"]);
+    assert_eq!(
+        (pools(&told), &told["refused"]),
+        (vec![("q".into(), 5.0), ("p".into(), 95.0)], &serde_json::Value::Null)
+    );
+    // The body says which model, and that it is a stream.
+    for more in [vec!["--body", &*tools], vec!["--body", &*tools, "--model", "auto"]] {
+        let told = explain(&more);
+        assert_eq!((pools(&told), &told["request"]["stream"]), (vec![("q".into(), 100.0)], &true.into()));
+        assert_eq!(told["fallback"].as_array().unwrap().len(), 1, "{told}");
+        assert!(told["model"]["why"].as_str().unwrap().contains("a filter sends it there"), "{told}");
+    }
+    let one = explain(&["--model", "auto", "--header", "x-s: me"]);
+    assert_eq!((pools(&one).len(), pools(&one)[0].1), (1, 100.0), "who is known goes one way: {one}");
+    assert_eq!(explain(&["--body", &nameless])["refused"]["status"], 400);
+    assert_eq!(explain(&["--model", "nobody"])["refused"]["status"], 404);
+    assert_eq!(pools(&explain(&["--model", "small"])), [("p".into(), 100.0)]);
+}

@@ -19,5 +19,5 @@ pub(crate) use events::events;
 pub(crate) use forms::forms;
 pub(crate) use multipart::multipart;
 pub(crate) use splice::splice;
-pub(crate) use stored::stored;
+pub(crate) use stored::{stored, stored_whole};
 pub(crate) use token::token;

@@ -1,7 +1,8 @@
 //! An answer's id and the time it was made, found once and given anew as often as it is told again.
 //!
 //! The new ones are as long as the old, so that nothing else of an answer moves. They are found by what stands in quotes:
-//! within a text of the answer every quote is escaped, so no text is taken for an id.
+//! within a text of the answer every quote is escaped, so no text is taken for an id. An answer whose id is too short for
+//! that (few others are as long) gets a longer one when it is kept: [`with_long_id`].
 
 use crate::call::Endpoint;
 use crate::events::Events;
@@ -25,29 +26,12 @@ const MADE: [&[u8]; 3] = [b"\"created\"", b"\"created_at\"", b"\"completed_at\""
 impl Ids {
     /// Of a whole answer.
     pub fn of_whole(endpoint: Endpoint, whole: &[u8]) -> Self {
-        let inner = match endpoint {
-            Endpoint::Chat | Endpoint::Completions | Endpoint::Responses | Endpoint::Messages | Endpoint::Rerank => {
-                whole
-            }
-            _ => return Self::default(),
-        };
-        Self::of_object(inner)
+        in_whole(endpoint, whole, Self::of_object).unwrap_or_default()
     }
 
     /// Of a stream: of what its first events say.
     pub fn of_events(endpoint: Endpoint, events: &[u8]) -> Self {
-        let object = match endpoint {
-            Endpoint::Messages => "message",
-            Endpoint::Responses => "response",
-            _ => "",
-        };
-        let mut told = Events::new(events).filter(|event| !event.is_comment_only() && !event.is_done());
-        let Some(first) = told.next() else { return Self::default() };
-        let payload = first.payload();
-        match object {
-            "" => Self::of_object(&payload),
-            name => json::member(&payload, name).map_or_else(Self::default, |at| Self::of_object(&payload[at])),
-        }
+        in_events(endpoint, events, Self::of_object).unwrap_or_default()
     }
 
     fn of_object(object: &[u8]) -> Self {
@@ -81,8 +65,66 @@ impl Ids {
     }
 }
 
+/// Reads the object of a whole answer that has the id.
+fn in_whole<T>(endpoint: Endpoint, whole: &[u8], read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    use Endpoint::{Chat, Completions, Messages, Rerank, Responses};
+    matches!(endpoint, Chat | Completions | Responses | Messages | Rerank).then(|| read(whole))
+}
+
+/// The same of a stream.
+fn in_events<T>(endpoint: Endpoint, events: &[u8], read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    let object = match endpoint {
+        Endpoint::Messages => "message",
+        Endpoint::Responses => "response",
+        _ => "",
+    };
+    let mut told = Events::new(events).filter(|event| !event.is_comment_only() && !event.is_done());
+    let payload = told.next()?.payload();
+    match object {
+        "" => Some(read(&payload)),
+        name => json::member(&payload, name).map(|at| read(&payload[at])),
+    }
+}
+
 /// Shorter ids than this are no ids to tell an answer by.
 const SHORTEST: usize = 8;
+
+/// So many letters and digits behind what says its kind are enough that no two tellings have the same.
+pub const RANDOM: usize = 24;
+
+/// The answer with another id, of the same kind and as long as an id is elsewhere, if its own has too few letters and
+/// digits to be given anew: or two tellings of it would have the same before long.
+pub fn with_long_id(endpoint: Endpoint, answer: Bytes, streamed: bool, random: &[u8; RANDOM]) -> Bytes {
+    let read = |object: &[u8]| {
+        let id = &object[json::member(object, "id")?];
+        let text = id.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        let plain = !text.contains(&b'\\');
+        let varies = text[kind(text)..].iter().filter(|byte| byte.is_ascii_alphanumeric()).count();
+        (plain && varies < RANDOM).then(|| id.to_vec())
+    };
+    let id = if streamed { in_events(endpoint, &answer, read) } else { in_whole(endpoint, &answer, read) };
+    let Some(id) = id.flatten() else { return answer };
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut long = id[..1 + kind(&id[1..id.len() - 1])].to_vec();
+    long.extend(random.iter().map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()]));
+    long.push(b'"');
+    let (mut out, mut copied) = (BytesMut::with_capacity(answer.len() + long.len()), 0);
+    // Only where it is an id: so short a text may stand for something else elsewhere.
+    for name in memchr::memmem::find_iter(&answer, b"\"id\"") {
+        if let Some(at) = value_after(&answer, name + 4).filter(|at| answer[*at..].starts_with(&id)) {
+            out.extend_from_slice(&answer[copied..at]);
+            out.extend_from_slice(&long);
+            copied = at + id.len();
+        }
+    }
+    out.extend_from_slice(&answer[copied..]);
+    out.freeze()
+}
+
+/// Where in an id, without its quotes, ends what says of which kind it is.
+fn kind(id: &[u8]) -> usize {
+    id.iter().position(|byte| matches!(byte, b'-' | b'_')).map_or(0, |at| at + 1)
+}
 
 /// Nor are longer ones.
 const LONGEST: usize = 256;
@@ -184,18 +226,21 @@ impl Fresh {
 
 /// Where the time `old` stands that is the value of the name that ends at `end`; none if it is another's.
 fn time_after(block: &[u8], end: usize, old: &[u8]) -> Option<usize> {
-    let colon = json::skip_blanks(block, end);
-    let value = json::skip_blanks(block, colon + 1);
-    let is_it = block.get(colon) == Some(&b':')
-        && block[value..].starts_with(old)
-        && !block.get(value + old.len()).is_some_and(u8::is_ascii_digit);
+    let value = value_after(block, end)?;
+    let is_it = block[value..].starts_with(old) && !block.get(value + old.len()).is_some_and(u8::is_ascii_digit);
     is_it.then_some(value)
+}
+
+/// Where the value begins of the name that ends at `end`.
+fn value_after(block: &[u8], end: usize) -> Option<usize> {
+    let colon = json::skip_blanks(block, end);
+    (block.get(colon) == Some(&b':')).then(|| json::skip_blanks(block, colon + 1)).filter(|at| *at <= block.len())
 }
 
 /// An id that looks like this one: what is before its last mark of a kind stays, and each letter gives way to one of its
 /// kind.
 fn another(id: &[u8], random: u128) -> Vec<u8> {
-    let begin = id.iter().position(|byte| matches!(byte, b'-' | b'_')).map_or(1, |at| at + 1);
+    let begin = 1 + kind(&id[1..]);
     let is_hex = id[begin..id.len() - 1].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
     // The generator of Steele and others (SplitMix64), from 128 bits that cannot be guessed.
     let (mut state, other) = (random as u64, (random >> 64) as u64);

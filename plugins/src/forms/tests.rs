@@ -152,6 +152,37 @@ fn what_is_no_answer_has_no_other_form() {
 }
 
 #[test]
+fn an_id_too_short_to_be_given_anew_becomes_as_long_as_others_wherever_it_is_an_id() {
+    let random = std::array::from_fn(|at| at as u8 * 7);
+    let long = |endpoint, answer: &str, streamed| {
+        let long = with_long_id(endpoint, Bytes::copy_from_slice(answer.as_bytes()), streamed, &random);
+        String::from_utf8(long.to_vec()).unwrap()
+    };
+    let whole = r#"{ "id" : "cmpl_1", "choices": [{"text": "cmpl_1 \"id\": \"cmpl_1\"", "name": "cmpl_1"}] }"#;
+    let said = long(Endpoint::Completions, whole, false);
+    let id = serde_json::from_str::<Value>(&said).unwrap()["id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("cmpl_") && id.len() == "cmpl_".len() + RANDOM, "{id}");
+    assert_eq!(said, whole.replacen("cmpl_1", &id, 1), "nothing else has changed");
+    let ids = Ids::of_whole(Endpoint::Completions, said.as_bytes());
+    let told = |n| Fresh::new(&ids, 1, n).apply(&said.clone().into());
+    assert_ne!(told(1), told(2));
+
+    let event = |id: &str, text: &str| format!("data: {{\"id\":\"{id}\",\"choices\":[{{\"delta\":\"{text}\"}}]}}\n\n");
+    let stream = event("7", "7") + &event("7", "b") + "data: [DONE]\n\n";
+    let said = long(Endpoint::Chat, &stream, true);
+    let id = &said[13..13 + RANDOM];
+    assert_eq!(said, event(id, "7") + &event(id, "b") + "data: [DONE]\n\n");
+    let message = "event: message_start\ndata: {\"message\":{\"id\":\"msg_1\"},\"type\":\"message_start\"}\n\n";
+    assert!(long(Endpoint::Messages, message, true).len() == message.len() - 1 + RANDOM);
+
+    for fine in ["chatcmpl-7f3a0b9c2d1e4f5a6b7c8d9e", "chatcmpl-b2a9c7de-1111-4222-8333-444455556666", r"a\u0062"] {
+        let whole = format!("{{\"id\":\"{fine}\"}}");
+        assert_eq!(long(Endpoint::Chat, &whole, false), whole);
+    }
+    assert_eq!(long(Endpoint::Chat, r#"{"id":5}"#, false), r#"{"id":5}"#);
+}
+
+#[test]
 fn ids_are_given_anew_wherever_they_stand_and_texts_are_left_alone() {
     let whole = Bytes::from(
         r#"{"id":"chatcmpl-0a1b2c3d4e5f","created":1700000000,"choices":[{"text":"\"chatcmpl-0a1b2c3d4e5f\" \"created\":1700000000","n":1700000000}]}"#,

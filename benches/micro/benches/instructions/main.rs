@@ -73,6 +73,9 @@ fn hit(cached: Cached) -> Cached {
 #[bench::round_robin_of_1000(upstream::Pool::new("round_robin", 1000))]
 #[bench::least_busy_of_10(upstream::Pool::new("least_busy", 10))]
 #[bench::least_busy_of_1000(upstream::Pool::new("least_busy", 1000))]
+#[bench::peak_ewma_of_1000(upstream::Pool::new("peak_ewma", 1000))]
+#[bench::session_of_1000(upstream::Pool::new("session", 1000))]
+#[bench::prefix_affinity_of_1000(upstream::Pool::new("prefix_affinity", 1000))]
 fn lease(pool: upstream::Pool) -> upstream::Pool {
     pool.lease();
     pool
@@ -83,6 +86,21 @@ fn lease(pool: upstream::Pool) -> upstream::Pool {
 fn breaker(broken: upstream::Broken) -> upstream::Broken {
     broken.pass();
     broken
+}
+
+#[library_benchmark]
+#[bench::half_open(upstream::Broken::new())]
+fn opens_and_closes(broken: upstream::Broken) -> upstream::Broken {
+    broken.open_and_close();
+    broken
+}
+
+#[library_benchmark]
+#[bench::of_10(upstream::Line::new(10))]
+#[bench::of_1000(upstream::Line::new(1000))]
+fn turn(mut line: upstream::Line) -> upstream::Line {
+    line.turn();
+    line
 }
 
 #[library_benchmark]
@@ -100,7 +118,7 @@ fn hedge(hedging: tidegate::upstream::hedge::Hedging) -> tidegate::upstream::hed
     hedging
 }
 
-library_benchmark_group!(name = backends; benchmarks = lease, breaker, queue, hedge);
+library_benchmark_group!(name = backends; benchmarks = lease, breaker, opens_and_closes, queue, turn, hedge);
 library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
 library_benchmark_group!(name = balancers; benchmarks = pick);
 library_benchmark_group!(name = cache; benchmarks = hit);

@@ -1,5 +1,6 @@
 //! What a request costs on its way to a backend: a place there, the breaker, the queue, the look at whether it is hedged.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate::assemble::{self, Parts};
@@ -11,6 +12,7 @@ use tidegate::upstream::queue::{Claim, Queue, Ticket};
 use tidegate_config::{Breaker, Environment, Hedge, Source, load};
 use tidegate_plugins::testing::exchange;
 use tidegate_plugins::{Exchange, Registry};
+use tokio::runtime::{Builder, Runtime};
 
 /// As long as anybody waits here.
 const LONG: Duration = Duration::from_secs(3600);
@@ -75,13 +77,23 @@ impl Broken {
         assert!(admits);
         self.0.judge(7, Verdict::Good, false, &self.1);
     }
+
+    /// A fault opens one, a request is let through to see, and its answer closes it.
+    pub(crate) fn open_and_close(&self) {
+        let at_once = Breaker { consecutive: 1, pause: Duration::ZERO, ..self.1.clone() };
+        let opened = self.0.judge(7, Verdict::Fault, false, &at_once);
+        let probing = self.0.find(7).and_then(|breaker| breaker.enter(std::time::Instant::now()));
+        let closed = self.0.judge(7, Verdict::Good, true, &at_once);
+        assert!(opened.is_some() && probing == Some(true) && closed.is_some());
+    }
 }
 
 /// A queue in which so many wait.
 pub(crate) struct Line {
     queue: Arc<Queue>,
     claim: Claim,
-    _waiting: Vec<Ticket>,
+    waiting: VecDeque<Ticket>,
+    runtime: Runtime,
 }
 
 impl Line {
@@ -90,13 +102,24 @@ impl Line {
         let queue = Arc::new(Queue::new(settings, Metrics::new().queue("main")));
         let claim = |n: usize| Claim { priority: 5, tenant: format!("org-{}", n % 50).into(), weight: 1, cost: 600 };
         let join = |n| queue.join(&claim(n), LONG).expect("there is room");
-        let waiting: Vec<_> = (0..waiting).map(join).collect();
-        Self { claim: claim(0), queue, _waiting: waiting }
+        let waiting: VecDeque<_> = (0..waiting).map(join).collect();
+        let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let mut line = Self { claim: claim(0), queue, waiting, runtime };
+        line.turn();
+        line
     }
 
     /// One joins and leaves.
     pub(crate) fn pass(&self) {
         drop(self.queue.join(&self.claim, LONG).expect("there is room"));
+    }
+
+    /// A place comes free: the first in line is called, and takes it.
+    pub(crate) fn turn(&mut self) {
+        self.queue.freed();
+        let mut first = self.waiting.pop_front().expect("somebody waits");
+        assert!(self.runtime.block_on(first.called()));
+        first.served();
     }
 }
 

@@ -15,6 +15,9 @@ function follow(value) {
   return { ...follow(found), ...more };
 }
 
+/** A text in which some words are the machine's: they stand between backticks. */
+const words = (text) => (text ?? "").split("`").map((part, at) => (at % 2 ? el("code", {}, part) : part));
+
 const name = (schema) => schema?.$ref?.split("/").at(-1);
 
 function kind(schema) {
@@ -51,7 +54,7 @@ function tree(schema, above = []) {
   const { properties, required } = members(inner(schema));
   const rows = Object.entries(properties).map(([key, value]) => {
     const about = value.description ?? follow(value).description;
-    const line = [el("code", {}, key), " ", el("span.kind", {}, kind(value)), required.includes(key) ? " " : null, about ? el("span.about", {}, ` ${about}`) : null];
+    const line = [el("code", {}, key), " ", el("span.kind", {}, kind(value)), required.includes(key) ? " " : null, about ? el("span.about", {}, " ", ...words(about)) : null];
     const below = inner(value);
     const deeper = Object.keys(members(below).properties).length && !above.includes(name(below) ?? key) && above.length < 6;
     if (!deeper) return el("li", {}, ...line);
@@ -67,7 +70,7 @@ function contents(content) {
 }
 
 function parameters(all) {
-  const rows = all.map((one) => el("tr", {}, el("td", {}, el("code", {}, one.name), one.required ? el("span.must", {}, " needed") : null), el("td", {}, one.in), el("td", {}, kind(one.schema)), el("td", {}, one.description ?? "")));
+  const rows = all.map((one) => el("tr", {}, el("td", {}, el("code", {}, one.name), one.required ? el("span.must", {}, " needed") : null), el("td", {}, one.in), el("td", {}, kind(one.schema)), el("td", {}, ...words(one.description))));
   const head = el("thead", {}, el("tr", {}, ...["name", "in", "kind", "what it is"].map((text) => el("th", { scope: "col" }, text))));
   return el("div.scroll", { tabindex: 0, role: "region", "aria-label": "Parameters" }, el("table", {}, head, el("tbody", {}, ...rows)));
 }
@@ -76,7 +79,7 @@ function answers(all) {
   return Object.entries(all).map(([status, answer]) => {
     const seen = follow(answer);
     const level = status >= "500" ? ".bad" : status >= "400" ? ".warn" : "";
-    const line = [el(`span.status${level}`, {}, status), seen.description];
+    const line = [el(`span.status${level}`, {}, status), ...words(seen.description)];
     const more = [...contents(seen.content), ...heads(seen.headers)];
     if (!more.length) return el("div", {}, ...line);
     const made = el("details", {}, el("summary", {}, ...line));
@@ -123,7 +126,7 @@ function operation(path, method, told, here) {
   const made = el("details.card.operation", { id: told.operationId }, el("summary", {}, el(`span.verb.${method}`, {}, method), el("code.path", {}, path), el("span.says", {}, told.summary), el("span.lock", {}, free ? "open to all" : null)));
   made.addEventListener("toggle", () => {
     const body = el("div.body");
-    if (told.description) body.append(el("p", {}, told.description));
+    if (told.description) body.append(el("p", {}, ...words(told.description)));
     if (all.length) body.append(el("h3", {}, "Takes"), parameters(all));
     if (told.requestBody) body.append(el("h3", {}, "Body"), ...contents(told.requestBody.content).filter(Boolean));
     body.append(el("h3", {}, "Answers"), el("div.answers", {}, ...answers(told.responses)));
@@ -147,8 +150,8 @@ async function show(from) {
   };
   const tags = whole.tags.filter((tag) => of.get(tag.name).length);
   document.getElementById("index").replaceChildren(...tags.flatMap((tag) => [el("h2", {}, tag.name), el("ul", {}, ...of.get(tag.name).map(link))]));
-  const intro = el("header.intro", {}, el("h1", {}, `${whole.info.title} ${whole.info.version}`), el("p", {}, whole.info.description));
-  const sections = tags.map((tag) => el("section", {}, el("h2", {}, tag.name), el("p", {}, tag.description), ...of.get(tag.name).map((one) => operation(...one, here))));
+  const intro = el("header.intro", {}, el("h1", {}, `${whole.info.title} ${whole.info.version}`), el("p", {}, ...words(whole.info.description)));
+  const sections = tags.map((tag) => el("section", {}, el("h2", {}, tag.name), el("p", {}, ...words(tag.description)), ...of.get(tag.name).map((one) => operation(...one, here))));
   document.getElementById("content").replaceChildren(intro, ...sections);
   document.getElementById("file").href = from;
   document.getElementById("file").textContent = from.slice(1);

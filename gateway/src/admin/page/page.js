@@ -55,7 +55,7 @@ function draw() {
   backends($("pools"), looks);
   limits($("limited"), $("limits"), looks);
   cache($("cache"), looks);
-  play.models(Object.keys(live.routes));
+  play.models(Object.keys(live.routes).sort((a, b) => live.routes[b].requests - live.routes[a].requests));
 }
 
 async function look() {

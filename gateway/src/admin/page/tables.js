@@ -9,7 +9,7 @@ const OVER = 30;
 const ROWS = 40;
 
 /** What has no model of the file. */
-const NAMES = { other: "refused before a route was known", other_paths: "other paths" };
+const NAMES = { other: "without a route", other_paths: "other paths" };
 
 export function models(body, looks) {
   const { routes, currency, bounds } = looks.now;

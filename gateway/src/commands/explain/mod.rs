@@ -57,19 +57,20 @@ impl Explain {
         }
         let Some(config) = &self.config else { return Err(Failure::bad_input("name the file with --config")) };
         let config = file::load(config)?.config;
-        let question = Question { path: self.path, model: self.model, stream: self.stream };
-        let mut explanation = tidegate::explain::explain(&config, &question);
         let read = |path: &PathBuf| {
             let told = |error| Failure::could_not(format!("cannot read {}: {error}", path.display()));
             std::fs::read(path).map(Into::into).map_err(told)
         };
         let headers = self.header.iter().cloned().collect();
-        let sent = Sent { key: self.key, body: self.body.as_ref().map(read).transpose()?, headers };
+        let body = self.body.as_ref().map(read).transpose()?;
+        let question = Question { path: self.path, model: self.model, stream: self.stream }.with(body.as_ref());
+        let mut explanation = tidegate::explain::explain(&config, &question);
+        let sent = Sent { key: self.key, body, headers };
         // The file was checked when it was loaded: the filters can be built.
         let filters = tidegate::assemble::filters(&config, &shared(&config)).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::could_not(format!("cannot start a runtime: {error}")))?;
-        runtime.block_on(identify(&mut explanation, &filters, &sent));
+        runtime.block_on(identify(&mut explanation, &config, &filters, &sent));
         match self.format {
             Format::Human => say(&human(&explanation, Paint::on_stdout())),
             Format::Json => say(&json(&explanation)?),

@@ -159,6 +159,11 @@ impl Metrics {
         ["loaded", "refused"].map(|outcome| self.families.certificate_loads.with_label_values(&[listener, outcome]))
     }
 
+    /// Until when a listener's certificate is valid, in seconds since 1970.
+    pub fn certificate_expires(&self, listener: &str, at: i64) {
+        self.families.certificate_expiry.with_label_values(&[listener]).set(at);
+    }
+
     /// So much memory is held for this.
     pub fn holds(&self, purpose: Purpose, bytes: usize) {
         set(&self.memory[purpose as usize], bytes);

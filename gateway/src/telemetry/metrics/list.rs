@@ -179,6 +179,8 @@ metrics! {
         "Times that another process was to take over: done, or refused, because it could not serve. Counted on from one process to the next.";
     CERTIFICATE_LOADS: Counter, "tidegate_certificate_loads_total", &["listener", "outcome"],
         "Times that a listener's certificate was loaded, at start and when its files change, or refused, and the one before stays.";
+    CERTIFICATE_EXPIRY: Gauge, "tidegate_certificate_expiry_timestamp_seconds", &["listener"],
+        "Until when the certificate that a listener shows is valid, in seconds since 1970.";
     DRAINING: Gauge, "tidegate_draining", &[],
         "Whether the process is finishing its last requests (1).";
     LOG_LINES_DROPPED: Counter, "tidegate_log_lines_dropped_total", &[],

@@ -124,6 +124,7 @@ struct Families {
     backend_capacity: IntGaugeVec,
     backend_readings: IntCounterVec,
     certificate_loads: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
 }
 
 impl Metrics {
@@ -304,6 +305,7 @@ impl Families {
             backend_picks: build.counters(&list::BACKEND_PICKS),
             backend_capacity: build.gauges(&list::BACKEND_CAPACITY),
             certificate_loads: build.counters(&list::CERTIFICATE_LOADS),
+            certificate_expiry: build.gauges(&list::CERTIFICATE_EXPIRY),
             backend_readings: build.counters(&list::BACKEND_READINGS),
         }
     }

@@ -153,6 +153,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     metrics.bad_request(BadHead::Framing);
     metrics.filter("limits");
     metrics.certificate_loads("127.0.0.1:8443");
+    metrics.certificate_expires("127.0.0.1:8443", 2_000_000_000);
     metrics.observe(&metrics.series("llama", "gpu"), &Record { resumes: vec![ResumeOutcome::Won], ..record() });
     // What filters share counts once there is somebody who does something.
     let shared = crate::assemble::first_shared(&metrics);
@@ -166,7 +167,8 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     shared.caches.counts().begin("other");
     shared.limited.counter().with_label_values(&["l", "user", "m", "refused"]).inc();
     metrics.also(Box::new(KeyMetrics::new(Arc::default()).unwrap())).unwrap();
-    for collector in crate::storage::StorageMetrics::new("main").collectors() {
+    let usage = crate::usage::metrics::UsageMetrics::new().collectors();
+    for collector in crate::storage::StorageMetrics::new("main").collectors().into_iter().chain(usage) {
         metrics.also(collector).unwrap();
     }
     let text = metrics.render();

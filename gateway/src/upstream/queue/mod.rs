@@ -70,6 +70,8 @@ pub struct Ticket {
     waiter: Arc<Waiter>,
     spot: Spot,
     since: Instant,
+    /// When it looks for itself next, however often it is asked for its turn meanwhile.
+    looks: Instant,
     end: End,
 }
 
@@ -136,7 +138,7 @@ impl Queue {
         drop(state);
         self.present.fetch_add(1, Relaxed);
         self.series.waiting.inc();
-        Ok(Ticket { queue: self.clone(), waiter, spot, since: now, end: End::Left })
+        Ok(Ticket { queue: self.clone(), waiter, spot, since: now, looks: now + LOOK, end: End::Left })
     }
 
     /// About how long somebody waits who joins now; none while nobody waits or nothing is known.
@@ -190,14 +192,15 @@ impl State {
 impl Ticket {
     /// Returns when it is this one's turn to take a place, or to look for one: true, to be answered with
     /// [`Ticket::served`] or [`Ticket::not_yet`]. False: another has got its place in line.
-    pub async fn called(&self) -> bool {
+    pub async fn called(&mut self) -> bool {
         loop {
-            let looks = tokio::time::timeout(LOOK, self.waiter.notify.notified()).await;
-            if looks.is_ok() {
+            let called = tokio::time::timeout_at(self.looks.into(), self.waiter.notify.notified()).await;
+            if called.is_ok() {
                 return !self.waiter.displaced.load(Relaxed);
             }
             // Nobody was called for long: whoever is next looks.
             let now = Instant::now();
+            self.looks = now + LOOK;
             let mut state = self.queue.lock();
             if state.called == 0 && now.saturating_duration_since(state.last_call) >= LOOK {
                 state.looking = true;
@@ -293,7 +296,7 @@ impl Drop for Ticket {
 pub struct Place {
     // First: it is given back before anybody is called.
     lease: Lease,
-    _freed: Freed,
+    freed: Freed,
 }
 
 struct Freed(Option<Arc<Queue>>);
@@ -301,7 +304,13 @@ struct Freed(Option<Arc<Queue>>);
 impl Place {
     /// `lease`, in the pool of `queue`.
     pub fn new(lease: Lease, queue: Option<&Arc<Queue>>) -> Self {
-        Self { lease, _freed: Freed(queue.cloned()) }
+        Self { lease, freed: Freed(queue.cloned()) }
+    }
+
+    /// Gives the place back before this is dropped.
+    pub fn give_back(&mut self) {
+        self.lease.give_back();
+        self.freed = Freed(None);
     }
 }
 

@@ -15,22 +15,22 @@ fn claim(tenant: &str) -> Claim {
 const LONG: Duration = Duration::from_secs(60);
 
 /// Whether it is called at once.
-async fn is_called(ticket: &Ticket) -> bool {
+async fn is_called(ticket: &mut Ticket) -> bool {
     tokio::time::timeout(Duration::from_millis(20), ticket.called()).await.is_ok()
 }
 
 #[tokio::test]
 async fn the_first_looks_at_once_and_a_place_calls_the_next() {
     let queue = queue(10);
-    let first = queue.join(&claim("a"), LONG).ok().unwrap();
-    assert!(is_called(&first).await);
+    let mut first = queue.join(&claim("a"), LONG).ok().unwrap();
+    assert!(is_called(&mut first).await);
     first.not_yet();
-    let second = queue.join(&claim("a"), LONG).ok().unwrap();
-    assert!(!is_called(&second).await);
+    let mut second = queue.join(&claim("a"), LONG).ok().unwrap();
+    assert!(!is_called(&mut second).await);
     queue.freed();
-    assert!(is_called(&first).await);
+    assert!(is_called(&mut first).await);
     first.served();
-    assert!(!is_called(&second).await, "there was one place");
+    assert!(!is_called(&mut second).await, "there was one place");
     drop(second);
     assert!(queue.is_empty());
 }
@@ -38,34 +38,37 @@ async fn the_first_looks_at_once_and_a_place_calls_the_next() {
 #[tokio::test]
 async fn a_place_that_comes_free_while_somebody_looks_is_not_lost() {
     let queue = queue(10);
-    let ticket = queue.join(&claim("a"), LONG).ok().unwrap();
-    assert!(is_called(&ticket).await);
+    let mut ticket = queue.join(&claim("a"), LONG).ok().unwrap();
+    assert!(is_called(&mut ticket).await);
     queue.freed();
     ticket.not_yet();
-    assert!(is_called(&ticket).await);
+    assert!(is_called(&mut ticket).await);
 }
 
 #[tokio::test]
 async fn who_leaves_when_called_passes_the_call_on() {
     let queue = queue(10);
-    let first = queue.join(&claim("a"), LONG).ok().unwrap();
-    assert!(is_called(&first).await);
+    let mut first = queue.join(&claim("a"), LONG).ok().unwrap();
+    assert!(is_called(&mut first).await);
     first.not_yet();
-    let second = queue.join(&claim("a"), LONG).ok().unwrap();
+    let mut second = queue.join(&claim("a"), LONG).ok().unwrap();
     queue.freed();
     drop(first);
-    assert!(is_called(&second).await);
+    assert!(is_called(&mut second).await);
 }
 
 #[tokio::test]
 async fn those_who_wait_look_for_themselves_now_and_then() {
     let queue = queue(10);
-    let ticket = queue.join(&claim("a"), LONG).ok().unwrap();
+    let began = Instant::now();
+    let mut ticket = queue.join(&claim("a"), LONG).ok().unwrap();
     ticket.called().await;
     ticket.not_yet();
-    let began = Instant::now();
-    ticket.called().await;
-    assert!(began.elapsed() >= LOOK / 2 && began.elapsed() < LOOK * 5);
+    // However often it does something else meanwhile.
+    while tokio::time::timeout(LOOK / 10, ticket.called()).await.is_err() {
+        assert!(began.elapsed() < LOOK * 50, "nobody looks");
+    }
+    assert!(began.elapsed() >= LOOK / 2);
 }
 
 #[tokio::test]

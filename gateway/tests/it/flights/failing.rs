@@ -114,3 +114,30 @@ async fn who_wants_a_stream_whole_that_ends_in_an_error_event_is_told_of_the_err
     }
     assert_eq!(backend.count(), 1);
 }
+
+#[tokio::test]
+async fn one_of_those_who_wait_takes_over_from_a_stream_that_begins_with_an_error() {
+    let backend = Backend::start().await;
+    let (first, second) = (Gate::closed(), Gate::closed());
+    let error = "data: {\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\"}}\n\n";
+    // Its head has come for long.
+    backend.push(Script::stream().wait(&first).chunk(error).done().end());
+    backend.push(last(Script::stream().wait(&second).token("a")));
+    let gateway = sharing(&backend, "").await;
+    let leader = ask(&gateway, &plain(true)).await;
+    backend.seen(0).await;
+    let mut others = Vec::new();
+    for n in 0..6 {
+        others.push(ask(&gateway, &plain(n % 2 == 0)).await);
+    }
+    joined(&gateway, 7).await;
+    first.open();
+    backend.seen(1).await;
+    second.open();
+    assert!(leader.await.unwrap().text().contains("out of memory"));
+    for other in others {
+        let answer = other.await.unwrap();
+        assert!(answer.status == 200 && !answer.text().contains("error"), "{}", answer.text());
+    }
+    assert_eq!(backend.count(), 2, "one took over");
+}

@@ -33,6 +33,11 @@ async fn spent(settle: &str) -> [u64; 2] {
         spenders.filter(|one| one["name"] == name).map(|one| one["tokens"].as_u64().unwrap()).sum()
     };
     let spent = [by_name("k0"), by_name("k1")];
+    for (n, spent) in spent.iter().enumerate() {
+        let seen = gateway.admin(&format!("/admin/limits/key:k{n}")).await.json();
+        let bucket = &seen["buckets"][0];
+        assert_eq!((bucket["left"].as_u64(), bucket["reserved"].as_u64()), (Some(1000 - spent), Some(0)), "{seen}");
+    }
     // The limits agree: what is left differs by what was spent, give or take what they have learned meanwhile.
     let mut left = [0; 2];
     for (key, left) in keys.iter().zip(&mut left) {

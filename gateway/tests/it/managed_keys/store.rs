@@ -1,6 +1,10 @@
-//! The store that managed keys are in: locked, gone, full, of another pepper, and after an end of the process.
+//! The store that managed keys are in: locked, gone, full, not to be written, of another pepper, and after an end of the
+//! process.
 
 use super::*;
+use crate::gateway::{command_without_rights, free_port};
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
 
 #[tokio::test]
 async fn a_locked_store_is_nothing_to_requests_and_works_again_when_it_is_free() {
@@ -78,6 +82,61 @@ async fn a_full_disk_is_nothing_to_keys_and_budgets_and_nothing_is_lost_when_the
     let folder = std::mem::replace(&mut rig.gateway.folder, Folder::new());
     rig.gateway = Gateway::start_in(folder, &config(&rig.backend, budget), &[]).await;
     assert_eq!(left(&rig).await, before - 40);
+}
+
+/// A store with one key in a folder of its own, and that key.
+fn stored_in(folder: &Folder, config: &str) -> (PathBuf, String) {
+    std::fs::create_dir(folder.path().join("kept")).unwrap();
+    let config = config.replace("$ADMIN", &free_port().to_string());
+    let file = folder.write("first.yaml", &config).display().to_string();
+    let made = command(&["keys", "new", "--id", "one", "--config", &file]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let key = String::from_utf8_lossy(&made.stdout).lines().next().unwrap().to_owned();
+    (folder.path().join("kept"), key)
+}
+
+#[tokio::test]
+async fn a_store_that_may_only_be_read_lets_its_keys_in_and_says_that_nothing_is_kept() {
+    const LIMITS: &str = "  - limits: [{ per: key, requests: 10k/month }]\n";
+    for (file, directory, what) in [(0o400, 0o700, "the file"), (0o600, 0o500, "the directory"), (0o400, 0o500, "both")]
+    {
+        let (backend, folder) = (Backend::start().await, Folder::new());
+        backend.always(Script::chat("hello"));
+        let config = config(&backend, LIMITS).replace("store.db", "kept/store.db");
+        let (kept, key) = stored_in(&folder, &config);
+        set_permissions(kept.join("store.db"), Permissions::from_mode(file)).unwrap();
+        set_permissions(&kept, Permissions::from_mode(directory)).unwrap();
+
+        let path = folder.path().join("first.yaml").display().to_string();
+        let checked = command_without_rights(&["check", &path]);
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(checked.status.success() && said.contains("no key could be made or revoked"), "{what}: {said}");
+        assert!(said.contains("at: storage.path"), "{what}: {said}");
+
+        let rig = Rig { backend, gateway: Gateway::start_without_rights(folder, &config).await };
+        rig.serves(&key).await;
+        rig.metric_is("tidegate_store_up", &[], 0.0).await;
+        let line =
+            rig.gateway.log.line(|line| line["message"].as_str().unwrap_or_default().contains("cannot be written"));
+        assert!(line.await["error"].as_str().unwrap().contains("readonly"), "{what}");
+        let refused = rig.admin("POST", "/admin/keys", &json!({ "id": "two" })).await;
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{what}: {detail}");
+        assert!(detail.contains("nothing was changed") && detail.contains("readonly"), "{what}: {detail}");
+        assert_eq!(rig.admin("DELETE", "/admin/keys/one", &Value::Null).await.status, 503, "{what}");
+        assert_eq!(rig.admin("GET", "/admin/keys", &Value::Null).await.json()["keys"][0]["id"], "one", "{what}");
+
+        // Once it may be written again, it is, and what somebody else has written meanwhile is seen.
+        set_permissions(&kept, Permissions::from_mode(0o700)).unwrap();
+        set_permissions(kept.join("store.db"), Permissions::from_mode(0o600)).unwrap();
+        for file in std::fs::read_dir(&kept).unwrap() {
+            set_permissions(file.unwrap().path(), Permissions::from_mode(0o600)).unwrap();
+        }
+        let two = rig.keys(&["new", "--id", "two"]);
+        rig.becomes(&two, 200).await;
+        rig.metric_is("tidegate_store_up", &[], 1.0).await;
+        assert_eq!(rig.admin("POST", "/admin/keys", &json!({ "id": "three" })).await.status, 201, "{what}");
+    }
 }
 
 #[tokio::test]

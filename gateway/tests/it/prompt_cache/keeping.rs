@@ -51,6 +51,11 @@ async fn requests_say_what_they_want_of_the_cache() {
     let ask = |control: &str| Request::chat("m").header("cache-control", control);
     let missed = gateway.send(&ask("only-if-cached")).await;
     assert_eq!((missed.openai_error(504)["code"].as_str(), backend.count()), (Some("not_cached"), 0));
+    assert_eq!(missed.openai_error(504)["type"], "invalid_request_error");
+    let messages = Request::post("/v1/messages", r#"{"model":"m","max_tokens":1,"messages":[]}"#);
+    let messages = messages.header("cache-control", "only-if-cached").header("x-request-id", "absent");
+    assert_eq!(gateway.send(&messages).await.json()["error"]["type"], "invalid_request_error");
+    assert_eq!(gateway.log.request("absent").await["cause"], "validation");
     assert_eq!(missed.header("x-should-retry"), Some("false"));
     for calls in [1, 2] {
         assert_eq!(status(&gateway.send(&ask("no-store")).await), "tidegate; fwd=bypass; detail=no-store");
@@ -184,4 +189,57 @@ async fn what_is_kept_survives_a_reload_and_is_free_of_tokens() {
     gateway.signal("HUP");
     gateway.log.line(|line| line["message"] == "configuration reloaded").await;
     assert!(is_hit(&gateway.send(&ask()).await));
+}
+
+#[tokio::test]
+async fn renewals_are_charged_to_nobody_and_limited_by_nobody() {
+    let (backend, key) = (Backend::start().await, Key::new("a"));
+    let limits = "  - limits: [{ per: key, requests: 2/month, tokens: 100/month }, { per: global, in_flight: 1 }]\n";
+    let cache = "  - prompt_cache: { for: 100ms, stale_while_revalidate: 1h }\n";
+    let file = format!("{}{}{limits}{cache}", pool_of(&[&backend]), filters(&[(&key, "org: one")]));
+    let gateway = Gateway::start(&file).await;
+    backend.push(Script::chat("old")).always(Script::chat("new"));
+    let ask = |id: &str| Request::chat("m").bearer(&key.key).header("x-request-id", id);
+    gateway.send(&ask("first")).await;
+    gateway.log.request("first").await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    // With it all its requests of the month are gone: its renewal asks nobody.
+    assert!(is_hit(&gateway.send(&ask("second")).await));
+    let renewal = gateway.log.line(|line| line["notes"]["cache"] == "renewal").await;
+    assert_eq!((renewal["status"].as_u64(), backend.count()), (Some(200), 2), "{renewal}");
+    assert!(renewal["key_id"].is_null() && renewal["org"].is_null(), "it is nobody's: {renewal}");
+    assert_eq!(gateway.send(&ask("third")).await.openai_error(429)["code"], "insufficient_quota");
+    let said = gateway.admin("/admin/spenders?by=key&of=tokens").await.json();
+    assert_eq!(said["spenders"][0]["tokens"], 8, "those of the first answer: {said}");
+    let left = gateway.admin("/admin/limits/key:k0").await.json();
+    let of = |kind: &str| {
+        let buckets = left["buckets"].as_array().unwrap().iter();
+        buckets.filter(|bucket| bucket["kind"] == kind).map(|bucket| bucket["left"].clone()).next()
+    };
+    assert_eq!((of("requests"), of("tokens")), (Some(json!(0)), Some(json!(92))), "{left}");
+}
+
+#[tokio::test]
+async fn a_ranking_is_kept_whole_and_one_of_other_documents_is_another() {
+    let backend = Backend::start().await;
+    let ranked = json!({ "id": "rank-1", "model": "m", "usage": { "total_tokens": 12 },
+        "results": [{ "index": 1, "relevance_score": 0.9 }, { "index": 0, "relevance_score": 0.1 }] });
+    backend.always(Script::json(ranked.to_string()));
+    let gateway = shared(&backend, "").await;
+    let ask = |documents: Value, more: &str| {
+        let body = json!({ "model": "m", "query": "tides", "documents": documents }).to_string();
+        Request::post("/v1/rerank", format!("{}{more}}}", &body[..body.len() - 1]))
+    };
+    let first = gateway.send(&ask(json!(["a", "b"]), "")).await;
+    assert_eq!((status(&first), first.json()), ("tidegate; fwd=miss; stored", ranked.clone()));
+    let again = gateway.send(&ask(json!(["a", "b"]), "")).await;
+    assert!(is_hit(&again), "{}", status(&again));
+    let mut told = again.json();
+    assert!(told["id"].as_str().unwrap().len() > "rank-".len() + 20, "{told}");
+    told["id"] = "rank-1".into();
+    assert_eq!(told, ranked);
+    for (documents, more) in [(json!(["b", "a"]), ""), (json!(["a"]), ""), (json!(["a", "b"]), ",\"top_n\":1")] {
+        assert!(!is_hit(&gateway.send(&ask(documents, more)).await));
+    }
+    assert_eq!(backend.count(), 4);
 }

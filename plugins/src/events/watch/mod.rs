@@ -18,6 +18,7 @@ static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("
 pub struct StreamWatch {
     protocol: Protocol,
     choices: u64,
+    has_begun: bool,
     is_done: bool,
     has_failed: bool,
     finish_reasons: u64,
@@ -74,6 +75,7 @@ impl StreamWatch {
         Self {
             protocol,
             choices: 1,
+            has_begun: false,
             is_done: false,
             has_failed: false,
             finish_reasons: 0,
@@ -122,6 +124,7 @@ impl StreamWatch {
             self.is_done = true;
             return;
         }
+        self.has_begun = true;
         let data = &*event.payload();
         let failed = event.name == Some(b"error") || hints.error && has_error(data);
         self.has_failed |= failed;
@@ -167,6 +170,12 @@ impl StreamWatch {
         self.is_done
     }
 
+    /// Whether the stream's end has come, and nothing before it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.is_done && !self.has_begun
+    }
+
     /// Whether every choice has got its `finish_reason`. Only chat and completions have one.
     #[must_use]
     pub fn saw_finish_reason(&self) -> bool {
@@ -190,6 +199,7 @@ impl StreamWatch {
     #[must_use]
     pub fn complete(&self) -> bool {
         !self.has_failed
+            && !self.is_empty()
             && match self.protocol {
                 Protocol::Chunks => self.is_done || self.saw_finish_reason(),
                 Protocol::Messages | Protocol::Responses => self.is_done,

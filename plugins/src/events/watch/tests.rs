@@ -39,8 +39,18 @@ fn each_of_several_choices_needs_its_reason() {
 }
 
 #[test]
+fn an_end_with_nothing_before_it_is_no_answer() {
+    for endpoint in [Endpoint::Chat, Endpoint::Completions, Endpoint::Other] {
+        let (watch, _) = watched(endpoint, ": hi\n\ndata: [DONE]\n\n");
+        assert!(watch.is_empty() && watch.saw_done() && !watch.complete());
+        let (watch, _) = watched(endpoint, &format!("{CHAT}data: [DONE]\n\n"));
+        assert!(!watch.is_empty() && watch.complete());
+    }
+}
+
+#[test]
 fn nothing_counts_behind_the_end() {
-    let (mut watch, _) = watched(Endpoint::Chat, "data: [DONE]\n\ndata: {\"error\":{}}\n\n");
+    let (mut watch, _) = watched(Endpoint::Chat, &format!("{CHAT}data: [DONE]\n\ndata: {{\"error\":{{}}}}\n\n"));
     assert_eq!(watch.see(b"data: {\"error\":{}}\n\n"), Seen { done_at: Some(0), ..Seen::default() });
     assert!(watch.complete());
 }

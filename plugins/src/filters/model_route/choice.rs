@@ -37,6 +37,18 @@ impl Choice {
     }
 }
 
+impl Choice {
+    /// All that it may be for a request, each with its share of 1.
+    pub(super) fn shares(&self, rule: &str, exchange: &Exchange) -> Vec<(Arc<str>, f64)> {
+        let Self::Split { models, sticky, .. } = self else { return vec![(self.model(rule, exchange).clone(), 1.0)] };
+        if let Some(subject) = sticky.as_ref().and_then(|sticky| sticky.of(exchange)) {
+            return vec![(sticking(models, rule, subject).clone(), 1.0)];
+        }
+        let total: f64 = models.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        models.iter().map(|(model, weight)| (model.clone(), f64::from(*weight) / total)).collect()
+    }
+}
+
 /// For people.
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -52,6 +52,20 @@ impl Filter for ModelRoute {
         Some("no rule is for this request".to_owned())
     }
 
+    fn sends_to(&self, exchange: &Exchange) -> Vec<(Arc<str>, f64)> {
+        let mut models = Vec::new();
+        for Meant { name, when, choice } in self.rules.iter().filter(|_| exchange.model().is_some()) {
+            let judged = when.as_ref().map_or(Ok(true), |when| when.judge(exchange));
+            if !matches!(judged, Ok(false)) {
+                models.extend(choice.shares(name, exchange));
+            }
+            if matches!(judged, Ok(true)) {
+                break;
+            }
+        }
+        models
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         // What names no model is not a matter of models.
         if exchange.model().is_none() {

@@ -226,9 +226,7 @@ impl Entry {
     pub(super) fn tell(&self, wanted: Wanted, manner: Manner) -> Option<(HeaderMap, Body)> {
         let endpoint = self.label.endpoint;
         let asked_apart = forms::asks_for_usage(endpoint);
-        // A conversation that is kept at the backend goes on under the id that the backend knows.
-        let original = manner.ids == IdsAre::Original || endpoint == Endpoint::Responses;
-        let fresh = (!original && !self.ids.is_empty()).then(|| self.fresh());
+        let fresh = (manner.ids.are_fresh(endpoint) && !self.ids.is_empty()).then(|| self.fresh());
         match (self.form, wanted.stream && forms::streams(endpoint)) {
             (Form::Whole, false) => {
                 Some(replay::whole(self.kept(), self.size(), fresh, self.content_type.clone(), SMALL))

@@ -7,7 +7,7 @@ use crate::cache_key::CacheKey;
 use crate::call::Endpoint;
 use crate::exchange::{Exchange, Source};
 use crate::filter::{Always, Audience, Head, ResponseFilter, Result};
-use crate::forms;
+use crate::forms::{self, RANDOM, with_long_id};
 use crate::reply::Reply;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
@@ -99,6 +99,15 @@ impl Fill {
         (self.length.map(|length| length as u64) > Some(self.cache.settings.max_entry.0)).then_some("large")
     }
 
+    /// With an id that can be given anew, where that is what the file wants.
+    fn told_apart(&self, endpoint: Endpoint, recorded: Bytes, streamed: bool) -> Bytes {
+        let mut random = [0; RANDOM];
+        if !self.cache.settings.ids.are_fresh(endpoint) || getrandom::fill(&mut random).is_err() {
+            return recorded;
+        }
+        with_long_id(endpoint, recorded, streamed, &random)
+    }
+
     /// Keeps what was recorded.
     fn keep(&mut self, choices: u64) -> std::result::Result<(), &'static str> {
         let Some(content_type) = self.content_type.take() else { return Err("error") };
@@ -107,7 +116,9 @@ impl Fill {
         if was_filtered(&recorded) {
             return Err("filtered");
         }
-        let entry = match self.asked.wanted.stream && forms::streams(label.endpoint) {
+        let streamed = self.asked.wanted.stream && forms::streams(label.endpoint);
+        let recorded = self.told_apart(label.endpoint, recorded, streamed);
+        let entry = match streamed {
             true => Entry::events(label, content_type, recorded, choices, self.asked.wanted.usage),
             false => Entry::whole(label, content_type, recorded),
         };

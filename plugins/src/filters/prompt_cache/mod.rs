@@ -26,7 +26,7 @@ use crate::filter::{Filter, Plugin, Result, SettingsError, Strangers, Verdict};
 use crate::forms;
 use crate::json;
 use crate::prices::Prices;
-use crate::reply::{Refusal, Renewal, Reply};
+use crate::reply::{INVALID, Refusal, Renewal, Reply};
 use crate::services::Services;
 use crate::usage::Usage;
 use async_trait::async_trait;
@@ -382,6 +382,8 @@ fn not_cached(exchange: &mut Exchange) -> Verdict {
     exchange.note("cache", "not cached");
     let message = "There is no kept answer to this request, and only-if-cached asks for no other.";
     let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "not_cached", message).should_retry(false);
+    // The status is that of RFC 9111; it is the client that asked for no more.
+    let refusal = Refusal { kind: INVALID, ..refusal };
     let mut reply = refusal.reply(exchange.endpoint(), exchange.id());
     reply.asked_for = true;
     Status::Absent.write(&mut reply.headers);

@@ -1,6 +1,7 @@
 //! The settings of the cache.
 
 use crate::cache_key::Scope;
+use crate::call::Endpoint;
 use crate::filter::SettingsError;
 use crate::units::{Size, Time};
 use http::HeaderName;
@@ -89,6 +90,14 @@ pub enum IdsAre {
     Fresh,
     /// As they were.
     Original,
+}
+
+impl IdsAre {
+    /// Whether answers of this kind get new ones.
+    pub(super) fn are_fresh(self, endpoint: Endpoint) -> bool {
+        // A conversation that is kept at the backend goes on under the id that the backend knows.
+        self == Self::Fresh && endpoint != Endpoint::Responses
+    }
 }
 
 impl Default for Settings {
