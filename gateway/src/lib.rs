@@ -29,6 +29,7 @@ pub mod models;
 pub mod networks;
 pub mod openapi;
 pub mod outbound;
+pub mod records;
 pub mod reference;
 mod reload;
 mod server;

@@ -258,6 +258,11 @@ impl Life {
         }
         #[cfg(feature = "otlp")]
         self.core.traces.flush(LAST_TRACES).await;
+        for sink in self.core.snapshot.load().shared.records.all() {
+            if !sink.flush(LAST_WRITES) {
+                tracing::error!("not all records could be written");
+            }
+        }
         tracing::info!("drained");
         drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::process::exit(0);

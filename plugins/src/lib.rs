@@ -39,6 +39,7 @@ pub mod multipart;
 pub mod outbound;
 pub mod prices;
 pub mod recording;
+pub mod records;
 
 pub mod registry;
 pub mod reply;

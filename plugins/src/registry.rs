@@ -3,7 +3,9 @@
 use crate::balancer::{Balancer, BalancerPlugin};
 use crate::balancers::{LeastBusy, PeakEwma, PrefixAffinity, RoundRobin, Session};
 use crate::filter::{Filter, Plugin, SettingsError};
-use crate::filters::{ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, Shadow, SharedFlight, TrustedHeaders};
+use crate::filters::{
+    ApiKey, Idempotency, Jwt, Limits, ModelRoute, PromptCache, Record, Shadow, SharedFlight, TrustedHeaders,
+};
 use crate::keys::plain_keys;
 use crate::misfits::{self, apart};
 use crate::services::{Purpose, Services};
@@ -67,6 +69,7 @@ impl Registry {
             .with::<Limits>()
             .with::<ModelRoute>()
             .with::<Shadow>()
+            .with::<Record>()
             .with::<PromptCache>()
             .with::<Idempotency>()
             .with::<SharedFlight>()

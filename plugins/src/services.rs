@@ -13,6 +13,7 @@ use crate::keys::ManagedKeys;
 use crate::filters::limits::{Estimates, Limited, OwnLimits, Views};
 use crate::outbound::{Nowhere, Outbound};
 use crate::prices::Prices;
+use crate::records::{NoSinks, Sinks};
 use crate::shadow::Shadows;
 use crate::spenders::Spenders;
 use crate::store::{Local, Store};
@@ -93,6 +94,8 @@ pub struct Shared {
     pub limited: Arc<Limited>,
     /// Who spends most.
     pub spenders: Arc<Spenders>,
+    /// Where records of conversations are kept.
+    pub records: Arc<dyn Sinks>,
 }
 
 impl Default for Shared {
@@ -112,6 +115,7 @@ impl Shared {
             shadows: Arc::default(),
             limited: Arc::default(),
             spenders: Arc::default(),
+            records: Arc::new(NoSinks),
             issuers: Arc::default(),
             outbound: Arc::new(Nowhere),
             caches: Arc::default(),

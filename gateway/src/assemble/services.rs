@@ -3,6 +3,7 @@
 use super::filters::fault;
 use crate::cache_file::CacheFiles;
 use crate::outbound::Fetcher;
+use crate::records::{RecordMetrics, RecordSinks};
 use crate::telemetry::Metrics;
 use prometheus::core::Collector;
 use std::collections::BTreeSet;
@@ -54,7 +55,14 @@ pub(crate) fn first_shared(metrics: &Metrics) -> Shared {
     let store = Arc::new(Local::default());
     measure(metrics, "limits", LimitMetrics::new(store.clone()));
     let (outbound, tiers) = (Arc::new(Fetcher::default()), Arc::new(CacheFiles::default()));
-    let shared = Shared { outbound, tiers, ..Shared::with(store) };
+    let mut shared = Shared { outbound, tiers, ..Shared::with(store) };
+    match RecordMetrics::new() {
+        Ok(series) => {
+            measure(metrics, "records", Ok(series.clone()));
+            shared.records = Arc::new(RecordSinks::new(series));
+        }
+        Err(error) => tracing::error!(%error, "records cannot be measured, and are not kept"),
+    }
     measure(metrics, "tokens", Ok(shared.issuers.metrics.clone()));
     measure(metrics, "caches", CacheMetrics::new(shared.caches.clone(), shared.tiers.clone()));
     measure(metrics, "shared answers", FlightMetrics::new(shared.flights.clone()));

@@ -13,6 +13,7 @@ mod init;
 mod keys;
 mod openapi;
 mod proxy;
+mod records;
 mod run;
 mod say;
 mod schema;
@@ -56,6 +57,7 @@ enum Verb {
     Init(init::Init),
     Explain(explain::Explain),
     Keys(keys::Keys),
+    Records(records::Records),
     Usage(usage::Usage),
     Top(top::Top),
     Schema(schema::Schema),
@@ -76,6 +78,7 @@ impl Verb {
             Self::Init(verb) => verb.run(),
             Self::Explain(verb) => verb.run(),
             Self::Keys(verb) => verb.run(),
+            Self::Records(verb) => verb.run(),
             Self::Usage(verb) => verb.run(),
             Self::Top(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),

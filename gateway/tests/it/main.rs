@@ -61,6 +61,7 @@ mod pools;
 mod prompt_cache;
 mod proxy_protocol;
 mod queue;
+mod records;
 mod reload;
 mod requests;
 mod resume;

@@ -5,6 +5,7 @@ pub mod jwt;
 pub mod limits;
 pub mod model_route;
 pub mod prompt_cache;
+pub mod record;
 mod shadow;
 mod trusted_headers;
 
@@ -13,6 +14,7 @@ pub use jwt::Jwt;
 pub use limits::Limits;
 pub use model_route::ModelRoute;
 pub use prompt_cache::PromptCache;
+pub use record::Record;
 pub use shadow::Shadow;
 pub use trusted_headers::TrustedHeaders;
 pub mod idempotency;

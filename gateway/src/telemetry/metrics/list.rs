@@ -1,8 +1,8 @@
 //! The one list of metrics: name, kind, labels and help of each. The fields of [`super::Metrics`] are built from it,
 //! and so is docs/METRICS.md.
 
-use crate::storage;
 use crate::usage::metrics as usage;
+use crate::{records, storage};
 use std::fmt::Write;
 use tidegate_plugins::classify;
 use tidegate_plugins::filters::jwt;
@@ -211,6 +211,14 @@ metrics! {
         storage::WRITES_HELP;
     STORE_ERRORS: Counter, storage::ERRORS, &["store"],
         storage::ERRORS_HELP;
+    RECORDS: Counter, records::RECORDS.0, &["sink", "outcome"],
+        records::RECORDS.1;
+    RECORDS_BYTES: Counter, records::BYTES.0, &["sink"],
+        records::BYTES.1;
+    RECORDS_WAITING: Gauge, records::WAITING.0, &["sink"],
+        records::WAITING.1;
+    RECORDS_UP: Gauge, records::UP.0, &["sink"],
+        records::UP.1;
     USAGE_RECORDS: Counter, usage::RECORDS.0, &["outcome"],
         usage::RECORDS.1;
     USAGE_BYTES: Counter, usage::BYTES.0, &[],

@@ -1,0 +1,325 @@
+//! Where records of conversations are kept: files of lines, or an SQLite file; others would be another [`Backing`].
+//!
+//! A place has a thread of its own. It makes records of what waits, a batch at a time, ties each to the one before, writes
+//! them and waits for the disk. What cannot be written is tried again for as long as it takes: meanwhile what waits stays
+//! within the memory that the file gives it, and the rest is dropped, or its requests are refused.
+
+mod chain;
+mod files;
+mod metrics;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+pub mod verify;
+
+use async_trait::async_trait;
+use chain::Tail;
+use metrics::Series;
+pub(crate) use metrics::{BYTES, RECORDS, RecordMetrics, UP, WAITING};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tidegate_plugins::records::{Draft, Memory, Place, Sink, Sinks, Slot, To};
+use tokio::sync::watch;
+
+/// Records that are written together at most.
+const BATCH: usize = 256;
+
+/// How long the writer waits for more after it has written: one wait for the disk is for all that came meanwhile.
+const NAP: Duration = Duration::from_millis(20);
+
+/// How long it waits before it tries again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// How often it looks for what is too old.
+const TIDY: Duration = Duration::from_secs(30);
+
+/// A record as it is written.
+struct Line {
+    seq: u64,
+    time: String,
+    request_id: String,
+    org: Option<String>,
+    text: String,
+}
+
+/// What keeps records: all of a batch, or none of it.
+trait Backing: Send {
+    /// The last record that it has.
+    fn tail(&mut self) -> io::Result<Tail>;
+
+    /// Keeps records. When this returns they are on the disk.
+    fn write(&mut self, lines: &[Line], sealed: &Tail) -> io::Result<()>;
+
+    /// Forgets what is older, and does what is to be done from time to time.
+    fn tidy(&mut self, to: &To) -> io::Result<()>;
+}
+
+/// The places that are open.
+pub(crate) struct RecordSinks {
+    open: Mutex<Vec<Weak<Writer>>>,
+    metrics: RecordMetrics,
+}
+
+impl RecordSinks {
+    pub(crate) fn new(metrics: RecordMetrics) -> Self {
+        Self { open: Mutex::default(), metrics }
+    }
+}
+
+impl Sinks for RecordSinks {
+    fn open(&self, to: &To) -> io::Result<Arc<dyn Sink>> {
+        let folder = match &to.place {
+            Place::Files { path, .. } => path.clone(),
+            Place::Sqlite { path } => path.parent().map(Path::to_owned).unwrap_or_default(),
+        };
+        if !folder.as_os_str().is_empty() && !folder.is_dir() {
+            return Err(io::Error::other(format!("there is no directory {}", folder.display())));
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|known| known.strong_count() > 0);
+        let found = open.iter().filter_map(Weak::upgrade).find(|known| known.0.is_at(to));
+        if let Some(writer) = found {
+            writer.0.adopt(to);
+            return Ok(writer);
+        }
+        let writer = Arc::new(Writer::start(to.clone(), self.metrics.series(&to.name))?);
+        open.push(Arc::downgrade(&writer));
+        Ok(writer)
+    }
+
+    fn all(&self) -> Vec<Arc<dyn Sink>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().filter_map(Weak::upgrade).map(|writer| writer as Arc<dyn Sink>).collect()
+    }
+}
+
+/// A place that is open. When it is dropped its thread ends, once what waits is written.
+struct Writer(Arc<Inner>);
+
+struct Inner {
+    to: Mutex<To>,
+    most: AtomicUsize,
+    memory: Arc<Memory>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    closing: watch::Sender<bool>,
+    series: Series,
+}
+
+#[derive(Default)]
+struct Queue {
+    drafts: VecDeque<(Slot, Draft)>,
+    closed: bool,
+}
+
+impl Writer {
+    fn start(to: To, series: Series) -> io::Result<Self> {
+        let inner = Arc::new(Inner {
+            most: AtomicUsize::new(to.memory),
+            to: Mutex::new(to),
+            memory: Arc::default(),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            closing: watch::Sender::new(false),
+            series,
+        });
+        let theirs = inner.clone();
+        std::thread::Builder::new().name("records".to_owned()).spawn(move || theirs.run())?;
+        Ok(Self(inner))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.wake.notify_all();
+    }
+}
+
+#[async_trait]
+impl Sink for Writer {
+    fn reserve(&self, bytes: usize) -> Option<Slot> {
+        self.0.memory.reserve(bytes, self.0.most.load(Relaxed))
+    }
+
+    fn put(&self, slot: Slot, record: Draft) {
+        let mut queue = self.0.lock();
+        queue.drafts.push_back((slot, record));
+        drop(queue);
+        self.0.measure();
+        self.0.wake.notify_one();
+    }
+
+    fn dropped(&self) {
+        self.0.series.dropped.inc();
+    }
+
+    fn refused(&self) {
+        self.0.series.refused.inc();
+    }
+
+    async fn closing(&self) {
+        let mut closing = self.0.closing.subscribe();
+        // The sender lives as long as this.
+        let _ = closing.wait_for(|closing| *closing).await;
+    }
+
+    fn flush(&self, within: Duration) -> bool {
+        self.0.closing.send_replace(true);
+        self.0.wake.notify_all();
+        let until = Instant::now() + within;
+        while self.0.memory.records() > 0 {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn to(&self) -> To {
+        self.to.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_at(&self, to: &To) -> bool {
+        let known = self.to();
+        known.name == to.name && path_of(&known.place) == path_of(&to.place)
+    }
+
+    /// The file says something else about the same place.
+    fn adopt(&self, to: &To) {
+        self.most.store(to.memory, Relaxed);
+        *self.to.lock().unwrap_or_else(PoisonError::into_inner) = to.clone();
+    }
+
+    fn measure(&self) {
+        self.series.waiting.set(i64::try_from(self.memory.records()).unwrap_or(i64::MAX));
+    }
+
+    fn run(&self) {
+        let Some((mut backing, mut tail, _lock)) = self.begin() else { return };
+        let mut tidied = Instant::now();
+        while let Some(batch) = self.take() {
+            if !batch.is_empty() {
+                self.keep(&mut *backing, &mut tail, batch);
+                self.measure();
+            }
+            if tidied.elapsed() >= TIDY {
+                tidied = Instant::now();
+                if let Err(error) = backing.tidy(&self.to()) {
+                    tracing::warn!(%error, sink = &*self.to().name, "old records could not be put away");
+                }
+            }
+        }
+    }
+
+    /// Opens the place, however long that takes: another process may still be writing to it.
+    fn begin(&self) -> Option<(Box<dyn Backing>, Tail, File)> {
+        let mut told = false;
+        loop {
+            let to = self.to();
+            match open(&to) {
+                Ok(opened) => {
+                    self.series.up.set(1);
+                    return Some(opened);
+                }
+                Err(error) => {
+                    self.series.up.set(0);
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
+                    }
+                }
+            }
+            let queue = self.lock();
+            let closed = |queue: &mut Queue| !queue.closed;
+            let (mut queue, _) =
+                self.wake.wait_timeout_while(queue, AGAIN, closed).unwrap_or_else(PoisonError::into_inner);
+            if queue.closed {
+                self.series.lost.inc_by(queue.drafts.len() as u64);
+                queue.drafts.clear();
+                return None;
+            }
+        }
+    }
+
+    /// Waits for records and takes some; none when there will be no more.
+    fn take(&self) -> Option<Vec<(Slot, Draft)>> {
+        if !*self.closing.borrow() {
+            std::thread::sleep(NAP);
+        }
+        let waits = |queue: &mut Queue| queue.drafts.is_empty() && !queue.closed;
+        let (mut queue, _) =
+            self.wake.wait_timeout_while(self.lock(), TIDY, waits).unwrap_or_else(PoisonError::into_inner);
+        let count = queue.drafts.len().min(BATCH);
+        if count == 0 && queue.closed {
+            return None;
+        }
+        Some(queue.drafts.drain(..count).collect())
+    }
+
+    /// Writes a batch, however often that has to be tried.
+    fn keep(&self, backing: &mut dyn Backing, tail: &mut Tail, batch: Vec<(Slot, Draft)>) {
+        let to = self.to();
+        let (slots, records): (Vec<_>, Vec<_>) = batch.into_iter().map(|(slot, draft)| (slot, draft())).unzip();
+        let (lines, sealed) = chain::seal(records, tail, to.chain.as_ref());
+        let mut told = false;
+        loop {
+            match backing.write(&lines, &sealed) {
+                Ok(()) => break,
+                Err(error) => {
+                    self.series.up.set(0);
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
+                    }
+                }
+            }
+            self.measure();
+            if self.lock().closed {
+                self.series.lost.inc_by(lines.len() as u64);
+                return;
+            }
+            std::thread::sleep(AGAIN);
+        }
+        if told {
+            tracing::info!(sink = &*to.name, "records are written again");
+        }
+        *tail = sealed;
+        self.series.up.set(1);
+        self.series.written.inc_by(lines.len() as u64);
+        self.series.bytes.inc_by(lines.iter().map(|line| line.text.len() as u64 + 1).sum());
+        drop(slots);
+    }
+}
+
+fn path_of(place: &Place) -> &Path {
+    match place {
+        Place::Files { path, .. } | Place::Sqlite { path } => path,
+    }
+}
+
+/// Opens a place for the one process that may write to it.
+fn open(to: &To) -> io::Result<(Box<dyn Backing>, Tail, File)> {
+    let path: PathBuf = match &to.place {
+        Place::Files { path, .. } => path.join(format!(".{}.lock", to.name)),
+        Place::Sqlite { path } => path.with_extension("lock"),
+    };
+    let lock = File::options().create(true).append(true).open(&path)?;
+    lock.try_lock().map_err(|_| io::Error::other("another process writes there"))?;
+    let mut backing: Box<dyn Backing> = match &to.place {
+        Place::Files { .. } => Box::new(files::Files::open(to)?),
+        Place::Sqlite { path } => Box::new(sqlite::Sqlite::open(path)?),
+    };
+    let tail = backing.tail()?;
+    Ok((backing, tail, lock))
+}

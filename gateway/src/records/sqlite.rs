@@ -1,0 +1,64 @@
+//! Records in a table of an SQLite file: the line as it is in files, and beside it what one looks for.
+
+use super::chain::Tail;
+use super::{Backing, Line};
+use crate::storage::{Table, direct};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+use tidegate_plugins::records::To;
+use tidegate_plugins::when::When;
+
+/// What is kept in it.
+pub(super) const TABLES: &[Table] = &[Table {
+    name: "records",
+    migrations: &["
+        CREATE TABLE records (
+            seq INTEGER PRIMARY KEY, time TEXT NOT NULL, request_id TEXT NOT NULL, org TEXT, line TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX records_time ON records (time);
+        CREATE INDEX records_request ON records (request_id);
+    "],
+}];
+
+pub(super) struct Sqlite(Connection);
+
+impl Sqlite {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        direct(path, TABLES).map(Self).map_err(io::Error::other)
+    }
+}
+
+impl Backing for Sqlite {
+    fn tail(&mut self) -> io::Result<Tail> {
+        let last = "SELECT line FROM records ORDER BY seq DESC LIMIT 1";
+        let line: Option<String> = self.0.query_row(last, [], |row| row.get(0)).optional().map_err(io::Error::other)?;
+        line.map_or_else(|| Ok(Tail::default()), |line| Tail::of(&line))
+    }
+
+    fn write(&mut self, lines: &[Line], _: &Tail) -> io::Result<()> {
+        let written = (|| {
+            let transaction = self.0.transaction()?;
+            for line in lines {
+                let sql = "INSERT INTO records (seq, time, request_id, org, line) VALUES (?, ?, ?, ?, ?)";
+                // More than there will ever be.
+                let seq = i64::try_from(line.seq).unwrap_or(i64::MAX);
+                let row = params![seq, line.time, line.request_id, line.org, line.text];
+                transaction.prepare_cached(sql)?.execute(row)?;
+            }
+            transaction.commit()
+        })();
+        written.map_err(io::Error::other)
+    }
+
+    fn tidy(&mut self, to: &To) -> io::Result<()> {
+        let Some(before) = to.keep.and_then(|keep| SystemTime::now().checked_sub(keep)) else { return Ok(()) };
+        let seconds = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let before = When::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX)).to_string();
+        // From the oldest on, so that what is left is one piece; and not the last, to which the next is tied.
+        let sql = "DELETE FROM records WHERE seq <
+            (SELECT COALESCE((SELECT MIN(seq) FROM records WHERE time >= ?1), (SELECT MAX(seq) FROM records)))";
+        self.0.execute(sql, params![before]).map(drop).map_err(io::Error::other)
+    }
+}
