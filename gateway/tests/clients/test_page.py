@@ -136,46 +136,6 @@ def test_the_playground_goes_through_the_real_chain_and_shows_its_waterfall(page
     all_is_from(page, page_gateway[1])
 
 
-def test_a_backend_is_drained_and_taken_back_with_the_keyboard_alone(page, page_gateway, traffic):
-    admin = page_gateway[1]
-    enter(page, admin)
-    page.until("document.querySelector('.backend button')?.textContent")
-    focused = "document.activeElement.getAttribute('aria-label') ?? ''"
-    for _ in range(60):
-        page.key("Tab")
-        if page.eval(focused).startswith("Drain ") and page.eval(focused).endswith(" of chat"):
-            break
-    else:
-        raise AssertionError("no key leads to the button")
-    assert page.eval("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    page.key("Enter", "\r")
-    page.until(f"({focused}).startsWith('Take back')")
-    backends = httpx2.get(f"{admin}/admin/backends", headers={"authorization": f"Bearer {TOKEN}"}).json()
-    assert [backend["state"] for backend in backends["chat"]["backends"].values()] == ["draining"]
-    page.key("Enter", "\r")
-    page.until(f"({focused}).startsWith('Drain')")
-
-
-def test_whatever_can_be_used_has_a_name(page, page_gateway, traffic):
-    enter(page, page_gateway[1])
-    page.until("document.querySelector('details.request')")
-    nameless = """[...document.querySelectorAll('button, input, textarea, a, summary, [role=img], [role=region], pre')]
-        .filter((one) => !(one.labels?.length || one.getAttribute('aria-label') || one.getAttribute('aria-labelledby') || one.innerText?.trim() || one.closest('dialog:not([open])')))
-        .map((one) => one.outerHTML)"""
-    assert page.eval(nameless) == []
-    assert page.eval("document.querySelectorAll('h1').length") == 1 and page.eval("document.documentElement.lang") == "en"
-
-
-def test_a_gateway_that_goes_away_is_said_so_and_comes_back(page, page_gateway):
-    """Its place is taken by a file that nobody serves."""
-    enter(page, page_gateway[1])
-    page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
-    page.until("document.getElementById('state').textContent === 'gateway away'")
-    assert page.eval("!document.getElementById('banner').hidden")
-    page.call("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1)
-    page.until("document.getElementById('state').textContent === 'ready' && document.getElementById('banner').hidden")
-
-
 def test_the_docs_show_both_documents_offline(page, page_gateway):
     admin = page_gateway[1]
     page.look(1400, 900)
