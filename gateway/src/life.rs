@@ -18,6 +18,7 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
 use serde_json::json;
 use std::future::pending;
+use std::io;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -187,7 +188,7 @@ impl Life {
 
     /// After another process has taken over nobody is in a hurry: connections that wait for a request are answered once
     /// more, and those that came last may take their time to say something.
-    async fn linger(&self) {
+    async fn linger(&self, terminate: &mut io::Result<Signal>, interrupt: &mut io::Result<Signal>) {
         let limits = self.core.snapshot.load().limits.clone();
         let least = limits.head_timeout.min(self.config.drain.time);
         let over = async {
@@ -196,17 +197,18 @@ impl Life {
                 sleep(LOOK).await;
             }
         };
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
         tokio::select! {
             _ = tokio::time::timeout(self.config.drain.time, over) => {}
-            () = received(&mut terminate) => tracing::info!("SIGTERM: idle connections are closed"),
-            () = received(&mut interrupt) => std::process::exit(0),
+            () = received(terminate) => tracing::info!("SIGTERM: idle connections are closed"),
+            () = received(interrupt) => std::process::exit(0),
         }
         self.core.stage.send_replace(Stage::Closing);
     }
 
     /// Ends the process as soon as the last request is over: Pingora would sleep for the whole drain time.
     async fn end(&self, mut shutdown: ShutdownWatch) {
+        // From the beginning, so that none is missed that comes right after another process has taken over.
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
         let _ = shutdown.wait_for(|leaving| *leaving).await;
         self.beginning.listeners.close();
         let begun = Instant::now();
@@ -214,7 +216,7 @@ impl Life {
         if is_ours {
             self.beginning.listeners.remove_files();
         } else {
-            self.linger().await;
+            self.linger(&mut terminate, &mut interrupt).await;
         }
         // Requests that are on their way to us when the listener closes are still taken.
         sleep(LOOK).await;
@@ -338,7 +340,7 @@ impl ShutdownSignalWatch for Signals {
     }
 }
 
-async fn received(signal: &mut std::io::Result<Signal>) {
+async fn received(signal: &mut io::Result<Signal>) {
     match signal {
         Ok(signal) => {
             signal.recv().await;
