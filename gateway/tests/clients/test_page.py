@@ -35,6 +35,7 @@ models:
   lost: {{ pool: broken, as: tiny-random }}
 pools:
   chat: {{ backends: [ {{ url: {direct}, max_in_flight: 4 }} ] }}
+  spare: {{ backends: [{direct}] }}
   broken: {{ health: off, backends: [http://127.0.0.1:{away}] }}
 """)
     with process([BINARY, "run", "--config", str(config)], log) as child:
@@ -134,6 +135,46 @@ def test_the_playground_goes_through_the_real_chain_and_shows_its_waterfall(page
     page.until("document.querySelector('#mine details[open] .fall.own')")
     assert "x-request-id" in page.eval("document.getElementById('heads').innerText")
     all_is_from(page, page_gateway[1])
+
+
+def test_a_backend_is_drained_and_taken_back_with_the_keyboard_alone(page, page_gateway, traffic):
+    admin = page_gateway[1]
+    enter(page, admin)
+    page.until("document.querySelector('.backend button')?.textContent")
+    focused = "document.activeElement.getAttribute('aria-label') ?? ''"
+    for _ in range(60):
+        page.key("Tab")
+        if page.eval(focused).startswith("Drain ") and page.eval(focused).endswith(" of spare"):
+            break
+    else:
+        raise AssertionError("no key leads to the button")
+    assert page.eval("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.key("Enter", "\r")
+    page.until(f"({focused}).startsWith('Take back')")
+    backends = httpx2.get(f"{admin}/admin/backends", headers={"authorization": f"Bearer {TOKEN}"}).json()
+    assert [backend["state"] for backend in backends["spare"]["backends"].values()] == ["draining"]
+    page.key("Enter", "\r")
+    page.until(f"({focused}).startsWith('Drain')")
+
+
+def test_whatever_can_be_used_has_a_name(page, page_gateway, traffic):
+    enter(page, page_gateway[1])
+    page.until("document.querySelector('details.request')")
+    nameless = """[...document.querySelectorAll('button, input, textarea, a, summary, [role=img], [role=region], pre')]
+        .filter((one) => !(one.labels?.length || one.getAttribute('aria-label') || one.getAttribute('aria-labelledby') || one.innerText?.trim() || one.closest('dialog:not([open])')))
+        .map((one) => one.outerHTML)"""
+    assert page.eval(nameless) == []
+    assert page.eval("document.querySelectorAll('h1').length") == 1 and page.eval("document.documentElement.lang") == "en"
+
+
+def test_a_gateway_that_goes_away_is_said_so_and_comes_back(page, page_gateway):
+    """Its place is taken by a file that nobody serves."""
+    enter(page, page_gateway[1])
+    page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+    page.until("document.getElementById('state').textContent === 'gateway away'")
+    assert page.eval("!document.getElementById('banner').hidden")
+    page.call("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+    page.until("document.getElementById('state').textContent === 'ready' && document.getElementById('banner').hidden")
 
 
 def test_the_docs_show_both_documents_offline(page, page_gateway):

@@ -31,7 +31,9 @@ export function models(body, looks) {
 const KINDS = { up: "good", down: "bad", unknown: "warn", draining: "warn", leaving: "warn" };
 
 async function turn(pool, name, verb, button) {
-  button.disabled = true;
+  // One that is disabled would lose the focus of whoever uses the keyboard.
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
   const path = [pool, name].map((part) => part.split("/").map(encodeURIComponent).join("/")).join("/");
   try {
     await ask(`/admin/backends/${path}/${verb}`, { method: "POST" });
@@ -39,7 +41,7 @@ async function turn(pool, name, verb, button) {
     document.getElementById("banner").textContent = fault instanceof Refused ? fault.message : "The gateway does not answer.";
     document.getElementById("banner").hidden = false;
   }
-  button.disabled = false;
+  button.ariaBusy = null;
 }
 
 /** A card that stays the same element while its numbers change, so that its button keeps the focus. */

@@ -10,7 +10,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::list::{Kind, Spec};
-use crate::telemetry::live::Spread;
 
 /// The labels of one row, by name.
 pub(super) type Labels<'a> = HashMap<&'a str, &'a str>;
@@ -109,10 +108,10 @@ impl Histogram {
         self.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// All values so far.
-    pub(super) fn spread(&self) -> Spread {
+    /// How many values each bucket has had, and the sum of all.
+    pub(super) fn so_far(&self) -> (Vec<u64>, f64) {
         let buckets = self.0.buckets.iter().map(|bucket| bucket.load(Acquire)).collect();
-        Spread { buckets, sum: self.0.sum.load(Relaxed) as f64 / self.0.parts }
+        (buckets, self.0.sum.load(Relaxed) as f64 / self.0.parts)
     }
 
     /// Whoever reads that it is there reads all that was added to others before.

@@ -15,6 +15,11 @@ fn value(metric: &Metric) -> f64 {
     metric.get_counter().get_value() + metric.get_gauge().get_value()
 }
 
+fn seen(histogram: &Histogram) -> Spread {
+    let (buckets, sum) = histogram.so_far();
+    Spread { buckets, sum }
+}
+
 /// What others collect, by name.
 struct Gathered(Vec<MetricFamily>);
 
@@ -54,14 +59,14 @@ impl Metrics {
     fn tell_routes(&self, live: &mut Live) {
         let (families, routes) = (&self.families, &mut live.routes);
         let mut of = |family: &Family<Histogram>, at: usize, spread: fn(&mut RouteNow) -> &mut Spread| {
-            family.each(|labels, cell| spread(route(routes, &labels[at])).add(&cell.spread()));
+            family.each(|labels, cell| spread(route(routes, &labels[at])).add(&seen(cell)));
         };
         of(&families.duration, 2, |route| &mut route.duration);
         of(&families.time_to_first_token, 2, |route| &mut route.first_token);
         families.requests.each(|labels, count| route(routes, &labels[0]).requests += count.get());
         families.failures.each(|labels, count| add(&mut route(routes, &labels[0]).failures, &labels[2], count.get()));
         families.token_usage.each(|labels, tokens| {
-            add(&mut route(routes, &labels[2]).tokens, &labels[4], tokens.spread().sum as u64);
+            add(&mut route(routes, &labels[2]).tokens, &labels[4], tokens.so_far().1 as u64);
         });
         families.cost.each(|labels, cost| route(routes, &labels[0]).cost += cost.get());
         families.route_in_flight.each(|labels, now| {
@@ -69,7 +74,7 @@ impl Metrics {
         });
         // Who has never asked for what is no route need not be told of it.
         routes.retain(|name, route| name != super::OTHER_ROUTE || route.requests > 0);
-        families.overhead.each(|_, cell| live.overhead.add(&cell.spread()));
+        families.overhead.each(|_, cell| live.overhead.add(&seen(cell)));
     }
 
     fn tell_pools(&self, live: &mut Live) {
@@ -81,7 +86,7 @@ impl Metrics {
         });
         families.queue_wait.each(|labels, cell| {
             if let Some(pool) = pools.get_mut(&*labels[0]) {
-                pool.queue.wait.add(&cell.spread());
+                pool.queue.wait.add(&seen(cell));
             }
         });
         families.queue_outcomes.each(|labels, count| {
