@@ -30,7 +30,7 @@ pub fn exchange(body: &Bytes) -> Exchange {
 pub fn whole(size: usize) -> Bytes {
     let text = "tide ".repeat(size / 5);
     let body = format!(
-        r#"{{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","created":1730000000,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1,"completion_tokens":1}}}}"#
+        r#"{{"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"chat.completion","created":1730000000,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1,"completion_tokens":1}}}}"#
     );
     Bytes::from(body)
 }
@@ -38,7 +38,7 @@ pub fn whole(size: usize) -> Bytes {
 /// A streamed answer of about this size.
 pub fn stream(size: usize) -> Bytes {
     let events = event().repeat(size / event().len());
-    let last = r#"data: {"id":"chatcmpl-0123456789abcdef","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    let last = r#"data: {"id":"chatcmpl-0123456789abcdef0123456789abcdef","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
     let events = String::from_utf8_lossy(&events).replace(",\"usage\":null", "");
     Bytes::from([events.as_bytes(), last.as_bytes(), b"\n\ndata: [DONE]\n\n"].concat())
 }
@@ -55,7 +55,8 @@ impl Cached {
     /// # Panics
     /// If the answer is not kept.
     pub fn new(ids: &str, streams: bool, answer: &Bytes) -> Self {
-        let settings = json!({ "scope": "global", "ids": ids });
+        // So small that the largest answer is compressed.
+        let settings = json!({ "scope": "global", "ids": ids, "size": "4MiB" });
         let filter = Registry::built_in().filter("prompt_cache", settings, &Services::none());
         let filter = filter.and_then(Result::ok).expect("it is built in");
         let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }], "stream": streams });

@@ -22,7 +22,7 @@ pub fn chat(size: usize) -> Bytes {
 
 /// One event of a chat's stream, with one token.
 pub fn event() -> Bytes {
-    let data = r#"{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1730000000,"model":"llama-3.1-8b","choices":[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}],"usage":null}"#;
+    let data = r#"{"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1730000000,"model":"llama-3.1-8b","choices":[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}],"usage":null}"#;
     format!("data: {data}\n\n").into()
 }
 

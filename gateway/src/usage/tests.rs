@@ -24,6 +24,8 @@ impl House {
     }
 
     fn keeper(&self, settings: &Usage) -> Keeper {
+        // Made before anybody may lock it.
+        drop(crate::storage::direct(&self.file(), TABLES).unwrap());
         let options = Options { name: "test", path: self.file(), tables: TABLES, durable: false, queue: 64 };
         let storage = Storage::open(options).unwrap();
         Keeper::begin(storage, &self.file(), settings)

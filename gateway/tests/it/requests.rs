@@ -171,7 +171,7 @@ async fn explain_tells_of_a_request_that_is_over_what_happened_and_why() {
         "attempt 1 at",
         "answered 500",
         "the backend's fault",
-        "|=",
+        "==",
     ] {
         assert!(out.contains(part), "{part}:\n{out}");
     }

@@ -154,7 +154,7 @@ async fn one_that_cannot_serve_changes_nothing_and_is_told_why() {
         ("pools: { main: { balnce: round_robin, backends: [http://127.0.0.1:1] } }\n".to_owned(), "has 1 error"),
         (
             config.replace(backend.url(), &refused()).replace("health: off", "health: { every: 1s }"),
-            "no backend that is up",
+            "no pool has a backend that is up: main",
         ),
         (format!("listen: 127.0.0.1:{}\n{}", backend.address().port(), pool_of(&[&backend])), "already"),
     ] {

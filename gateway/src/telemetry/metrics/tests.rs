@@ -159,7 +159,11 @@ fn every_metric_of_the_list_is_there_with_its_help() {
     let shared = crate::assemble::first_shared(&metrics);
     let services = Services { shared: shared.clone(), ..Services::none() };
     let jwt = json!({ "issuer": "i", "audience": ["a"], "algorithms": ["EdDSA"], "jwks": { "url": "https://i" } });
-    let built = [("jwt", jwt), ("limits", json!([{ "per": "global", "requests": "1/s" }]))]
+    let folder = std::env::temp_dir().join(format!("tidegate-metrics-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let record = json!({ "to": { "files": { "path": &folder } } });
+    let limits = json!([{ "per": "global", "requests": "1/s" }]);
+    let built = [("jwt", jwt), ("limits", limits), ("record", record)]
         .map(|(name, settings)| Registry::built_in().filter(name, settings, &services));
     assert!(built.iter().all(|filter| matches!(filter, Some(Ok(_)))));
     let classifier = json!({ "task": { "model": "m", "labels": ["a", "b"], "otherwise": "a" } });
@@ -172,6 +176,7 @@ fn every_metric_of_the_list_is_there_with_its_help() {
         metrics.also(collector).unwrap();
     }
     let text = metrics.render();
+    drop(std::fs::remove_dir_all(&folder));
     let help: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
     for spec in list::ALL {
         assert!(help.contains(&&*format!("{} {}", spec.name, spec.help)), "{}", spec.name);
