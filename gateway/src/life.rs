@@ -410,7 +410,7 @@ impl House for Core {
         let ready = self.ready();
         json!({
             "ready": ready.is_ok(),
-            "down": ready.as_ref().ok(),
+            "down": ready.as_ref().map_or(&[][..], |down| &down[..]),
             "reason": ready.as_ref().err(),
             "config": snapshot.hash,
             "requests_in_flight": self.requests.now(),

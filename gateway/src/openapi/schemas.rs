@@ -92,6 +92,7 @@ const TABLES: &[Table] = &[
         &[
             ("ready", "boolean", "Whether requests should be sent here."),
             ("reason", "string?", "Why not."),
+            ("down", "[string]", "Pools that nobody is up in, while others have somebody."),
             ("config", "string", "The hash of the configuration in use."),
             ("requests_in_flight", "integer", "Requests that are not over."),
             ("connections", "integer", "Open connections of clients."),
