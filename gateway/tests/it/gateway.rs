@@ -27,9 +27,11 @@ pub(crate) struct Folder(PathBuf);
 impl Folder {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("tidegate-it-{}-{}", std::process::id(), NEXT.fetch_add(1, SeqCst));
+        // Numbers of processes come again, and a test that was killed leaves its folder behind.
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros();
+        let name = format!("tidegate-it-{}-{now:x}-{}", std::process::id(), NEXT.fetch_add(1, SeqCst));
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
         Self(path)
     }
 

@@ -90,9 +90,9 @@ async fn a_stream_is_logged_with_its_first_token_and_its_usage() {
     let usage = "data: {\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2,\"total_tokens\":9}}\n\n";
     backend.push(
         Script::stream()
-            .pause(Duration::from_millis(60))
+            .pause(Duration::from_millis(400))
             .token("a")
-            .pause(Duration::from_millis(60))
+            .pause(Duration::from_millis(400))
             .token("b")
             .chunk(crate::backend::finish())
             .chunk(usage)
@@ -108,7 +108,7 @@ async fn a_stream_is_logged_with_its_first_token_and_its_usage() {
     );
     let (first, whole) = (line["ttft_ms"].as_f64().unwrap(), line["duration_ms"].as_f64().unwrap());
     assert!(first >= 50.0 && whole >= first + 50.0, "{first} of {whole}");
-    assert!(line["overhead_ms"].as_f64().unwrap() < 60.0, "waiting for the backend is no overhead of ours: {line}");
+    assert!(line["overhead_ms"].as_f64().unwrap() < 350.0, "waiting for the backend is no overhead of ours: {line}");
     gateway.metric_is("gen_ai_server_time_to_first_token_seconds_count", &[("pool", "main")], 1.0).await;
     gateway.metric_is("gen_ai_server_time_per_output_token_seconds_count", &[], 1.0).await;
 }
