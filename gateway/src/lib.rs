@@ -23,6 +23,7 @@ mod downstream;
 mod exchange;
 pub mod explain;
 mod gateway;
+mod house;
 mod life;
 mod listeners;
 pub mod models;

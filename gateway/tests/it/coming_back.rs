@@ -17,6 +17,17 @@ fn busy_for(millis: &str) -> Script {
     refusal("503 Service Unavailable", &[("retry-after-ms", millis)])
 }
 
+/// How often two backends, of which one always answers so, are asked for six requests that all get an answer.
+async fn six_requests_to(answer: Script) -> (usize, usize) {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.always(answer);
+    let gateway = Gateway::start(&(pool_of(&[&a, &b]) + "    balance: round_robin\n")).await;
+    for _ in 0..6 {
+        assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
+    }
+    (a.count(), b.count())
+}
+
 #[tokio::test]
 async fn a_backend_is_left_alone_until_then_in_whatever_way_it_says_so() {
     let date = ("date", "Sat, 21 Nov 2026 10:00:00 GMT");
@@ -36,13 +47,7 @@ async fn a_backend_is_left_alone_until_then_in_whatever_way_it_says_so() {
         &[("retry-after", "99999999999")],
     ];
     for headers in ways {
-        let (a, b) = (Backend::start().await, Backend::start().await);
-        a.always(refusal("429 Too Many Requests", headers));
-        let gateway = Gateway::start(&(pool_of(&[&a, &b]) + "    balance: round_robin\n")).await;
-        for _ in 0..6 {
-            assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
-        }
-        assert_eq!((a.count(), b.count()), (1, 6), "{headers:?}");
+        assert_eq!(six_requests_to(refusal("429 Too Many Requests", headers)).await, (1, 6), "{headers:?}");
     }
 }
 
@@ -56,13 +61,7 @@ async fn no_time_is_made_up_for_what_says_none() {
         &[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "60")],
     ];
     for headers in ways {
-        let (a, b) = (Backend::start().await, Backend::start().await);
-        a.always(refusal("429 Too Many Requests", headers));
-        let gateway = Gateway::start(&(pool_of(&[&a, &b]) + "    balance: round_robin\n")).await;
-        for _ in 0..6 {
-            assert_eq!(gateway.send(&Request::chat("m")).await.status, 200);
-        }
-        assert_eq!((a.count(), b.count()), (6, 6), "{headers:?}");
+        assert_eq!(six_requests_to(refusal("429 Too Many Requests", headers)).await, (6, 6), "{headers:?}");
     }
 }
 
