@@ -5,6 +5,7 @@
 //! cut off when the file is opened again.
 
 use super::chain::Tail;
+use super::shared::{identity, is_at};
 use super::{Backing, Line};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -82,6 +83,7 @@ impl Backing for Files {
         }
         // A process that ended in between has left one that is compressed already, or that should be.
         let newest = plain.pop();
+        self.open = None;
         for path in plain {
             match packed(&path).exists() {
                 true => fs::remove_file(&path)?,
@@ -129,6 +131,11 @@ impl Backing for Files {
         }
         open.length += text.len() as u64;
         Ok(())
+    }
+
+    fn is_gone(&self) -> bool {
+        let stays = |open: &Open| open.file.metadata().is_ok_and(|about| is_at(identity(&about), &open.path));
+        !self.open.as_ref().is_none_or(stays)
     }
 
     fn tidy(&mut self, to: &To) -> io::Result<()> {

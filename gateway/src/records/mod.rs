@@ -1,12 +1,13 @@
 //! Where records of conversations are kept: files of lines, or an SQLite file; others would be another [`Backing`].
 //!
 //! A place has a thread of its own. It makes records of what waits, a batch at a time, ties each to the one before, writes
-//! them and waits for the disk. What cannot be written is tried again for as long as it takes: meanwhile what waits stays
+//! them and waits for the disk; other processes may do so as well, in turns ([`shared`]). What cannot be written is tried again for as long as it takes: meanwhile what waits stays
 //! within the memory that the file gives it, and the rest is dropped, or its requests are refused.
 
 mod chain;
 mod files;
 mod metrics;
+mod shared;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -16,10 +17,10 @@ use async_trait::async_trait;
 use chain::Tail;
 use metrics::Series;
 pub(crate) use metrics::{BYTES, RECORDS, RecordMetrics, UP, WAITING};
+use shared::Shared;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -57,6 +58,9 @@ trait Backing: Send {
 
     /// Forgets what is older, and does what is to be done from time to time.
     fn tidy(&mut self, to: &To) -> io::Result<()>;
+
+    /// Whether what is open is not what is there any more: somebody has taken it away.
+    fn is_gone(&self) -> bool;
 }
 
 /// The places that are open.
@@ -208,38 +212,35 @@ impl Inner {
     }
 
     fn run(&self) {
-        let Some((mut backing, mut tail, _lock)) = self.begin() else { return };
+        let Some(mut place) = self.begin() else { return };
         let mut tidied = Instant::now();
         while let Some(batch) = self.take() {
             if !batch.is_empty() {
-                self.keep(&mut *backing, &mut tail, batch);
+                self.keep(&mut place, batch);
                 self.measure();
             }
             if tidied.elapsed() >= TIDY {
                 tidied = Instant::now();
-                if let Err(error) = backing.tidy(&self.to()) {
-                    tracing::warn!(%error, sink = &*self.to().name, "old records could not be put away");
+                let to = self.to();
+                if let Err(error) = place.turn(&to).and_then(|mut turn| turn.tidy(&to)) {
+                    tracing::warn!(%error, sink = &*to.name, "old records could not be put away");
                 }
             }
         }
     }
 
-    /// Opens the place, however long that takes: another process may still be writing to it.
-    fn begin(&self) -> Option<(Box<dyn Backing>, Tail, File)> {
+    /// Opens the place, however long that takes.
+    fn begin(&self) -> Option<Shared> {
         let mut told = false;
         loop {
             let to = self.to();
-            match open(&to) {
-                Ok(opened) => {
-                    self.series.up.set(1);
-                    return Some(opened);
+            let opened = Shared::open(&to).and_then(|mut place| place.turn(&to).map(drop).map(|()| place));
+            match opened {
+                Ok(place) => {
+                    self.is_up(&to, told);
+                    return Some(place);
                 }
-                Err(error) => {
-                    self.series.up.set(0);
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
-                    }
-                }
+                Err(error) => self.is_down(&to, &error, &mut told),
             }
             let queue = self.lock();
             let closed = |queue: &mut Queue| !queue.closed;
@@ -250,6 +251,20 @@ impl Inner {
                 queue.drafts.clear();
                 return None;
             }
+        }
+    }
+
+    fn is_down(&self, to: &To, error: &io::Error, told: &mut bool) {
+        self.series.up.set(0);
+        if !std::mem::replace(told, true) {
+            tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
+        }
+    }
+
+    fn is_up(&self, to: &To, told: bool) {
+        self.series.up.set(1);
+        if told {
+            tracing::info!(sink = &*to.name, "records are written again");
         }
     }
 
@@ -269,35 +284,25 @@ impl Inner {
     }
 
     /// Writes a batch, however often that has to be tried.
-    fn keep(&self, backing: &mut dyn Backing, tail: &mut Tail, batch: Vec<(Slot, Draft)>) {
-        let to = self.to();
-        let (slots, records): (Vec<_>, Vec<_>) = batch.into_iter().map(|(slot, draft)| (slot, draft())).unzip();
-        let (lines, sealed) = chain::seal(records, tail, to.chain.as_ref());
+    fn keep(&self, place: &mut Shared, batch: Vec<(Slot, Draft)>) {
+        let (slots, mut records): (Vec<_>, Vec<_>) = batch.into_iter().map(|(slot, draft)| (slot, draft())).unzip();
         let mut told = false;
-        loop {
-            match backing.write(&lines, &sealed) {
-                Ok(()) => break,
-                Err(error) => {
-                    self.series.up.set(0);
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
-                    }
-                }
+        let (to, bytes) = loop {
+            let to = self.to();
+            match place.turn(&to).and_then(|mut turn| turn.write(&mut records, to.chain.as_ref())) {
+                Ok(bytes) => break (to, bytes),
+                Err(error) => self.is_down(&to, &error, &mut told),
             }
             self.measure();
             if self.lock().closed {
-                self.series.lost.inc_by(lines.len() as u64);
+                self.series.lost.inc_by(records.len() as u64);
                 return;
             }
             std::thread::sleep(AGAIN);
-        }
-        if told {
-            tracing::info!(sink = &*to.name, "records are written again");
-        }
-        *tail = sealed;
-        self.series.up.set(1);
-        self.series.written.inc_by(lines.len() as u64);
-        self.series.bytes.inc_by(lines.iter().map(|line| line.text.len() as u64 + 1).sum());
+        };
+        self.is_up(&to, told);
+        self.series.written.inc_by(records.len() as u64);
+        self.series.bytes.inc_by(bytes);
         drop(slots);
     }
 }
@@ -306,20 +311,4 @@ fn path_of(place: &Place) -> &Path {
     match place {
         Place::Files { path, .. } | Place::Sqlite { path } => path,
     }
-}
-
-/// Opens a place for the one process that may write to it.
-fn open(to: &To) -> io::Result<(Box<dyn Backing>, Tail, File)> {
-    let path: PathBuf = match &to.place {
-        Place::Files { path, .. } => path.join(format!(".{}.lock", to.name)),
-        Place::Sqlite { path } => path.with_extension("lock"),
-    };
-    let lock = File::options().create(true).append(true).open(&path)?;
-    lock.try_lock().map_err(|_| io::Error::other("another process writes there"))?;
-    let mut backing: Box<dyn Backing> = match &to.place {
-        Place::Files { .. } => Box::new(files::Files::open(to)?),
-        Place::Sqlite { path } => Box::new(sqlite::Sqlite::open(path)?),
-    };
-    let tail = backing.tail()?;
-    Ok((backing, tail, lock))
 }

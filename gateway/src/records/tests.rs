@@ -4,6 +4,7 @@ use super::verify::{Broken, Verified, verify};
 use super::*;
 use serde_json::{Map, Value, json};
 use std::fs;
+use std::path::PathBuf;
 use tidegate_plugins::records::Chain;
 
 struct Folder(PathBuf);
@@ -41,12 +42,13 @@ fn record(n: u64) -> Map<String, Value> {
 
 /// Writes records from this number on, in a process of its own as it were.
 fn write(to: &To, numbers: std::ops::Range<u64>) {
-    let (mut backing, mut tail, _lock) = open(to).unwrap();
-    for n in numbers {
-        let (lines, sealed) = chain::seal(vec![record(n)], &tail, to.chain.as_ref());
-        backing.write(&lines, &sealed).unwrap();
-        tail = sealed;
-    }
+    let mut place = Shared::open(to).unwrap();
+    numbers.for_each(|n| put(&mut place, to, n));
+}
+
+/// Writes one, when it is this one's turn.
+fn put(place: &mut Shared, to: &To, n: u64) {
+    place.turn(to).unwrap().write(&mut [record(n)], to.chain.as_ref()).unwrap();
 }
 
 fn holds(path: &Path, key: Option<&[u8; 32]>) -> Verified {
@@ -140,28 +142,71 @@ fn a_table_has_the_same_chain_and_forgets_the_oldest() {
     write(&sqlite(&folder), 5..8);
     let path = folder.0.join("records.db");
     assert_eq!(holds(&path, None).records, 8);
-    let (mut backing, _, _lock) = open(&sqlite(&folder)).unwrap();
-    backing.tidy(&To { keep: Some(Duration::from_secs(3600 * 24 * 36500)), ..sqlite(&folder) }).unwrap();
+    let (to, mut place) = (sqlite(&folder), Shared::open(&sqlite(&folder)).unwrap());
+    place
+        .turn(&to)
+        .unwrap()
+        .tidy(&To { keep: Some(Duration::from_secs(3600 * 24 * 36500)), ..sqlite(&folder) })
+        .unwrap();
     assert_eq!(holds(&path, None).records, 8);
     let connection = crate::storage::direct(&path, sqlite::TABLES).unwrap();
     connection.execute("UPDATE records SET line = replace(line, 'r4', 'rX') WHERE seq = 5", []).unwrap();
     assert!(verify(&path, "r", None).is_err_and(|broken| broken.to_string().contains("record 5")));
-    backing.tidy(&To { keep: Some(Duration::from_secs(3600)), ..sqlite(&folder) }).unwrap();
+    place.turn(&to).unwrap().tidy(&To { keep: Some(Duration::from_secs(3600)), ..sqlite(&folder) }).unwrap();
     let verified = holds(&path, None);
     assert_eq!((verified.records, verified.first), (1, 8), "the next is tied to the last");
+}
+
+#[test]
+fn two_processes_write_in_turns_and_make_one_chain() {
+    let folder = Folder::new("turns");
+    let table = folder.0.join("records.db");
+    for (to, path) in [(to(&folder, 700, None), folder.0.clone()), (sqlite(&folder), table)] {
+        let (mut old, mut new) = (Shared::open(&to).unwrap(), Shared::open(&to).unwrap());
+        for n in 0..40 {
+            put(if n % 3 == 0 { &mut old } else { &mut new }, &to, n);
+            if n % 7 == 0 {
+                old.turn(&to).unwrap().tidy(&to).unwrap();
+            }
+        }
+        let verified = holds(&path, None);
+        assert_eq!((verified.records, verified.first, verified.tail.seq), (40, 1, 40));
+    }
+    assert!(names(&folder).len() > 5, "files were begun by both: {:?}", names(&folder));
+}
+
+#[test]
+fn a_place_that_was_taken_away_is_found_again() {
+    let folder = Folder::new("away");
+    for (to, path) in [
+        (to(&folder, 1 << 20, None), folder.0.join("r-000000000001.jsonl")),
+        (sqlite(&folder), folder.0.join("records.db")),
+    ] {
+        let mut place = Shared::open(&to).unwrap();
+        put(&mut place, &to, 0);
+        fs::remove_file(&path).unwrap();
+        put(&mut place, &to, 1);
+        assert!(path.exists(), "what is written to a file without a name is lost");
+        let all = folder.0.with_extension("elsewhere");
+        fs::rename(&folder.0, &all).unwrap();
+        assert!(place.turn(&to).is_err(), "there is no such directory");
+        fs::rename(&all, &folder.0).unwrap();
+        put(&mut place, &to, 2);
+        assert_eq!(holds(if path.extension().unwrap() == "db" { &path } else { &folder.0 }, None).records, 2);
+    }
 }
 
 #[test]
 fn one_process_writes_at_a_time_and_the_next_waits_for_it() {
     let folder = Folder::new("one");
     let to = to(&folder, 1 << 20, None);
-    let first = open(&to).unwrap();
-    assert!(open(&to).is_err());
+    let mut first = Shared::open(&to).unwrap();
+    let turn = first.turn(&to).unwrap();
     let sinks = RecordSinks::new(RecordMetrics::new().unwrap());
     let sink = sinks.open(&to).unwrap();
     sink.put(sink.reserve(10).unwrap(), Box::new(|| record(0)));
-    assert!(!sink.flush(Duration::from_millis(300)), "somebody else has the lock");
-    drop(first);
+    assert!(!sink.flush(Duration::from_millis(300)), "it is somebody else's turn");
+    drop(turn);
     assert!(sink.flush(Duration::from_secs(20)));
     assert_eq!(holds(&folder.0, None).records, 1);
     assert!(Arc::ptr_eq(&sinks.all()[0], &sink) && Arc::ptr_eq(&sinks.open(&to).unwrap(), &sink));
