@@ -7,6 +7,7 @@
 mod chain;
 mod files;
 mod metrics;
+mod pack;
 mod shared;
 mod sqlite;
 #[cfg(test)]
@@ -24,11 +25,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tidegate_plugins::records::{Draft, Memory, Place, Sink, Sinks, Slot, To};
+use tidegate_plugins::records::{Draft, Memory, NoSinks, Place, Sink, Sinks, Slot, State, To};
 use tokio::sync::watch;
 
-/// Records that are written together at most.
+/// Records that are written together at most, and the bytes that they take: all are made before the first is written.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// How long the writer waits for more after it has written: one wait for the disk is for all that came meanwhile.
 const NAP: Duration = Duration::from_millis(20);
@@ -77,13 +79,7 @@ impl RecordSinks {
 
 impl Sinks for RecordSinks {
     fn open(&self, to: &To) -> io::Result<Arc<dyn Sink>> {
-        let folder = match &to.place {
-            Place::Files { path, .. } => path.clone(),
-            Place::Sqlite { path } => path.parent().map(Path::to_owned).unwrap_or_default(),
-        };
-        if !folder.as_os_str().is_empty() && !folder.is_dir() {
-            return Err(io::Error::other(format!("there is no directory {}", folder.display())));
-        }
+        is_there(to)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|known| known.strong_count() > 0);
         let found = open.iter().filter_map(Weak::upgrade).find(|known| known.0.is_at(to));
@@ -102,6 +98,31 @@ impl Sinks for RecordSinks {
     }
 }
 
+/// Where places are looked at only, as a check does: nothing is made.
+pub(crate) struct LooksOnly;
+
+impl Sinks for LooksOnly {
+    fn open(&self, to: &To) -> io::Result<Arc<dyn Sink>> {
+        is_there(to)?;
+        NoSinks.open(to)
+    }
+
+    fn all(&self) -> Vec<Arc<dyn Sink>> {
+        Vec::new()
+    }
+}
+
+fn is_there(to: &To) -> io::Result<()> {
+    let folder = match &to.place {
+        Place::Files { path, .. } => Some(&**path),
+        Place::Sqlite { path } => path.parent(),
+    };
+    match folder.filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        Some(folder) => Err(io::Error::other(format!("there is no directory {}", folder.display()))),
+        None => Ok(()),
+    }
+}
+
 /// A place that is open. When it is dropped its thread ends, once what waits is written.
 struct Writer(Arc<Inner>);
 
@@ -112,6 +133,8 @@ struct Inner {
     queue: Mutex<Queue>,
     wake: Condvar,
     closing: watch::Sender<bool>,
+    /// Why it cannot be written, if it cannot.
+    fault: Mutex<Option<String>>,
     series: Series,
 }
 
@@ -119,6 +142,24 @@ struct Inner {
 struct Queue {
     drafts: VecDeque<(Slot, Draft)>,
     closed: bool,
+}
+
+impl Queue {
+    /// How many are written together next; one at least, if there is one.
+    fn batch(&self) -> usize {
+        let mut bytes = 0_usize;
+        let fits = |(slot, _): &&(Slot, Draft)| {
+            let before = bytes;
+            bytes = bytes.saturating_add(slot.bytes());
+            before < BATCH_BYTES
+        };
+        self.drafts.iter().take(BATCH).take_while(fits).count()
+    }
+
+    /// Whether there is as much as is written together.
+    fn has_batch(&self) -> bool {
+        self.batch() == BATCH || self.batch() < self.drafts.len()
+    }
 }
 
 impl Writer {
@@ -130,6 +171,7 @@ impl Writer {
             queue: Mutex::default(),
             wake: Condvar::new(),
             closing: watch::Sender::new(false),
+            fault: Mutex::default(),
             series,
         });
         let theirs = inner.clone();
@@ -173,17 +215,24 @@ impl Sink for Writer {
         let _ = closing.wait_for(|closing| *closing).await;
     }
 
-    fn flush(&self, within: Duration) -> bool {
+    fn close(&self) {
         self.0.closing.send_replace(true);
         self.0.wake.notify_all();
+    }
+
+    fn flush(&self, within: Duration) -> State {
+        self.close();
         let until = Instant::now() + within;
-        while self.0.memory.records() > 0 {
-            if Instant::now() >= until {
-                return false;
-            }
+        while self.0.memory.records() > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
-        true
+        self.state()
+    }
+
+    fn state(&self) -> State {
+        let (name, memory) = (self.0.to().name, &self.0.memory);
+        let fault = self.0.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        State { name, waiting: memory.records(), bytes: memory.held(), fault }
     }
 }
 
@@ -256,13 +305,17 @@ impl Inner {
 
     fn is_down(&self, to: &To, error: &io::Error, told: &mut bool) {
         self.series.up.set(0);
-        if !std::mem::replace(told, true) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        // Places are opened before the log is: what nobody hears is told again.
+        if !*told && tracing::enabled!(tracing::Level::ERROR) {
+            *told = true;
             tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
         }
     }
 
     fn is_up(&self, to: &To, told: bool) {
         self.series.up.set(1);
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if told {
             tracing::info!(sink = &*to.name, "records are written again");
         }
@@ -270,13 +323,14 @@ impl Inner {
 
     /// Waits for records and takes some; none when there will be no more.
     fn take(&self) -> Option<Vec<(Slot, Draft)>> {
-        if !*self.closing.borrow() {
+        let has_batch = self.lock().has_batch();
+        if !has_batch && !*self.closing.borrow() {
             std::thread::sleep(NAP);
         }
         let waits = |queue: &mut Queue| queue.drafts.is_empty() && !queue.closed;
         let (mut queue, _) =
             self.wake.wait_timeout_while(self.lock(), TIDY, waits).unwrap_or_else(PoisonError::into_inner);
-        let count = queue.drafts.len().min(BATCH);
+        let count = queue.batch();
         if count == 0 && queue.closed {
             return None;
         }

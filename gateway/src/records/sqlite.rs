@@ -66,12 +66,30 @@ impl Backing for Sqlite {
     }
 
     fn tidy(&mut self, to: &To) -> io::Result<()> {
-        let Some(before) = to.keep.and_then(|keep| SystemTime::now().checked_sub(keep)) else { return Ok(()) };
-        let seconds = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let before = When::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX)).to_string();
-        // From the oldest on, so that what is left is one piece; and not the last, to which the next is tied.
-        let sql = "DELETE FROM records WHERE seq <
-            (SELECT COALESCE((SELECT MIN(seq) FROM records WHERE time >= ?1), (SELECT MAX(seq) FROM records)))";
-        self.connection.execute(sql, params![before]).map(drop).map_err(io::Error::other)
+        if let Some(before) = to.keep.and_then(|keep| SystemTime::now().checked_sub(keep)) {
+            let seconds = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let before = When::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX)).to_string();
+            // From the oldest on, so that what is left is one piece; and not the last, to which the next is tied.
+            let sql = "DELETE FROM records WHERE seq <
+                (SELECT COALESCE((SELECT MIN(seq) FROM records WHERE time >= ?1), (SELECT MAX(seq) FROM records)))";
+            self.connection.execute(sql, params![before]).map_err(io::Error::other)?;
+        }
+        if let Some(most) = to.keep_bytes {
+            // A part of them at a time.
+            let sql = "DELETE FROM records WHERE seq <
+                (SELECT MIN(seq) + MAX(1, (MAX(seq) - MIN(seq)) / 16) FROM records HAVING MAX(seq) > MIN(seq))";
+            while self.bytes()? > most && self.connection.execute(sql, []).map_err(io::Error::other)? > 0 {}
+        }
+        Ok(())
+    }
+}
+
+impl Sqlite {
+    /// Of the file, without what was freed in it and is used again.
+    fn bytes(&self) -> io::Result<u64> {
+        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let pages = pragma("page_count").and_then(|all| Ok(all - pragma("freelist_count")?));
+        let bytes = pages.and_then(|pages| Ok(pages * pragma("page_size")?)).map_err(io::Error::other)?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
     }
 }

@@ -26,12 +26,12 @@ impl Drop for Folder {
 
 fn to(folder: &Folder, size: u64, key: Option<[u8; 32]>) -> To {
     let place = Place::Files { path: folder.0.clone(), size, every: Duration::from_secs(3600), compress: true };
-    To { name: "r".into(), place, memory: 1 << 20, keep: None, chain: Some(Chain { key }) }
+    To { name: "r".into(), place, memory: 1 << 20, keep: None, keep_bytes: None, chain: Some(Chain { key }) }
 }
 
 fn sqlite(folder: &Folder) -> To {
     let place = Place::Sqlite { path: folder.0.join("records.db") };
-    To { name: "r".into(), place, memory: 1 << 20, keep: None, chain: Some(Chain { key: None }) }
+    To { name: "r".into(), place, memory: 1 << 20, keep: None, keep_bytes: None, chain: Some(Chain { key: None }) }
 }
 
 fn record(n: u64) -> Map<String, Value> {
@@ -205,9 +205,64 @@ fn one_process_writes_at_a_time_and_the_next_waits_for_it() {
     let sinks = RecordSinks::new(RecordMetrics::new().unwrap());
     let sink = sinks.open(&to).unwrap();
     sink.put(sink.reserve(10).unwrap(), Box::new(|| record(0)));
-    assert!(!sink.flush(Duration::from_millis(300)), "it is somebody else's turn");
+    assert_eq!(sink.flush(Duration::from_millis(300)).waiting, 1, "it is somebody else's turn");
     drop(turn);
-    assert!(sink.flush(Duration::from_secs(20)));
+    assert_eq!(sink.flush(Duration::from_secs(20)).waiting, 0);
     assert_eq!(holds(&folder.0, None).records, 1);
     assert!(Arc::ptr_eq(&sinks.all()[0], &sink) && Arc::ptr_eq(&sinks.open(&to).unwrap(), &sink));
+}
+
+/// Puts the time of a file back.
+fn age(path: &Path, by: Duration) {
+    let then = std::time::SystemTime::now() - by;
+    fs::File::options().append(true).open(path).unwrap().set_modified(then).unwrap();
+}
+
+#[test]
+fn files_go_when_they_are_too_old_or_too_many_and_the_chain_holds_from_there_on() {
+    let folder = Folder::new("kept");
+    let to = to(&folder, 500, None);
+    write(&to, 0..20);
+    let all = names(&folder);
+    assert!(all.len() >= 6, "{all:?}");
+    let mut place = Shared::open(&to).unwrap();
+    // By age: what was written last before that.
+    for name in &all[..2] {
+        age(&folder.0.join(name), Duration::from_secs(3700));
+    }
+    let hour = To { keep: Some(Duration::from_secs(3600)), ..to.clone() };
+    place.turn(&hour).unwrap().tidy(&hour).unwrap();
+    assert_eq!(names(&folder), all[2..]);
+    // By bytes: the oldest, until no more than that is there.
+    let size = |name: &String| fs::metadata(folder.0.join(name)).unwrap().len();
+    let most: u64 = names(&folder)[2..].iter().map(size).sum();
+    let bound = To { keep_bytes: Some(most), ..to.clone() };
+    place.turn(&bound).unwrap().tidy(&bound).unwrap();
+    assert_eq!(names(&folder), all[4..]);
+    let verified = holds(&folder.0, None);
+    assert!(verified.first > 1 && verified.tail.seq == 20, "{verified:?}");
+    // What is being written stays, however small the bound.
+    let nothing = To { keep_bytes: Some(1), keep: Some(Duration::ZERO), ..to.clone() };
+    place.turn(&nothing).unwrap().tidy(&nothing).unwrap();
+    assert_eq!(names(&folder), all[all.len() - 1..]);
+    put(&mut place, &to, 20);
+    assert_eq!(holds(&folder.0, None).tail.seq, 21);
+}
+
+#[test]
+fn rows_go_when_they_are_too_many() {
+    let folder = Folder::new("rows");
+    let to = sqlite(&folder);
+    let path = folder.0.join("records.db");
+    let mut place = Shared::open(&to).unwrap();
+    let mut many: Vec<_> = (0..2000).map(record).collect();
+    place.turn(&to).unwrap().write(&mut many, to.chain.as_ref()).unwrap();
+    let most = 200 << 10;
+    let bound = To { keep_bytes: Some(most), ..to.clone() };
+    place.turn(&bound).unwrap().tidy(&bound).unwrap();
+    let verified = holds(&path, None);
+    assert!((100..1990).contains(&verified.records) && verified.tail.seq == 2000, "{verified:?}");
+    let nothing = To { keep_bytes: Some(1), ..to.clone() };
+    place.turn(&nothing).unwrap().tidy(&nothing).unwrap();
+    assert_eq!(holds(&path, None).records, 1, "the last stays: the next is tied to it");
 }
