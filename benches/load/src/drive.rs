@@ -145,7 +145,9 @@ impl Run {
         while let Some(due) = self.clock.next().await {
             self.number(&mut bytes);
             self.due.borrow_mut()[index] = Some(due);
-            self.samples.borrow_mut().began(due, Instant::now());
+            if self.plan.rate.is_some() {
+                self.samples.borrow_mut().began(due, Instant::now());
+            }
             let asked = self.request(&bytes, &mut open, due);
             let answered = match self.plan.timeout {
                 Some(timeout) => tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Fault::Timeout)),

@@ -1,13 +1,16 @@
 //! A histogram to look at in a terminal: a bar for each range of times, and the percentiles where they lie.
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 /// A line of the picture.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Bar {
     /// Times from this one on, in nanoseconds.
+    #[serde(rename = "from_ns")]
     pub from: u64,
     /// And below this one; none for all the others.
+    #[serde(rename = "to_ns")]
     pub to: Option<u64>,
     /// Answers that took so long.
     pub count: u64,
@@ -19,7 +22,7 @@ pub struct Bar {
 const MOST: usize = 16;
 
 /// Bounds within a power of ten, from fine to coarse: round numbers, each about as far from the last as from the next.
-const SERIES: [&[u64]; 4] = [
+const SERIES: [&[u64]; 6] = [
     &[
         100, 110, 120, 130, 150, 160, 180, 200, 220, 240, 270, 300, 330, 360, 390, 430, 470, 510, 560, 620, 680, 750,
         820, 910,
@@ -27,32 +30,49 @@ const SERIES: [&[u64]; 4] = [
     &[100, 120, 150, 180, 220, 270, 330, 390, 470, 560, 680, 820],
     &[100, 150, 200, 300, 500, 700],
     &[100, 200, 500],
+    &[100, 300],
+    &[100],
 ];
 
 /// Percentiles that are marked.
 const MARKED: [(f64, &str); 4] = [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9")];
 
+/// What is shorter is no time at all: events that came together.
+const TOGETHER: u64 = 999;
+
 /// The bars of `histogram`; none if it is empty. The few that are very fast or very slow share a bar with their
-/// neighbours, so that they leave the others room.
+/// neighbours, so that they leave the others room; what took no time has a bar of its own.
 pub fn bars(histogram: &Histogram<u64>) -> Vec<Bar> {
     if histogram.is_empty() {
         return Vec::new();
     }
-    let (low, high) = (histogram.value_at_quantile(0.001).max(1), histogram.value_at_quantile(0.999).max(1));
-    let bounds = SERIES.iter().map(|series| bounds(series, low, high)).find(|bounds| bounds.len() <= MOST);
-    let bounds = bounds.unwrap_or_else(|| bounds_of_tens(low, high));
+    let together = histogram.count_between(0, TOGETHER);
+    let mut bounds = if together > 0 { vec![0] } else { Vec::new() };
+    if together < histogram.len() {
+        let share = together as f64 / histogram.len() as f64;
+        let low = histogram.value_at_quantile(share + (1.0 - share) * 0.01).max(TOGETHER + 1);
+        bounds.extend(round(low, histogram.value_at_quantile(0.999).max(low)));
+    }
     let mut bars: Vec<_> = (0..bounds.len())
         .map(|at| Bar { from: bounds[at], to: bounds.get(at + 1).copied(), count: 0, percentiles: Vec::new() })
         .collect();
-    let place = |value: u64| bounds.partition_point(|bound| *bound <= value).saturating_sub(1);
+    let place = |value: u64| match value <= TOGETHER {
+        true => 0,
+        false => bounds.partition_point(|bound| *bound <= value).saturating_sub(1).max(usize::from(together > 0)),
+    };
     for recorded in histogram.iter_recorded() {
         bars[place(recorded.value_iterated_to())].count += recorded.count_at_value();
     }
     for (quantile, name) in MARKED {
         bars[place(histogram.value_at_quantile(quantile))].percentiles.push(name);
     }
-    bars[0].from = bars[0].from.min(histogram.min());
     bars
+}
+
+/// Round bounds for all between these two: the finest of which there are not too many.
+fn round(low: u64, high: u64) -> Vec<u64> {
+    let all = SERIES.iter().map(|series| bounds(series, low, high));
+    all.clone().find(|bounds| bounds.len() <= MOST).or(all.last()).unwrap_or_default()
 }
 
 /// The bounds from the last one that is not above `low` to the last one that is not above `high`.
@@ -63,10 +83,6 @@ fn bounds(series: &[u64], low: u64, high: u64) -> Vec<u64> {
     bounds.dedup();
     let first = bounds.partition_point(|bound| *bound <= low).saturating_sub(1);
     bounds.split_off(first)
-}
-
-fn bounds_of_tens(low: u64, high: u64) -> Vec<u64> {
-    bounds(&[100], low, high)
 }
 
 /// A bar `share` of `width` wide, to an eighth of a column. What is there is seen, however little it is.
@@ -116,9 +132,16 @@ mod tests {
             assert_eq!(bars.iter().map(|bar| bar.count).sum::<u64>(), histogram.len());
             assert_eq!(bars.iter().map(|bar| bar.percentiles.len()).sum::<usize>(), 4);
             assert!(bars.windows(2).all(|pair| pair[0].to == Some(pair[1].from)));
-            assert!(bars[0].from <= histogram.min() && bars[bars.len() - 1].to.is_none());
+            assert!(bars[bars.len() - 1].to.is_none());
         }
         assert!(bars(&of([])).is_empty());
+    }
+
+    #[test]
+    fn what_came_together_has_a_bar_of_its_own_and_takes_no_room_from_the_others() {
+        let bars = bars(&of((0..100).map(|_| 0).chain((0..900).map(|step| 20_000_000 + step * 1000))));
+        assert_eq!((bars[0].from, bars[0].count), (0, 100));
+        assert!(bars[1].from >= 19_000_000 && bars[1].count > 0, "{bars:?}");
     }
 
     #[test]
