@@ -64,7 +64,8 @@ struct Run {
     made: Cell<u64>,
 }
 
-/// Runs `plan` on this thread until it is over or `stop` comes. `look` hears now and then how far it has come.
+/// Runs `plan` on this thread until it is over or `stop` comes. `look` hears now and then how far it has come, and once at
+/// the end.
 ///
 /// # Errors
 /// A process that cannot be looked at, or a kernel without timers for us.
@@ -89,20 +90,15 @@ async fn drive(plan: Plan, stop: impl Future<Output = ()>, look: impl Fn(Progres
         plan,
     });
     let tasks = run.start();
-    let timed = run.clone();
-    tokio::task::spawn_local(async move { timed.clock.run().await });
-    let looked = run.clone();
-    tokio::task::spawn_local(async move {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            look(looked.progress(began));
-        }
-    });
+    let look = Rc::new(look);
+    run.attend(look.clone(), began);
     let mut stop = std::pin::pin!(stop);
     let mut interrupted = false;
-    // A wait that `stop` ends.
+    // A wait that `stop` ends, and those after it.
     let mut wait = async |over: &mut (dyn Future<Output = ()> + Unpin)| {
-        tokio::select! { () = over => {}, () = &mut stop, if !interrupted => interrupted = true }
+        if !interrupted {
+            tokio::select! { () = over => {}, () = &mut stop => interrupted = true }
+        }
     };
     wait(&mut Box::pin(tokio::time::sleep_until(from.into()))).await;
     let (before, counted) = (process::look(&run.plan.pids)?, Instant::now());
@@ -111,6 +107,7 @@ async fn drive(plan: Plan, stop: impl Future<Output = ()>, look: impl Fn(Progres
         None => wait(&mut Box::pin(all(tasks))).await,
     }
     let (after, time) = (process::look(&run.plan.pids)?, counted.elapsed());
+    look(run.progress(began));
     let mut samples = run.samples.replace(Samples::new(from));
     samples.over(&run.waiting(), run.plan.rate.is_some());
     Ok(Measured { samples, time, spent: after.zip(before).map(|(after, before)| after.since(&before)), interrupted })
@@ -136,6 +133,19 @@ impl Run {
             })
         };
         (0..workers).map(start).collect()
+    }
+
+    /// Has the clock run, and whoever looks see how far it has come.
+    fn attend(self: &Rc<Self>, look: Rc<impl Fn(Progress) + 'static>, began: Instant) {
+        let timed = self.clone();
+        tokio::task::spawn_local(async move { timed.clock.run().await });
+        let looked = self.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                look(looked.progress(began));
+            }
+        });
     }
 
     /// One connection's requests, on a new connection whenever the old one is lost.

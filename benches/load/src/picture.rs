@@ -71,8 +71,8 @@ pub fn bars(histogram: &Histogram<u64>) -> Vec<Bar> {
 
 /// Round bounds for all between these two: the finest of which there are not too many.
 fn round(low: u64, high: u64) -> Vec<u64> {
-    let all = SERIES.iter().map(|series| bounds(series, low, high));
-    all.clone().find(|bounds| bounds.len() <= MOST).or(all.last()).unwrap_or_default()
+    let mut all = SERIES.iter().map(|series| bounds(series, low, high));
+    all.clone().find(|bounds| bounds.len() <= MOST).or(all.next_back()).unwrap_or_default()
 }
 
 /// The bounds from the last one that is not above `low` to the last one that is not above `high`.
