@@ -141,7 +141,7 @@ fn drawn(bars: &[Bar], width: usize, paint: Paint) -> String {
         let drawn = bar(line.count as f64 / most as f64, width);
         let room = " ".repeat(width - drawn.chars().count().min(width));
         let share = line.count as f64 * 100.0 / total as f64;
-        let marks = paint.yellow(line.percentiles.join(" "));
+        let marks = line.percentiles.iter().map(|name| paint.yellow(name)).collect::<Vec<_>>().join(" ");
         let from = if line.from == 0 { "together".to_owned() } else { time(line.from) };
         let text = format!("{from:>10} │{}{room} {:>9} {share:5.1} %  {marks}", paint.green(drawn), line.count);
         lines += text.trim_end();
