@@ -6,8 +6,8 @@ from harness import machine
 
 SIZES = {"1k": 1 << 10, "32k": 32 << 10, "1m": 1 << 20}
 CONNECTIONS = (1, 32, 256)
-SPARE_FILES = 120
-"""What a process has open besides a client and a backend for each stream."""
+SPARE_FILES = 600
+"""What a process has open besides a client and a backend for each stream: idle connections, for one."""
 
 
 @dataclasses.dataclass(frozen=True)
