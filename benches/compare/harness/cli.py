@@ -9,7 +9,7 @@ import sys
 from harness import install, machine, measure, report, scenarios, server, targets
 from harness.places import CACHE
 
-OWN = ["tidegate", "tidegate-bench-mock", "tidegate-bench-load"]
+OWN = ["tidegate", "tidegate-bench-passthrough", "tidegate-bench-mock", "tidegate-bench-load"]
 
 
 def _arguments(given):

@@ -1,5 +1,6 @@
 """Brings a peer onto this machine, in the version that is pinned, or says why it cannot."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -61,6 +62,8 @@ def _npm(package):
     version = PINNED["npm"][package]
 
     def fill(folder):
+        overrides = {"overrides": PINNED.get("npm-overrides", {}).get(package, {})}
+        (folder / "package.json").write_text(json.dumps(overrides))
         get = ["npm", "--prefix", folder, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
         _run([*get, f"{package}@{version}"], f"npm install {package}@{version}")
 
