@@ -9,7 +9,8 @@ import sys
 from harness import install, machine, measure, report, scenarios, server, targets
 from harness.places import CACHE
 
-OWN = ["tidegate", "tidegate-bench-passthrough", "tidegate-bench-mock", "tidegate-bench-load"]
+NEEDED = ["tidegate", "tidegate-bench-mock", "tidegate-bench-load"]
+BUILT = [*NEEDED, "tidegate-bench-passthrough"]
 
 
 def _arguments(given):
@@ -57,7 +58,7 @@ class Run:
         self.asked, self.quick = asked, arguments.quick
         self.samples, self.skipped = [], []
         self.gateway_core, self.mock_core, self.load_core = machine.cores()
-        self.own = install.ours(arguments.bin_dir, OWN)
+        self.own = install.ours(arguments.bin_dir, NEEDED, BUILT)
         self.machine = machine.describe()
         self.folders, self.versions = {}, {}
         self.targets = [target for target in chosen if self._prepare(target)]

@@ -112,14 +112,14 @@ def peer(install):
     return KINDS[kind](package)
 
 
-def ours(bin_dir, packages):
-    """The folder of our own release binaries: built, unless somebody else has built them."""
+def ours(bin_dir, needed, built):
+    """The folder of our own release binaries: built, unless somebody else has built those that are needed."""
     if bin_dir:
-        absent = [name for name in packages if not (bin_dir / name).exists()]
+        absent = [name for name in needed if not (bin_dir / name).exists()]
         if absent:
             raise SystemExit(f"compare: {bin_dir} has no {', '.join(absent)}")
-        return bin_dir
-    wanted = [part for name in packages for part in ("-p", name)]
+        return bin_dir.resolve()
+    wanted = [part for name in built for part in ("-p", name)]
     say("== building what is measured and what measures (release)")
     subprocess.run(["cargo", "build", "--release", "--locked", "--bins", *wanted], cwd=ROOT, check=True)
     return BUILD / "release"

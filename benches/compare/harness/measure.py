@@ -17,14 +17,14 @@ def one(scenario, target, server, own, mock_pid, core):
     processes.settle(server.pids)
     if scenario.kind == "limit":
         _within_a_minute(scenario.seconds + 2)
-    before = processes.cpu_seconds([mock_pid])
     beside = slow.readers(server) if scenario.kind == "slow" else contextlib.nullcontext(lambda: None)
     with beside as alive:
         if scenario.kind == "slow":
             time.sleep(1.0)
+        before = processes.cpu_seconds([mock_pid])
         said, memory, busy, wall = _load(scenario, target, server, own, core)
+        mock = processes.cpu_seconds([mock_pid]) - before
         served = alive()
-    mock = processes.cpu_seconds([mock_pid]) - before
     record = _flat(scenario, said)
     record |= {
         "memory_kib": memory,

@@ -90,7 +90,7 @@ def _paced(quick):
             Scenario(f"paced-{'10000' if streams == most else streams}",
                      f"{streams:,} streams open at a time, {tokens} tokens, {pace} ms apart", "paced",
                      ("--model", f"mock-stream-{tokens}-{pace}", "--streams", str(streams), "--distinct"), streams=streams,
-                     ramp=ramp, warmup=0.0, duration=2.0 if quick else duration, asked=streams * 1000 / pace, note=note)
+                     ramp=ramp / 3 if quick else ramp, warmup=0.0, duration=1.0 if quick else duration, asked=streams * 1000 / pace, note=note)
         )  # fmt: skip
     return found
 

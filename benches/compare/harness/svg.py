@@ -61,7 +61,7 @@ class Axis:
 
 def number(value):
     """As few digits as tell it."""
-    if value >= 9.95:
+    if value >= 9.95 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 0.995 else f"{value:.2g}"
 
