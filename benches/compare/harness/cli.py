@@ -102,8 +102,8 @@ class Run:
         }  # fmt: skip
 
     def _visit(self, number, target, backend):
-        for mode in dict.fromkeys(one.mode for one in self.asked):
-            asked = [one for one in self.asked if one.mode == mode]
+        for mode, process in dict.fromkeys((one.mode, one.process) for one in self.asked):
+            asked = [one for one in self.asked if (one.mode, one.process) == (mode, process)]
             if mode not in target.modes:
                 continue
             secrets = self._secrets()

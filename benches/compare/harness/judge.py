@@ -13,7 +13,7 @@ MEASURES = {
     "cache": [("cpu_us", "CPU", True), ("rps", "requests/s", False), ("p99_us", "p99", True)],
     "stream": [("cpu_us_event", "CPU", True), ("events_per_second", "events/s", False), ("first_p99_us", "first token p99", True)],
     "paced": [("cpu_us_event", "CPU", True), ("kib_per_stream", "memory", True), ("first_p99_us", "first token p99", True)],
-    "slow": [("cpu_us_event", "CPU", True), ("memory_kib", "memory", True), ("p99_us", "p99", True)],
+    "slow": [("cpu_us_event", "CPU", True), ("grown_kib", "memory above idle", True), ("p99_us", "p99", True)],
     "limit": [("cpu_us", "CPU", True)],
 }
 

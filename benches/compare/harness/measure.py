@@ -36,7 +36,7 @@ def one(scenario, target, server, own, mock_pid, core):
     if server.idle_kib and scenario.kind == "paced":
         record["kib_per_stream"] = grown / scenario.streams
     if served is not None:
-        record |= {"slow_served": served, "slow_kib": grown / slow.READERS if server.idle_kib else None}
+        record |= {"slow_served": served, "grown_kib": grown if server.idle_kib else None}
     return record | {"load": said}
 
 

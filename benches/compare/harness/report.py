@@ -38,7 +38,7 @@ def line(record):
               ("cpu_us_event", "{:.2f} us/event"), ("p50_us", "p50 {:,.0f}"), ("p99_us", "p99 {:,.0f}"),
               ("kib_per_stream", "{:.1f} KiB/stream"), ("memory_kib", "{:,.0f} KiB"), ("ready_ms", "ready in {:.0f} ms"),
               ("refused", "{:.0%} refused"), ("errors", "{} errors"), ("asking_busy", "asking core {:.0%}"),
-              ("mock_us", "mock {:.1f} us"), ("slow_kib", "{:.0f} KiB/slow"), ("slow_served", "{} slow served")]  # fmt: skip
+              ("mock_us", "mock {:.1f} us"), ("grown_kib", "grown by {:,.0f} KiB"), ("slow_served", "{} slow served")]  # fmt: skip
     return ", ".join(form.format(record[name]) for name, form in wanted if record.get(name) is not None)
 
 
@@ -126,7 +126,7 @@ def _ahead(result, found):
 
 
 def _shown(name, value):
-    if name == "memory_kib":
+    if name in ("memory_kib", "grown_kib"):
         return f"{tables.mib(value)} MiB"
     if name.startswith("p99") or name.startswith("first"):
         return tables.time(value)

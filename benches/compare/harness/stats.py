@@ -4,7 +4,7 @@ import statistics
 
 NUMBERS = (
     "ready_ms", "rps", "events_per_second", "cpu_us", "cpu_us_event", "user_share", "cpus", "p50_us", "p99_us",
-    "first_p50_us", "first_p99_us", "gap_p99_us", "memory_kib", "kib_per_stream", "slow_kib", "slow_served", "refused",
+    "first_p50_us", "first_p99_us", "gap_p99_us", "memory_kib", "kib_per_stream", "grown_kib", "slow_served", "refused",
     "asking_busy", "mock_us", "machine_load",
 )  # fmt: skip
 

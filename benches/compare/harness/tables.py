@@ -103,7 +103,8 @@ def _start(values, base):
 def _slow(values, base):
     return [
         *_stream(values, base)[:3], number(values.get("cpu_us_event")), time(values.get("p99_us")),
-        mib(values.get("memory_kib")), number(values.get("slow_served"), 0), number(values["errors"], 0),
+        mib(values.get("memory_kib")), mib(values.get("grown_kib")), number(values.get("slow_served"), 0),
+        number(values["errors"], 0),
     ]  # fmt: skip
 
 
@@ -133,6 +134,7 @@ COLUMNS = {
          "gap p99", "KiB/stream", "MiB", "errors"],
         _paced,
     ),
-    "slow": (["", "streams/s", "events/s", "of direct", "CPU us/event", "whole p99", "MiB", "slow readers served", "errors"], _slow),
+    "slow": (["", "streams/s", "events/s", "of direct", "CPU us/event", "whole p99", "MiB", "above idle",
+              "slow readers served", "errors"], _slow),
     "limit": (["", "let pass/s", "refused", "CPU us/decision", "spread", "p50", "p99", "errors"], _limit),
 }  # fmt: skip
