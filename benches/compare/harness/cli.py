@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-from harness import install, machine, measure, report, scenarios, server, targets
+from harness import install, machine, measure, processes, report, scenarios, server, targets
 from harness.places import CACHE
 
 NEEDED = ["tidegate", "tidegate-bench-mock", "tidegate-bench-load"]
@@ -106,14 +106,22 @@ class Run:
             asked = [one for one in self.asked if (one.mode, one.process) == (mode, process)]
             if mode not in target.modes:
                 continue
-            secrets = self._secrets()
-            folder = self.folders[target.name]
             try:
-                with server.serving(target, mode, folder, backend, self.gateway_core, secrets) as running:
-                    for scenario in asked:
-                        self._measure(number, target, scenario, running, backend[1])
+                while asked:
+                    asked = self._with_one_process(number, target, mode, asked, backend)
             except install.Missing as reason:
                 self._skip(target, None if mode == "main" else mode, str(reason))
+
+    def _with_one_process(self, number, target, mode, asked, backend):
+        """Measures until all is done, or a server does not come to rest any more; gives what is left to be asked."""
+        folder, secrets = self.folders[target.name], self._secrets()
+        with server.serving(target, mode, folder, backend, self.gateway_core, secrets) as running:
+            for done, scenario in enumerate(asked, 1):
+                self._measure(number, target, scenario, running, backend[1])
+                if target.kind != "floor" and done < len(asked) and not processes.settle(running.pids, patience=8):
+                    install.say("   it is still busy with what it was asked: started anew")
+                    return asked[done:]
+        return []
 
     def _measure(self, number, target, scenario, running, mock_pid):
         if scenario.kind == "start" and target.kind == "floor":

@@ -10,6 +10,7 @@ LEVEL = 0.05
 MEASURES = {
     "start": [("ready_ms", "start", True), ("memory_kib", "idle memory", True)],
     "whole": [("cpu_us", "CPU", True), ("rps", "requests/s", False), ("p99_us", "p99", True)],
+    "open": [("cpu_us", "CPU", True), ("p50_us", "p50", True), ("p99_us", "p99", True)],
     "cache": [("cpu_us", "CPU", True), ("rps", "requests/s", False), ("p99_us", "p99", True)],
     "stream": [("cpu_us_event", "CPU", True), ("events_per_second", "events/s", False), ("first_p99_us", "first token p99", True)],
     "paced": [("cpu_us_event", "CPU", True), ("kib_per_stream", "memory", True), ("first_p99_us", "first token p99", True)],
@@ -63,6 +64,8 @@ def bars(found):
     hits, idle = ratio(full("cache", "rps"), full("whole-1k-32", "rps")), full("start", "memory_kib")
     base = direct("paced-500", "first_p99_us")
     added = None if first is None or base is None else (first - base) / 1000
+    mine, floor = full("open", "p99_us"), _value(found, "open", "nginx", "p99_us")
+    over = None if mine is None or floor is None else mine - floor
     return [
         _at_most("CPU of a request of 1 KiB, us", 45, one),
         _at_most("CPU of a paced token, 500 streams, us", 11.5, full("paced-500", "cpu_us_event")),
@@ -73,6 +76,7 @@ def bars(found):
         _at_most("a body of 32 KiB, times one of 1 KiB", 1.15, more),
         _at_least("hits of the cache, times misses", 2, hits),
         _at_most("first token p99 above direct, 500 streams, ms", 1, added),
+        _at_most("p99 above nginx at a rate far below what either carries, us", 100, over),
         _at_most("errors with the most streams open", 0, full("paced-10000", "errors")),
     ]
 

@@ -55,10 +55,11 @@ def memory_kib(pids):
 
 
 def settle(pids, patience=4.0):
-    """Waits until a server has nothing left to do, such as closing ten thousand connections."""
+    """Waits until a server has nothing left to do, such as closing ten thousand connections; false if it does not come to rest."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         before = cpu_seconds(pids)
         time.sleep(0.2)
         if cpu_seconds(pids) - before < 0.03:
-            return
+            return True
+    return False

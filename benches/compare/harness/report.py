@@ -128,7 +128,7 @@ def _ahead(result, found):
 def _shown(name, value):
     if name in ("memory_kib", "grown_kib"):
         return f"{tables.mib(value)} MiB"
-    if name.startswith("p99") or name.startswith("first"):
+    if name.startswith(("p50", "p99", "first")):
         return tables.time(value)
     return tables.number(value) + {"cpu_us": " us", "cpu_us_event": " us", "ready_ms": " ms", "kib_per_stream": " KiB"}.get(name, "")
 
@@ -145,6 +145,15 @@ def _skipped(result):
     return "Skipped:\n\n" + "\n".join(entries) + "\n"
 
 
+def _rates(result, measured, divisor):
+    """How much is asked, of whom less, and how latency counts."""
+    shown = [target for target in result["targets"] if target["name"] in measured]
+    most = max(target["rate"] for target in shown)
+    fewer = [f", {target['rate'] // divisor} of {target['title']}" for target in shown if target["rate"] != most]
+    asked = f"{most // divisor:,} requests a second{''.join(fewer)}"
+    return f"Open loop, {asked}: latency counts from when a request was due, whether or not a connection was free."
+
+
 def _scenario(one, result, found):
     table = tables.scenario(one, found.get(one["name"], {}), result["targets"])
     if not table:
@@ -152,8 +161,6 @@ def _scenario(one, result, found):
     notes = [one["note"]] if one["note"] else []
     if one["kind"] == "paced":
         notes.append(f"The mock would send {one['asked']:,.0f} events a second if nothing held it up.")
-    if one["kind"] == "limit":
-        rates = {target["rate"] for target in result["targets"] if target["name"] in found[one["name"]]}
-        odd = [f"{target['title']} {target['rate']}" for target in result["targets"] if target["rate"] != max(rates)]
-        notes.append(f"Open loop: {max(rates):,} requests a second{', ' if odd else ''}{', '.join(odd)}.")
+    if one["kind"] in ("limit", "open"):
+        notes.append(_rates(result, found[one["name"]], 1 if one["kind"] == "limit" else 2))
     return f"## {one['title']}\n\n" + (" ".join(notes) + "\n\n" if notes else "") + table + "\n"

@@ -20,7 +20,7 @@ class Scenario:
     name: str
     title: str
     kind: str
-    """`start`, `whole`, `stream` (as fast as it goes), `paced`, `slow`, `limit` or `cache`."""
+    """`start`, `whole`, `open` (at a rate), `stream` (as fast as it goes), `paced`, `slow`, `limit` or `cache`."""
     arguments: tuple = ()
     """For the load."""
     streams: int = 0
@@ -54,6 +54,10 @@ def every(quick):
                 Scenario(f"whole-{size}-{connections}", f"Requests of {_size(count)}, {_connections(connections)}", "whole",
                          ("--body-size", str(count), "--connections", str(connections), "--distinct"))
             )  # fmt: skip
+    found.append(
+        Scenario("open", "Requests of 1 KiB at a given rate, far below what most carry", "open",
+                 ("--connections", "64", "--distinct"))
+    )  # fmt: skip
     found.append(
         Scenario("slow", "32 streams of 64 tokens beside 16 clients that read 20 KiB a second", "slow",
                  ("--model", "mock-stream-64-0", "--streams", "32", "--distinct"), streams=32, duration=3.0, process="slow")

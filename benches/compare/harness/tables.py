@@ -71,6 +71,15 @@ def _whole(values, base):
     ]  # fmt: skip
 
 
+def _open(values, base):
+    above = None if "p99_us" not in values or "p99_us" not in base["nginx"] else values["p99_us"] - base["nginx"]["p99_us"]
+    return [
+        number(values.get("rps"), 0), number(values.get("cpu_us")), times(values.get("cpu_us"), base["nginx"].get("cpu_us")),
+        time(values.get("p50_us")), time(values.get("p99_us")), spread(values, "p99_us"), time(above),
+        number(values["errors"], 0),
+    ]  # fmt: skip
+
+
 def _stream(values, base):
     return [
         number(values.get("rps"), 0), number(values.get("events_per_second"), 0),
@@ -123,6 +132,7 @@ COLUMNS = {
         ["", "requests/s", "of direct", *_CPU, "p50", "p99", "p50 x direct", "MiB", "errors"],
         _whole,
     ),
+    "open": (["", "requests/s", "CPU us/request", "x nginx", "p50", "p99", "spread", "p99 above nginx", "errors"], _open),
     "cache": (["", "requests/s", "of direct", *_CPU, "p50", "p99", "p50 x direct", "MiB", "errors"], _whole),
     "stream": (
         ["", "streams/s", "events/s", "of direct", "CPU us/stream", "CPU us/event", "x nginx", "spread", "first token p50",
