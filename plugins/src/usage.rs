@@ -14,6 +14,14 @@ use crate::json;
 /// The key, to look for with [`json::mentions`].
 pub(crate) static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 
+/// More tokens than any request has: the largest contexts and batches are far below. One count that a broken backend makes up
+/// would otherwise empty limits for hours, and stay in sums for ever.
+const MOST: u64 = 1 << 26;
+
+/// A backend says of itself what cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unbelievable;
+
 /// What an answer has cost, in tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -40,13 +48,19 @@ pub(crate) enum Place {
 }
 
 impl Usage {
-    /// The usage in a whole answer, or in the data of one event. `"usage": null` is none.
+    /// The usage in a whole answer, or in the data of one event. `"usage": null` is none, and so is one that cannot be.
     #[must_use]
     pub fn from_answer(json: &[u8]) -> Option<Self> {
-        Self::with_place(json).map(|(usage, _)| usage)
+        Self::with_place(json)?.ok().map(|(usage, _)| usage)
     }
 
-    pub(crate) fn with_place(json: &[u8]) -> Option<(Self, Place)> {
+    /// Whether there is a usage that is not believed: it has a count that no request can have.
+    #[must_use]
+    pub fn is_unbelievable(json: &[u8]) -> bool {
+        matches!(Self::with_place(json), Some(Err(Unbelievable)))
+    }
+
+    pub(crate) fn with_place(json: &[u8]) -> Option<Result<(Self, Place), Unbelievable>> {
         if !json::mentions(json, &KEY) {
             return None;
         }
@@ -54,12 +68,15 @@ impl Usage {
             let usage = json::members_within(json, range).find(|member| member.key == b"usage")?;
             Self::of_object(json, usage.value)
         };
-        json::members(json).find_map(|member| match member.key {
+        let (usage, place) = json::members(json).find_map(|member| match member.key {
             b"usage" => Some((Self::of_object(json, member.value)?, Place::Top)),
             b"message" => Some((within(member.value)?, Place::Message)),
             b"response" => Some((within(member.value)?, Place::Response)),
             _ => None,
-        })
+        })?;
+        let counts = [usage.prompt, usage.completion, usage.cached_prompt, usage.reasoning];
+        let is_possible = counts.into_iter().flatten().all(|count| count <= MOST);
+        Some(if is_possible { Ok((usage, place)) } else { Err(Unbelievable) })
     }
 
     fn of_object(json: &[u8], usage: Range<usize>) -> Option<Self> {
@@ -130,6 +147,21 @@ mod tests {
         let response = r#"{"type":"response.completed","response":{"usage":{"input_tokens":36,"input_tokens_details":{"cached_tokens":0},
             "output_tokens":87,"output_tokens_details":{"reasoning_tokens":2},"total_tokens":123}}}"#;
         assert_eq!(counts(response), Some([Some(36), Some(87), Some(0), Some(2)]));
+    }
+
+    #[test]
+    fn a_count_that_no_request_can_have_is_not_believed_nor_what_stands_beside_it() {
+        for (count, believed) in [(MOST, true), (MOST + 1, false), (9_007_199_254_740_993, false), (u64::MAX, false)] {
+            for json in [
+                format!(r#"{{"usage":{{"prompt_tokens":{count},"completion_tokens":2}}}}"#),
+                format!(r#"{{"message":{{"usage":{{"input_tokens":1,"output_tokens":{count}}}}}}}"#),
+                format!(r#"{{"usage":{{"prompt_tokens":1,"prompt_tokens_details":{{"cached_tokens":{count}}}}}}}"#),
+            ] {
+                assert_eq!((counts(&json).is_some(), Usage::is_unbelievable(json.as_bytes())), (believed, !believed));
+            }
+        }
+        let sum = format!(r#"{{"usage":{{"input_tokens":{MOST},"cache_read_input_tokens":1,"output_tokens":1}}}}"#);
+        assert!(Usage::is_unbelievable(sum.as_bytes()));
     }
 
     #[test]

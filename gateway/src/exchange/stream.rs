@@ -79,6 +79,9 @@ pub(super) async fn relay(
     };
     let outcome = flow(session, trip, fetched, &mut streaming).await;
     count(trip, &streaming.watch);
+    if streaming.watch.is_unbelievable() {
+        tally::disbelieve(trip);
+    }
     Ok((answered(trip, &streaming.watch), outcome?))
 }
 

@@ -4,7 +4,7 @@
 //! was told is kept all the same. What becomes of the request after that (it may still lose its client) is put right.
 
 use super::Trip;
-use crate::telemetry::Cause;
+use crate::telemetry::{BackendFault, Cause};
 use crate::usage::{Entry, Sums, count, today};
 use std::sync::Arc;
 use tidegate_plugins::Caller;
@@ -107,6 +107,21 @@ fn sums(trip: &Trip<'_>, usage: Option<Usage>) -> Sums {
     let cost = count(cost(trip, usage));
     let (again, estimated) = (i64::from(!charged), i64::from(estimated));
     [1, again, estimated, prompt, cached, completion, saved_prompt, saved_completion, cost]
+}
+
+/// The backend says of itself what cannot be: it is as if it had said nothing.
+pub(super) fn disbelieve(trip: &Trip<'_>) {
+    let Some(backend) = &trip.backend else { return };
+    backend.series.failed(BackendFault::Usage);
+    // Each is counted; of many only some are written down.
+    if trip.core.nuisances.check().is_ok() {
+        let (request_id, name) = (&*trip.record.request_id, &*backend.settings.name);
+        tracing::warn!(
+            request_id,
+            backend = name,
+            "the tokens that this backend counts cannot be: they are not counted"
+        );
+    }
 }
 
 /// The tokens that are this request's to pay: an answer that was made for another one is that one's.

@@ -74,6 +74,9 @@ pub(super) async fn relay(
         }
     }
     trip.record.usage = Usage::from_answer(&answer);
+    if trip.record.usage.is_none() && Usage::is_unbelievable(&answer) {
+        tally::disbelieve(trip);
+    }
     trip.exchange.spend(trip.record.usage);
     for follower in trip.followers.iter_mut().rev() {
         follower.whole(&mut trip.exchange, &answer);

@@ -389,3 +389,57 @@ fn faults_in_limits_are_told_all_at_once_with_their_lines() {
     }
     assert!(told.contains("gateway.yaml:5:"), "{told}");
 }
+
+#[tokio::test]
+async fn what_is_refused_counts_for_the_route_of_its_model() {
+    let backend = Backend::start().await;
+    let limits = config(&backend, &[], "{ per: [ip, model], requests: 1/h, burst: 1 }");
+    let models = "models: { \"pace-*\": { pool: main }, m: { pool: main } }\n";
+    let gateway = Gateway::start(&format!("{limits}{models}")).await;
+    assert_eq!(gateway.send(&Request::chat("pace-1")).await.status, 200);
+    assert_eq!(gateway.send(&Request::chat("pace-1").header("x-request-id", "refused")).await.status, 429);
+    let line = gateway.log.request("refused").await;
+    assert_eq!((line["route"].as_str(), line["pool"].as_str()), (Some("pace-*"), Some("none")), "{line}");
+    let labels = [("route", "pace-*"), ("pool", "none"), ("cause", "limit")];
+    gateway.metric_is("tidegate_requests_total", &labels, 1.0).await;
+    gateway.metric_is("tidegate_requests_total", &[("route", "other")], 0.0).await;
+    let kept = gateway.admin("/admin/requests/refused").await.json();
+    assert_eq!((kept["route"].as_str(), kept["pool"].as_str()), (Some("pace-*"), Some("none")), "{kept}");
+    assert_eq!(gateway.admin("/admin/live").await.json()["routes"]["pace-*"]["requests"], 2);
+    assert_eq!(gateway.send(&Request::chat("nobody")).await.status, 404);
+    gateway.metric_is("tidegate_requests_total", &[("route", "other"), ("cause", "validation")], 1.0).await;
+    // A reload keeps what came to no pool as long as its route is there.
+    gateway.rewrite(&format!("{limits}models: {{ \"pace-*\": {{ pool: main }} }}\n"));
+    gateway.signal("HUP");
+    gateway.log.line(|line| line["message"] == "configuration reloaded").await;
+    gateway.metric_is("tidegate_requests_total", &labels, 1.0).await;
+    gateway.rewrite(&format!("{limits}models: {{ m: {{ pool: main }} }}\n"));
+    gateway.signal("HUP");
+    gateway.metric_is("tidegate_requests_total", &labels, 0.0).await;
+}
+
+#[tokio::test]
+async fn a_count_that_cannot_be_empties_no_limit_and_stays_in_no_sum() {
+    let backend = Backend::start().await;
+    let gateway = limited(&backend, "{ per: global, tokens: 100k/h }").await;
+    let count = 9_007_199_254_740_993;
+    backend.push(answer_of(count, 5)).push(stream_of(count, 5)).push(answer_of(7, 5));
+    let ask = async |request: Request, id: &str| {
+        assert_eq!(gateway.send(&request.header("x-request-id", id)).await.status, 200);
+        gateway.log.request(id).await
+    };
+    for (request, id) in [(asking(50), "whole"), (Request::stream("m"), "stream")] {
+        let line = ask(request, id).await;
+        assert!(line["prompt_tokens"].as_u64().unwrap() < 100 && line["estimated"] == true, "{line}");
+        gateway
+            .log
+            .line(|line| line["request_id"] == id && line["backend"].is_string() && line["level"] == "warn")
+            .await;
+    }
+    assert_eq!(ask(asking(50), "good").await["prompt_tokens"], 7);
+    gateway.metric_is("tidegate_backend_errors_total", &[("cause", "usage")], 2.0).await;
+    let metrics = gateway.metrics().await;
+    assert!(metrics.sum("gen_ai_client_token_usage_sum", &[("gen_ai_token_type", "input")]) < 1000.0);
+    let left = number(&gateway.send(&asking(1)).await, "x-ratelimit-remaining-tokens");
+    assert!(left > 99_000, "{left}");
+}

@@ -5,6 +5,7 @@
 
 use super::super::Trip;
 use super::super::fail::Fault;
+use super::super::tally;
 use super::frames::{self, Frames, Unreadable};
 use bytes::Bytes;
 use http::StatusCode;
@@ -238,6 +239,9 @@ impl Talk {
             "response.done" | "response.completed" | "response.incomplete" | "response.failed" => {
                 let open = self.open.pop_front();
                 let counted = Usage { completion: open.map(|open| open.pieces), estimated: true, ..Usage::default() };
+                if Usage::is_unbelievable(text) {
+                    tally::disbelieve(trip);
+                }
                 self.settle(trip, Usage::from_answer(text).unwrap_or(counted)).await;
             }
             "error" => self.withdraw(event.error),

@@ -134,7 +134,7 @@ metrics! {
     BACKEND_REQUESTS: Counter, "tidegate_backend_requests_total", &["pool", "backend"],
         "Requests a backend gave the answer to.";
     BACKEND_ERRORS: Counter, "tidegate_backend_errors_total", &["pool", "backend", "cause"],
-        "What went wrong with a backend; upstream_auth means that our own key was refused.";
+        "What went wrong with a backend; upstream_auth: our own key was refused; usage: it counted tokens that cannot be.";
     BACKEND_CONNECTIONS: Counter, "tidegate_backend_connections_total", &["pool", "backend", "kind"],
         "Connections taken for requests to a backend, new or reused.";
     BACKEND_DRAINING: Gauge, "tidegate_backend_draining", &["pool", "backend"],

@@ -411,6 +411,8 @@ closed_set! {
         Status = "status",
         /// An active health check failed.
         Health = "health",
+        /// The tokens it counted cannot be: more than any request has.
+        Usage = "usage",
     }
 }
 

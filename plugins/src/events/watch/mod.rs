@@ -25,6 +25,7 @@ pub struct StreamWatch {
     content_events: u64,
     usage: Usage,
     usage_is_final: bool,
+    usage_is_unbelievable: bool,
 }
 
 /// What a block of events turned out to contain.
@@ -102,6 +103,7 @@ impl StreamWatch {
             content_events: 0,
             usage: Usage::default(),
             usage_is_final: false,
+            usage_is_unbelievable: false,
         }
     }
 
@@ -156,11 +158,13 @@ impl StreamWatch {
             Protocol::Responses => self.response_event(name_of(event, data)),
             Protocol::Chunks | Protocol::Unmarked => {}
         }
-        if hints.usage
-            && let Some((usage, place)) = Usage::with_place(data)
-        {
-            self.usage.update(usage);
-            self.usage_is_final |= place != Place::Message;
+        match hints.usage.then(|| Usage::with_place(data)).flatten() {
+            Some(Ok((usage, place))) => {
+                self.usage.update(usage);
+                self.usage_is_final |= place != Place::Message;
+            }
+            Some(Err(_)) => self.usage_is_unbelievable = true,
+            None => {}
         }
     }
 
@@ -227,6 +231,12 @@ impl StreamWatch {
                 Protocol::Messages | Protocol::Responses => self.is_done,
                 Protocol::Unmarked => true,
             }
+    }
+
+    /// Whether the backend has said of its usage what cannot be.
+    #[must_use]
+    pub fn is_unbelievable(&self) -> bool {
+        self.usage_is_unbelievable
     }
 
     /// What the stream has cost so far: as the backend says, or else as far as it has said so, with the events
