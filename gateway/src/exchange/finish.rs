@@ -28,16 +28,7 @@ pub(super) fn close(trip: &mut Trip<'_>, answered: Answered) {
 pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     let (status, complete) = (answered.status, answered.complete);
     close(&mut trip, answered);
-    let record = &mut trip.record;
-    if let Some(caller) = trip.exchange.caller().filter(|_| !trip.renewal) {
-        record.user.clone_from(&caller.user);
-        record.service.clone_from(&caller.service);
-        record.team.clone_from(&caller.team);
-        record.org.clone_from(&caller.org);
-        record.key_id.clone_from(&caller.key);
-        record.metadata = Some(caller.metadata.clone());
-    }
-    let ending = Ending { status, cause: record.cause, complete };
+    let ending = Ending { status, cause: trip.record.cause, complete };
     // From here on whoever counts has the same: budgets, spenders, metrics, log, and what is kept of usage.
     let outcome = tally::settle(&mut trip, ending, 0);
     trip.record.usage = outcome.usage;
@@ -54,6 +45,15 @@ pub(super) fn report(mut trip: Trip<'_>) {
     let (cause, usage) = (trip.record.cause, trip.record.usage);
     tally::keep(&mut trip, cause, usage);
     trip.record.notes = trip.exchange.take_notes();
+    let record = &mut trip.record;
+    if let Some(caller) = trip.exchange.caller().filter(|_| !trip.renewal) {
+        record.user.clone_from(&caller.user);
+        record.service.clone_from(&caller.service);
+        record.team.clone_from(&caller.team);
+        record.org.clone_from(&caller.org);
+        record.key_id.clone_from(&caller.key);
+        record.metadata = Some(caller.metadata.clone());
+    }
     let (series, route, pool) = place(&trip);
     let cost = tally::cost(&trip, trip.record.usage);
     if cost > 0 {

@@ -122,23 +122,25 @@ async fn an_organisation_may_be_left_out_and_what_is_too_long_is() {
 
 #[tokio::test]
 async fn a_small_model_sums_up_in_the_background_and_what_is_flagged_stays_as_it_was() {
-    let (backend, small) = (Backend::start().await, Backend::start().await);
+    let (backend, small, key) = (Backend::start().await, Backend::start().await, Key::new("k"));
     backend.always(Script::chat("forty-two, says ann@example.com"));
     let gate = Gate::closed();
     let said = Script::chat("A question was asked and answered.");
     small.push(Script::new().wait(&gate).send(answer("A question was asked and answered."))).push(said);
     let text = format!(
-        "filters:\n- record: {{ {FILES}, what: summary, summary: {{ model: small }}, redact: [email], raw_when: 'header(\"x-keep\") == \"raw\"' }}\nmodels: {{ m: {{ pool: main }}, small: {{ pool: small }} }}\npools:\n  main: {{ health: off, backends: ['{}'] }}\n  small: {{ health: off, backends: ['{}'] }}\n",
+        "filters:\n- api_key: {{ keys: [{{ id: k, hash: \"{}\", org: acme, user: ann }}] }}\n- record: {{ {FILES}, what: summary, summary: {{ model: small }}, redact: [email], raw_when: 'header(\"x-keep\") == \"raw\"' }}\nmodels: {{ m: {{ pool: main }}, small: {{ pool: small }} }}\npools:\n  main: {{ health: off, backends: ['{}'] }}\n  small: {{ health: off, backends: ['{}'] }}\n",
+        key.hash,
         backend.url(),
         small.url()
     );
     let gateway = Gateway::start_in(folder(), &text, &[]).await;
-    assert_eq!(gateway.send(&chat("what is it")).await.status, 200, "nobody waits for the summary");
+    assert_eq!(gateway.send(&chat("what is it").bearer(&key.key)).await.status, 200, "nobody waits for the summary");
     let asked = small.seen(0).await;
+    let asked_about = backend.seen(0).await.header("x-request-id").unwrap().to_owned();
     let told = asked.json()["messages"][1]["content"].as_str().unwrap().to_owned();
     assert!(told.contains("what is it") && told.contains("says [email]"), "{told}");
     gate.open();
-    assert_eq!(gateway.send(&chat("keep this").header("x-keep", "raw")).await.status, 200);
+    assert_eq!(gateway.send(&chat("keep this").bearer(&key.key).header("x-keep", "raw")).await.status, 200);
     written(&gateway, 2.0).await;
     let records = kept(&gateway.folder.path().join("records"));
     let (summed, raw) = match records[0]["summary"].is_null() {
@@ -148,11 +150,19 @@ async fn a_small_model_sums_up_in_the_background_and_what_is_flagged_stays_as_it
     assert_eq!(summed["summary"], "A question was asked and answered.");
     assert!(summed["request"].is_null() && summed["answer"].is_null(), "{summed}");
     assert_eq!(raw["request"]["messages"][0]["content"], "keep this");
+    // Its own line: what it is, for which request, and on whose account.
+    let line = gateway.log.line(|line| line["event"] == "summary" && line["request_id"] == *asked_about).await;
+    assert_eq!(
+        (&line["route"], &line["org"], &line["user"]),
+        (&json!("small"), &json!("acme"), &json!("ann")),
+        "{line}"
+    );
+    assert_eq!(line["notes"]["sink"], "records");
     // A model that fails leaves a record that says nothing of what was said.
     small.always(Script::status("500 Internal Server Error", "{}"));
     small.push(Script::status("500 Internal Server Error", "{}"));
-    gateway.send(&chat("once more")).await;
-    gateway.send(&chat("and again")).await;
+    gateway.send(&chat("once more").bearer(&key.key)).await;
+    gateway.send(&chat("and again").bearer(&key.key)).await;
     written(&gateway, 4.0).await;
     let last = kept(&gateway.folder.path().join("records")).pop().unwrap();
     assert!(last["unsummarised"] == "failed" && last["request"].is_null(), "{last}");
