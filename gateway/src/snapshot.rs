@@ -117,4 +117,9 @@ impl Snapshot {
     pub fn decides_limits(&self) -> bool {
         self.early.iter().chain(&self.late).any(|named| &*named.name == "limits")
     }
+
+    /// Whether a managed key lets anybody in.
+    pub fn takes_managed_keys(&self) -> bool {
+        self.early.iter().chain(&self.late).any(|named| named.filter.takes_managed_keys())
+    }
 }

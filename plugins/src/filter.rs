@@ -42,6 +42,11 @@ pub trait Filter: Send + Sync {
         None
     }
 
+    /// Whether managed keys let in here.
+    fn takes_managed_keys(&self) -> bool {
+        false
+    }
+
     /// What becomes of callers that nobody knows, where this filter gives an answer again to the same caller. None for a
     /// filter to which it does not matter who calls.
     fn tells_apart(&self) -> Option<Strangers> {

@@ -69,6 +69,8 @@ fn managed_key(key: &Value) -> Value {
     managed["properties"]["revoked"] = kind("string");
     managed["properties"]["key"] =
         json!({ "type": "string", "description": "The secret: in the one answer to the request that made it." });
+    managed["properties"]["warning"] =
+        json!({ "type": "string", "description": "That it lets nobody in: no filter of the file takes managed keys." });
     managed["properties"]["secrets"] = json!({
         "type": "array",
         "description": "When each was made, and until when those before the newest let in.",
@@ -128,7 +130,9 @@ fn now() -> Vec<Operation> {
         requests.gives(200, "The newest first.", "Requests").refuses(400, "The query is not one."),
         Operation::new("now", "get", "/admin/requests/{id}", "One of the last requests")
             .path("id", "Its request id, or its trace id.")
+            .query("number", "integer", "Which, where several have this id; the last if absent.")
             .gives(200, "All that is known of it.", "Request")
+            .refuses(400, "The number is none.")
             .refuses(404, "It is not over yet, or not kept any more."),
         Operation::new("now", "get", "/admin/live", "What is going on now, as counts since the start").gives(
             200,

@@ -358,6 +358,20 @@ const TABLES: &[Table] = &[
             ("notes?", "{string}", "What filters noted."),
             ("steps", "[Step]", "What it met, in the order in which that began."),
             ("steps_left_out?", "integer", "More than these."),
+            ("others?", "[OtherRequest]", "Of the same id, the last first: clients that try again use theirs again."),
+            ("others_in_all?", "integer", "How many these are; no more than 20 are named."),
+        ],
+    ),
+    (
+        "OtherRequest",
+        "Another request with the same id.",
+        &[
+            ("number", "integer", "With ?number= it is told of."),
+            ("request_id", "string", ""),
+            ("time", "string", ""),
+            ("path", "string", ""),
+            ("status", "integer", ""),
+            ("cause", "string", ""),
         ],
     ),
     (

@@ -51,14 +51,14 @@ impl Recent {
         drop(over);
     }
 
-    /// The last one of this id: a request's, or a trace's.
-    pub fn find(&self, id: &str) -> Option<(u64, Arc<Finished>)> {
+    /// All of this id, the last first: a request's, which clients use again when they try again, or a trace's.
+    pub fn find(&self, id: &str) -> Vec<(u64, Arc<Finished>)> {
         let is = |finished: &Finished| {
             let record = &finished.record;
             record.request_id.as_str() == id || record.trace.trace_id().as_str() == id
         };
         let kept: Vec<_> = self.ring().kept.iter().rev().cloned().collect();
-        kept.into_iter().find(|(_, finished)| is(finished))
+        kept.into_iter().filter(|(_, finished)| is(finished)).collect()
     }
 
     /// Up to `most` of those before `before` that are `wanted`, the last first.
@@ -118,9 +118,16 @@ mod tests {
         let ids =
             |page: &Page| page.requests.iter().map(|(_, one)| one.record.request_id.to_string()).collect::<String>();
         assert_eq!(ids(&recent.page(None, 10, |_| true)), "dac");
-        assert!(recent.find("b").is_none() && recent.find("a").is_some_and(|(number, _)| number == 3));
-        let trace = recent.find("d").unwrap().1.record.trace.trace_id();
-        assert!(recent.find(trace.as_str()).is_some());
+        let numbers = |id: &str| recent.find(id).iter().map(|(number, _)| *number).collect::<Vec<_>>();
+        assert_eq!((numbers("b"), numbers("a"), numbers("d")), (vec![], vec![3], vec![4]));
+        let trace = recent.find("d")[0].1.record.trace.trace_id();
+        assert_eq!(numbers(trace.as_str()), [4]);
+        recent.push(request("c", "/v1"));
+        assert_eq!(recent.find("c").len(), 1);
+        recent.push(request("c", "/v1"));
+        assert_eq!(recent.find("c").iter().map(|(number, _)| *number).collect::<Vec<_>>(), [6, 5]);
+        recent.push(request("a", "/v1"));
+        recent.push(request("d", "/v1"));
         let weight = recent.size().1 / 3;
         recent.bound(Bounds { requests: 3, size: 2 * weight + 1 });
         assert_eq!((ids(&recent.page(None, 10, |_| true)).as_str(), recent.size().1), ("da", 2 * weight));

@@ -378,3 +378,27 @@ async fn a_managed_key_may_bring_limits_that_are_no_more_than_its_owners() {
     key = rig.admin("POST", "/admin/keys/one/rotate", &Value::Null).await.json()["key"].as_str().unwrap().to_owned();
     assert_eq!(rig.status(&key).await, 429);
 }
+
+#[tokio::test]
+async fn a_key_that_lets_nobody_in_says_so_and_each_change_is_in_the_log() {
+    for (taken, filter) in [
+        (true, "api_key: { managed: true }".to_owned()),
+        (false, format!("api_key: {{ keys: [{{ id: f, hash: {} }}] }}", "0".repeat(64))),
+    ] {
+        let backend = Backend::start().await;
+        let text = config(&backend, "").replace("api_key: { managed: true }", &filter);
+        let rig = Rig { gateway: Gateway::start(&text).await, backend };
+        let made = rig.admin("POST", "/admin/keys", &json!({ "id": "k1", "user": "ann", "org": "acme" })).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        let warning = made.json()["warning"].as_str().map(str::to_owned);
+        assert_eq!(warning.is_some_and(|text| text.contains("managed: true")), !taken, "{}", made.text());
+        assert_eq!(rig.status(made.json()["key"].as_str().unwrap()).await == 200, taken);
+        rig.admin("POST", "/admin/keys/k1/rotate", &Value::Null).await;
+        rig.admin("DELETE", "/admin/keys/k1", &Value::Null).await;
+        for how in ["made", "rotated", "revoked"] {
+            let line = rig.gateway.log.line(|line| line["key_id"] == "k1" && line["how"] == how).await;
+            assert_eq!(line["message"], "a managed key was changed");
+        }
+        assert!(!rig.gateway.log.text().contains(made.json()["key"].as_str().unwrap()));
+    }
+}

@@ -187,3 +187,36 @@ async fn explain_tells_of_a_request_that_is_over_what_happened_and_why() {
     assert!(code == 1 && err.contains("does not answer"), "{err}");
     assert_eq!(command(&["explain"]).status.code(), Some(2), "a file or an id has to be named");
 }
+
+#[tokio::test]
+async fn requests_with_the_same_id_are_told_of_with_the_last_one() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&format!("{}    retries: 0\n", pool_of(&[&backend]))).await;
+    backend.push(Script::status("500 Internal Server Error", "{}"));
+    let dupe = Request::chat("m").header("x-request-id", "dupe");
+    assert_eq!(gateway.send(&dupe).await.status, 500);
+    let first = request(&gateway, "dupe").await;
+    assert!(first.get("others").is_none(), "{first}");
+    assert_eq!(gateway.send(&dupe).await.status, 200);
+    gateway.metric_is("tidegate_requests_total", &[("status", "2xx"), ("cause", "none")], 1.0).await;
+    let last = request(&gateway, "dupe").await;
+    assert_eq!((&last["status"], &last["others_in_all"]), (&200.into(), &1.into()), "{last}");
+    let other = &last["others"][0];
+    assert_eq!(
+        (&other["number"], &other["status"], &other["cause"]),
+        (&first["number"], &500.into(), &"upstream_error".into())
+    );
+    let of_number = gateway.admin(&format!("/admin/requests/dupe?number={}", first["number"])).await.json();
+    assert_eq!((&of_number["status"], &of_number["others"][0]["status"]), (&500.into(), &200.into()));
+    assert_eq!(gateway.admin("/admin/requests/dupe?number=99").await.status, 404);
+    assert_eq!(gateway.admin("/admin/requests/dupe?number=x").await.status, 400);
+
+    let admin = format!("http://{}", gateway.admin_address());
+    let explain = |more: &[&str]| {
+        let output = command(&[&["explain", "dupe", "--admin", &admin], more].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (told, number) = (explain(&[]), first["number"].to_string());
+    assert!(told.contains(&format!("--number {number}: ")) && told.contains("500 (upstream_error)"), "{told}");
+    assert!(explain(&["--number", &number]).contains("answer"), "{told}");
+}

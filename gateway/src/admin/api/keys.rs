@@ -32,7 +32,17 @@ const LARGEST_PAGE: usize = 1000;
 /// How long an answer waits for its change to hold for requests, which takes milliseconds.
 const HOLDS: Duration = Duration::from_secs(1);
 
+/// What is said with a key that lets nobody in.
+const NOT_TAKEN: &str = "no filter of the file takes managed keys, so that this one lets nobody in: set `managed: true` in \
+                         an `api_key`";
+
 type Answer = Result<Response, Refused>;
+
+/// Who may do what has changed: that stands in the log, by the key's id.
+fn changed(how: &str, record: &Record) {
+    let (key_id, org) = (&*record.key.id, record.key.org.as_deref());
+    tracing::info!(key_id, org, how, "a managed key was changed");
+}
 
 /// An answer that says why not.
 struct Refused(Box<Response>);
@@ -110,7 +120,12 @@ async fn create(State(core): State<Arc<Core>>, body: Bytes) -> Answer {
     let sealed = new.sealed();
     let made = write(&core, move |transaction| stored::insert(transaction, &key, &sealed, When::now())).await?;
     let record = done(made, "there is a key of this id already")?;
-    let mut answer = json(StatusCode::CREATED, &with_secret(&record, &new));
+    changed("made", &record);
+    let mut made = with_secret(&record, &new);
+    if !core.snapshot.load().takes_managed_keys() {
+        made["warning"] = NOT_TAKEN.into();
+    }
+    let mut answer = json(StatusCode::CREATED, &made);
     let path = percent_encoding::utf8_percent_encode(&record.key.id, percent_encoding::NON_ALPHANUMERIC);
     if let Ok(location) = HeaderValue::from_str(&format!("/admin/keys/{path}")) {
         answer.headers_mut().insert(LOCATION, location);
@@ -120,7 +135,9 @@ async fn create(State(core): State<Arc<Core>>, body: Bytes) -> Answer {
 
 async fn revoke(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Answer {
     let revoked = write(&core, move |transaction| stored::revoke(transaction, &id, When::now())).await?;
-    Ok(json(StatusCode::OK, &shown(&done(revoked, "")?)))
+    let record = done(revoked, "")?;
+    changed("revoked", &record);
+    Ok(json(StatusCode::OK, &shown(&record)))
 }
 
 #[derive(Deserialize, Default)]
@@ -142,6 +159,7 @@ async fn rotate(State(core): State<Arc<Core>>, Path(id): Path<String>, body: Byt
         stored::rotate(transaction, &id, &sealed, When::now(), When::from_now(overlap))
     });
     let record = done(rotated.await?, "this key was revoked: make another")?;
+    changed("rotated", &record);
     Ok(json(StatusCode::OK, &with_secret(&record, &new)))
 }
 

@@ -19,6 +19,9 @@ use tidegate_plugins::usage::Usage;
 /// The most that are told at once.
 const MOST: usize = 500;
 
+/// Others with the same id that are named.
+const OTHERS: usize = 20;
+
 /// What is asked for.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -62,8 +65,24 @@ async fn list(State(core): State<Arc<Core>>, asked: Result<Query<Asked>, QueryRe
     json(StatusCode::OK, &body)
 }
 
-async fn one(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Response {
-    let Some((number, found)) = core.recent.find(&id) else {
+/// Which of those that have the same id.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Which {
+    number: Option<u64>,
+}
+
+async fn one(
+    State(core): State<Arc<Core>>,
+    Path(id): Path<String>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Response {
+    let Ok(Query(which)) = which else {
+        return problem(StatusCode::BAD_REQUEST, "expected number=N, where several requests have this id");
+    };
+    let mut all = core.recent.find(&id);
+    let at = all.iter().position(|(number, _)| which.number.is_none_or(|wanted| wanted == *number));
+    let Some((number, found)) = at.map(|at| all.remove(at)) else {
         let bounds = core.snapshot.load().recent;
         let why = match bounds.requests {
             0 => "none are kept: `recent.requests` is 0".to_owned(),
@@ -72,7 +91,24 @@ async fn one(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Response 
         return problem(StatusCode::NOT_FOUND, &format!("there is no such request: {why}"));
     };
     let currency = core.snapshot.load().prices.currency().to_owned();
-    json(StatusCode::OK, &told(number, &found, &currency))
+    let mut told = told(number, &found, &currency);
+    if !all.is_empty() {
+        told["others"] = all.iter().take(OTHERS).map(|(number, one)| other(*number, one)).collect();
+        told["others_in_all"] = all.len().into();
+    }
+    json(StatusCode::OK, &told)
+}
+
+/// Of another request with the same id, as much as tells whether it is the one that is looked for.
+fn other(number: u64, one: &Finished) -> Value {
+    json!({
+        "number": number,
+        "request_id": one.record.request_id.as_str(),
+        "time": moment(one.wall(one.record.started)),
+        "path": one.record.path,
+        "status": one.record.status,
+        "cause": one.record.cause.label(),
+    })
 }
 
 impl Asked {

@@ -22,6 +22,9 @@ pub(super) struct Explain {
     /// The id of a request that is over (its x-request-id, or its trace's): asks the gateway that runs
     #[arg(value_name = "ID")]
     id: Option<String>,
+    /// Which of several with this id: their numbers are told with the last one
+    #[arg(long, value_name = "N", requires = "id")]
+    number: Option<u64>,
     /// The configuration file.
     #[arg(long, short, value_name = "FILE", env = "TIDEGATE_CONFIG", required_unless_present = "id")]
     config: Option<PathBuf>,
@@ -81,7 +84,8 @@ impl Explain {
     /// Of a request that is over.
     fn past(&self, id: &str) -> Result<(), Failure> {
         let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
-        let request = self.listener.get(self.config.as_ref(), &format!("/admin/requests/{id}"))?;
+        let which = self.number.map(|number| format!("?number={number}")).unwrap_or_default();
+        let request = self.listener.get(self.config.as_ref(), &format!("/admin/requests/{id}{which}"))?;
         say(&match self.format {
             Format::Human => past::human(&request, Paint::on_stdout()),
             Format::Json => json(&request)?,

@@ -36,7 +36,27 @@ pub(super) fn human(request: &Value, paint: Paint) -> String {
         rows.add(if at == 0 { "notes" } else { "" }, &format!("{name}: {}", Clean(text)));
     }
     rows.add("trace", &text(request, "trace_id"));
+    for (at, line) in others(request).iter().enumerate() {
+        rows.add(if at == 0 { "others" } else { "" }, line);
+    }
     rows.text.trim_end().to_owned()
+}
+
+/// Requests with the same id: mostly the tries before, and one of those may be what is looked for.
+fn others(request: &Value) -> Vec<String> {
+    let others = request["others"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let line = |other: &Value| {
+        let field = |name: &str| text(other, name);
+        let cause = field("cause");
+        let cause = if cause == "none" { String::new() } else { format!(" ({cause})") };
+        format!("--number {}: {}  {}{cause}  {}", other["number"], field("time"), other["status"], field("path"))
+    };
+    let mut lines: Vec<String> = others.iter().map(line).collect();
+    let more = request["others_in_all"].as_u64().unwrap_or(0).saturating_sub(others.len() as u64);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 fn head(request: &Value, paint: Paint) -> String {

@@ -67,6 +67,10 @@ impl Filter for ApiKey {
         Some(self.otherwise)
     }
 
+    fn takes_managed_keys(&self) -> bool {
+        self.table.has_managed()
+    }
+
     async fn request(&self, exchange: &mut Exchange) -> Result<Verdict> {
         let key = match credential::one(exchange, self.otherwise, &WORDS) {
             ControlFlow::Continue(key) => key,

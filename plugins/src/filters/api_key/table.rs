@@ -61,6 +61,11 @@ impl Table {
         Self { entries, ids, managed }
     }
 
+    /// Whether the managed ones let in, too.
+    pub(super) fn has_managed(&self) -> bool {
+        self.managed.is_some()
+    }
+
     pub(super) fn find(&self, hash: &KeyHash) -> Result<Entry, Missing> {
         match (self.entries.get(hash), &self.managed) {
             (Some(entry), _) => Ok(entry.clone()),
