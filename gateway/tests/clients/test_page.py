@@ -19,18 +19,22 @@ PICTURES = os.environ.get("PICTURES")
 
 
 class Breaks(http.server.BaseHTTPRequestHandler):
-    """A server whose streams end in the middle."""
+    """A server whose streams end in the middle: those of the model `waits` once they are told to."""
 
     protocol_version = "HTTP/1.1"
+    go_on = threading.Event()
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
+        asked = self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
         self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+        self.wfile.flush()
+        if b'"waits"' in asked:
+            self.go_on.wait(60)
         self.close_connection = True
 
     def log_message(self, *_):
@@ -63,6 +67,7 @@ models:
   limited: {{ pool: chat, as: tiny-random }}
   lost: {{ pool: broken, as: tiny-random }}
   cut: {{ pool: cut }}
+  waits: {{ pool: cut }}
 pools:
   chat: {{ backends: [ {{ url: {direct}, max_in_flight: 4 }} ] }}
   spare: {{ backends: [{direct}] }}
@@ -166,6 +171,19 @@ def test_the_playground_goes_through_the_real_chain_and_shows_its_waterfall(page
     page.until("document.querySelector('#mine details[open] .fall.own')")
     assert "x-request-id" in page.eval("document.getElementById('heads').innerText")
     all_is_from(page, page_gateway[1])
+
+
+def test_the_playground_says_when_words_are_coming_in(page, page_gateway, key):
+    enter(page, page_gateway[1])
+    values = {"model": "waits", "prompt": "hi", "key": key}
+    page.eval(";".join(f"document.getElementById({name!r}).value = {value!r}" for name, value in values.items()))
+    page.eval("document.getElementById('send').click()")
+    told = "document.getElementById('told').innerText"
+    page.until("document.getElementById('answer').innerText === 'a'")
+    assert "coming in" in page.eval(told) and "waiting" not in page.eval(told)
+    Breaks.go_on.set()
+    page.until(f"{told}.startsWith('200')")
+    page.until("document.querySelector('#mine .status.bad')")
 
 
 def test_a_backend_is_drained_and_taken_back_with_the_keyboard_alone(page, page_gateway, traffic):

@@ -45,7 +45,10 @@ export function playground({ show }) {
       const delta = event.choices?.[0]?.delta;
       const piece = delta?.content ?? delta?.reasoning_content;
       if (piece) {
-        first ??= (performance.now() - begun) / 1000;
+        if (first === undefined) {
+          first = (performance.now() - begun) / 1000;
+          $("told").textContent = `First token after ${time(first)}; more is coming in …`;
+        }
         $("answer").append(piece);
       }
       usage = event.usage ?? usage;
