@@ -1,5 +1,6 @@
 //! Seen from outside: health, metrics, one log line a request, ids and traces, and headers that answer "why".
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use crate::backend::{Backend, Gate, Script};
@@ -288,4 +289,32 @@ async fn a_key_in_the_url_is_not_logged() {
         .await;
     gateway.log.request("url-1").await;
     assert!(!gateway.log.text().contains("sk-hidden"), "{}", gateway.log.text());
+}
+
+#[tokio::test]
+async fn metrics_are_packed_for_a_scraper_that_takes_that() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::before(&backend).await;
+    gateway.send(&Request::chat("m")).await;
+    let plain = gateway.admin("/metrics").await;
+    assert_eq!((plain.header("content-encoding"), plain.header("vary")), (None, Some("accept-encoding")));
+    for (accepts, packs) in [
+        ("gzip", true),
+        ("zstd;q=1, gzip;q=0.5", true),
+        ("deflate,GZIP", true),
+        ("gzip;q=0", false),
+        ("gzip; q=0.0", false),
+        ("identity", false),
+    ] {
+        let request = Request::get("/metrics").header("Connection", "close").header("accept-encoding", accepts);
+        let answer = Connection::open(gateway.admin_address()).await.exchange(&request).await;
+        assert_eq!(answer.header("content-encoding"), packs.then_some("gzip"), "{accepts}");
+        let mut text = String::new();
+        match packs {
+            true => flate2::read::GzDecoder::new(&answer.body[..]).read_to_string(&mut text).unwrap(),
+            false => (&answer.body[..]).read_to_string(&mut text).unwrap(),
+        };
+        assert!(text.contains("# TYPE tidegate_requests_total counter") && text.ends_with('\n'), "{accepts}");
+        assert!(!packs || answer.body.len() * 3 < text.len(), "{} of {}", answer.body.len(), text.len());
+    }
 }
