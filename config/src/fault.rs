@@ -122,6 +122,16 @@ impl Fault {
 ///   | ^^^^^
 ///   = help: did you mean `listen`?
 /// ```
+impl Fault {
+    /// Which setting, and what is wrong with it, in one line.
+    pub fn in_a_line(&self) -> String {
+        match self.path.steps().is_empty() {
+            true => self.message.clone(),
+            false => format!("{}: {}", without_keys(&self.path.to_string()), self.message),
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.severity.as_str(), self.message)?;

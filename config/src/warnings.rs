@@ -19,6 +19,10 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
     found.limits_for_nobody(config);
     found.in_plain_text(&root.key("admin").key("token"));
     found.in_plain_text(&root.key("keys").key("pepper"));
+    found.headers_in_plain_text(&root.key("traces").key("headers"));
+    for record in config.filters.iter().filter(|filter| filter.name == "record") {
+        found.in_plain_text(&record.path.key("chain").key("key"));
+    }
     found.timeouts(&root.key("timeouts"), &config.timeouts);
     for pool in &config.pools {
         found.unused(config, pool);
@@ -179,10 +183,7 @@ impl Warnings<'_> {
     fn backend(&mut self, pool: &Pool, backend: &Backend) {
         self.in_plain_text(&backend.path.key("key"));
         let url = backend.path.key("url");
-        let headers = backend.path.key("headers");
-        for name in self.tree.keys(&headers).into_iter().filter(|name| is_secret_name(name)) {
-            self.in_plain_text(&headers.key(name));
-        }
+        self.headers_in_plain_text(&backend.path.key("headers"));
         let sends_secret = backend.key.is_some() || backend.headers.iter().any(|(_, value)| value.is_sensitive());
         if !backend.url.address.is_private() && sends_secret {
             if !backend.url.tls {
@@ -195,6 +196,13 @@ impl Warnings<'_> {
         if backend.url.base_path.ends_with("/v1") {
             let message = "requests will go to `/v1/v1/...`: their paths already begin with /v1";
             self.warn(&url, message, "end the URL before `/v1`");
+        }
+    }
+
+    /// Those whose names say that they have secrets.
+    fn headers_in_plain_text(&mut self, headers: &KeyPath) {
+        for name in self.tree.keys(headers).into_iter().filter(|name| is_secret_name(name)) {
+            self.in_plain_text(&headers.key(name));
         }
     }
 

@@ -60,6 +60,16 @@ fn a_key_that_others_may_see_is_pointed_at() {
     let backend = |fields: &str| format!("pools: {{ a: {{ backends: [{{ {fields} }}] }} }}\n");
     warned(&backend("url: https://a.com, key: plain"), "plain text", 1);
     warned(&backend("url: https://a.com, headers: { X-Api-Key: plain }"), "plain text", 1);
+    let traces = |value: &str| {
+        format!("{POOL}traces: {{ endpoint: 'http://10.0.0.1:4318', headers: {{ authorization: {value} }} }}\n")
+    };
+    warned(&traces("Bearer x"), "plain text", 1);
+    silent(&traces("\"${env:K}\""));
+    let record = |key: &str| {
+        format!("{POOL}filters: [{{ record: {{ to: {{ files: {{ path: . }} }}, chain: {{ key: {key} }} }} }}]\n")
+    };
+    warned(&record("plain"), "plain text", 1);
+    silent(&record("\"${env:K}\""));
     warned(&backend("url: http://a.com, key: \"${env:K}\""), "unencrypted", 1);
     silent(&backend("url: https://a.com, key: \"${env:K}\""));
     silent(&backend("url: http://10.0.0.1:8000, key: \"${env:K}\""));

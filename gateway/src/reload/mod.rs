@@ -99,7 +99,7 @@ impl Reloads {
         self.asked.notify_waiters();
         let applied = loaded.and_then(|loaded| {
             let other_pepper = assemble::other_pepper(&loaded.config);
-            let warnings = loaded.warnings.iter().chain(&other_pepper).map(|warning| warning.message.clone()).collect();
+            let warnings = loaded.warnings.iter().chain(&other_pepper).map(Fault::in_a_line).collect();
             self.put(loaded.config, Some(&loaded.positions), by, warnings)
         });
         match applied {
@@ -140,7 +140,7 @@ impl Reloads {
             None => Faults(faults),
         };
         let snapshot = assemble::assemble(&config, &parts).map_err(place)?;
-        warnings.extend(assemble::taken_ids(&config, &snapshot.views).map(|warning| warning.message));
+        warnings.extend(assemble::taken_ids(&config, &snapshot.views).map(|warning| warning.in_a_line()));
         let mut history = self.history();
         let before = &history.now().config;
         // A level that was set by hand stays until the file has another.

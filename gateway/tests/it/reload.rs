@@ -282,6 +282,20 @@ async fn the_log_level_is_changed_by_hand_until_the_file_has_another() {
         assert_eq!((refused.status, refused.header("content-type")), (400, Some("application/problem+json")));
         assert!(refused.json()["detail"].as_str().unwrap().contains(said), "{}", refused.text());
     }
+    let refused = ask(&gateway, "PUT", "/admin/log", Some(json!({}))).await;
+    assert_eq!(refused.status, 400, "nothing said is a mistake: {}", refused.text());
+    // The last that is said where nothing is said any more, and the first where something is again.
+    for (level, from, to) in [(json!("off"), "info", "off"), (json!("warn"), "off", "warn")] {
+        assert_eq!(change(level).await.status, 200);
+        gateway
+            .log
+            .line(|line| {
+                line["message"].as_str().is_some_and(|text| text.contains("log level"))
+                    && line["from"] == from
+                    && line["to"] == to
+            })
+            .await;
+    }
     let stranger = Request::new("PUT", "/admin/log").header("Connection", "close").body(r#"{"level":"off"}"#);
     assert_eq!(Connection::open(gateway.admin_address()).await.exchange(&stranger).await.status, 401);
 }

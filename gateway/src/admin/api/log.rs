@@ -31,7 +31,8 @@ async fn show(State(reloads): State<Arc<Reloads>>) -> Response {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
-    /// A level, or targets with levels: `info,tidegate=debug`. Null: as the file says.
+    /// A level, or targets with levels: `info,tidegate=debug`. Null: as the file says. Not to say it is a mistake.
+    #[serde(deserialize_with = "Option::deserialize")]
     level: Option<String>,
 }
 
@@ -47,9 +48,10 @@ async fn change(State(reloads): State<Arc<Reloads>>, body: Bytes) -> Response {
     let level = wanted.level.as_deref().unwrap_or(in_file.as_str());
     let log = &reloads.core().log;
     let before = log.level();
-    if let Err(error) = log.set_level(level) {
+    if let Err(error) = log.set_level_with(level, || {
+        tracing::warn!(from = before, to = level, "the log level was changed by hand");
+    }) {
         return problem(StatusCode::BAD_REQUEST, &error);
     }
-    tracing::warn!(level, before, "the log level was changed by hand");
     show(State(reloads)).await
 }

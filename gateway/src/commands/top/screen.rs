@@ -87,21 +87,20 @@ fn sums(view: &View<'_>, width: usize) -> Vec<Line> {
             now.in_flight,
         ),
         format!(
-            "first token p50 {} p95 {}   tokens {} out/s {} in/s   overhead p50 {} p99 {}",
+            "first token p50 {} p95 {}   overhead p50 {} p99 {}",
             quantile(0.5),
             quantile(0.95),
-            tokens("output"),
-            tokens("input"),
             own(0.5),
             own(0.99),
         ),
         format!(
-            "cache hits {}   answers kept {}   connections {}   memory {memory:.0} MiB   processor {}",
+            "tokens {} out/s {} in/s   cache hits {}   answers kept {}",
+            tokens("output"),
+            tokens("input"),
             share(view.rate(hits), view.rate(met)),
             now.cache.answers,
-            now.connections,
-            super::view::percent(cpu),
         ),
+        format!("connections {}   memory {memory:.0} MiB   processor {}", now.connections, super::view::percent(cpu),),
     ];
     let title = format!("Tidegate {}  {state}  up {}  configuration {}", now.version, since(now.uptime_ms), now.config);
     let title = Line::new(&title, look, width);
@@ -258,6 +257,11 @@ mod tests {
             assert!(screen.iter().any(|line| line.starts_with(head)), "{head}: {screen:#?}");
         }
         assert!(screen[1].starts_with("requests 10/s"), "{}", screen[1]);
+        // To the last of what the sums say, however large it is.
+        for (row, last) in [(1, "in queues"), (2, "p99"), (3, "answers kept"), (4, "processor")] {
+            let place = screen[row].find(last).unwrap_or_else(|| panic!("{last}: {screen:#?}"));
+            assert!(place + last.len() + 6 < 80, "{}", screen[row]);
+        }
         assert!(screen[2].starts_with("first token p50 150 ms"), "{}", screen[2]);
         assert!(
             screen.iter().any(|line| line.starts_with("user acme/ann") && line.ends_with("7        9")),

@@ -151,12 +151,28 @@ impl Log {
 
     /// Changes what is logged from now on, or tells what is wrong with `level`.
     pub fn set_level(&self, level: &str) -> Result<(), String> {
-        let levels = parse(level)?;
+        self.set_level_with(level, || {})
+    }
+
+    /// The same, and has it told in the log: while the old level holds if the new one does not let that through.
+    pub fn set_level_with(&self, level: &str, tell: impl Fn()) -> Result<(), String> {
+        let levels = with_quiet(parse(level)?);
+        let is_told_after = levels.would_enable(module_path!(), &Level::WARN);
+        if !is_told_after {
+            tell();
+        }
+        self.hold(level, levels);
+        if is_told_after {
+            tell();
+        }
+        Ok(())
+    }
+
+    fn hold(&self, level: &str, levels: Targets) {
         level.clone_into(&mut self.0.said.lock().unwrap_or_else(PoisonError::into_inner));
-        self.0.levels.store(Arc::new(with_quiet(levels)));
+        self.0.levels.store(Arc::new(levels));
         tracing::callsite::rebuild_interest_cache();
         log::set_max_level(events::log_filter(self.0.loudest()));
-        Ok(())
     }
 }
 

@@ -142,7 +142,7 @@ impl Known {
                 "[key]",
                 None,
             ),
-            Self::Email => (r"(?i)\b[a-z0-9._%+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+\b", "[email]", None),
+            Self::Email => (r"[\w.%+-]+@[\w-]+(?:\.[\w-]+)+", "[email]", None),
             Self::Card => (r"\b[0-9](?:[ -]?[0-9]){12,18}\b", "[card]", Some(is_card)),
             Self::Iban => (
                 r"(?i)\b[a-z]{2}[0-9]{2}(?:[a-z0-9]{11,30}|(?: [a-z0-9]{4}){2,7}(?: [a-z0-9]{1,3})?)\b",
@@ -191,6 +191,7 @@ mod tests {
         let all = redactor(json!(["key", "email", "card", "iban"]));
         for (text, left) in [
             ("mail ann.b+c@example.co.uk now", "mail [email] now"),
+            ("mail bob@b\u{fc}cher.de, \u{e9}va@\u{65e5}\u{672c}.example.", "mail [email], [email]."),
             ("card 4111 1111 1111 1111.", "card [card]."),
             ("card 4111-1111-1111-1112.", "card 4111-1111-1111-1112."),
             ("to DE89 3704 0044 0532 0130 00 and back", "to [iban] and back"),
