@@ -167,24 +167,46 @@ pub fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Most strings are keys and other short ones, for which the preparations of `memchr` cost more than the search.
 fn quote_or_backslash(text: &[u8]) -> Option<usize> {
-    const SHORT: usize = 64;
-    let near = &text[..text.len().min(SHORT)];
+    let odd = |word| strict::bytes_of(word, b'"') | strict::bytes_of(word, b'\\');
+    nearest(text, |byte| (byte == b'"') | (byte == b'\\'), odd, |far| memchr2(b'"', b'\\', far))
+}
+
+/// Where the first backslash is.
+pub(crate) fn backslash(text: &[u8]) -> Option<usize> {
+    nearest(text, |byte| byte == b'\\', |word| strict::bytes_of(word, b'\\'), |far| memchr(b'\\', far))
+}
+
+/// Where the first byte is that `is` says, `of` the lowest of a word. Most are near: strings are short, and escapes stand
+/// closely in longer ones, for which the preparations of `memchr` cost more than the search.
+#[inline]
+fn nearest(
+    text: &[u8],
+    is: impl Fn(u8) -> bool,
+    of: impl Fn(u64) -> u64,
+    far: impl FnOnce(&[u8]) -> Option<usize>,
+) -> Option<usize> {
+    const STEP: usize = 16;
+    const NEAR: usize = 16 * STEP;
     let mut at = 0;
-    while let Some(word) = near[at..].first_chunk() {
-        let word = u64::from_le_bytes(*word);
-        let found = (strict::bytes_of(word, b'"') | strict::bytes_of(word, b'\\')) & strict::HIGHEST;
+    while let Some(step) = text[at..].first_chunk::<STEP>() {
+        // Without a branch for each, so that they are compared at once.
+        if step.iter().fold(false, |found, byte| found | is(*byte)) {
+            break;
+        }
+        at += STEP;
+        if at == NEAR {
+            return far(&text[at..]).map(|more| at + more);
+        }
+    }
+    while let Some(word) = text[at..].first_chunk() {
+        let found = of(u64::from_le_bytes(*word)) & strict::HIGHEST;
         if found != 0 {
             return Some(at + found.trailing_zeros() as usize / 8);
         }
         at += 8;
     }
-    let left = &text[at..];
-    if near.len() == text.len() {
-        return left.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|more| at + more);
-    }
-    memchr2(b'"', b'\\', left).map(|more| at + more)
+    text[at..].iter().position(|byte| is(*byte)).map(|more| at + more)
 }
 
 /// The position behind the value that begins at `start`; `None` if none does or it never ends.

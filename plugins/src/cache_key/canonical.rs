@@ -8,7 +8,7 @@
 //! Members of the same name are all taken in, in their order: which of them counts is for the backend to say, so no two
 //! such objects may share a form.
 
-use crate::json::{end_of_string, end_of_value, skip_blanks};
+use crate::json::{backslash, end_of_string, end_of_value, skip_blanks};
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -39,8 +39,8 @@ const END: u8 = 0xff;
 /// than [`crate::call::MAX_DEPTH`], and be smaller than 4 GiB: what [`crate::call::Call::read`] has read is both.
 #[must_use]
 pub fn write(json: &[u8], start: usize, leave_out: &dyn Fn(&str) -> bool, sink: &mut impl Sink) -> bool {
-    let Some(nests) = nests(json, start) else { return false };
-    let mut writer = Writer { json, nests, members: Vec::new(), sink };
+    let Some((nests, long)) = survey(json, start) else { return false };
+    let mut writer = Writer { json, nests, long, members: Vec::new(), sink };
     let mut nest = 0;
     let start = skip_blanks(json, start);
     let Some(end) = writer.end(start, nest) else { return false };
@@ -54,12 +54,15 @@ struct Nest {
     next: u32,
 }
 
-/// All containers from `start`, in the order in which they begin, so that each can be stepped over at once. Stepping over
-/// them by reading, once a level, is what a hostile document would make expensive.
-fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
-    let mut nests: Vec<Nest> = Vec::new();
+/// Strings that are at least so long are not read again to find their end.
+const LONG: usize = 64;
+
+/// All containers from `start`, in the order in which they begin, so that each can be stepped over at once: stepping over
+/// them by reading, once a level, is what a hostile document would make expensive. And where long strings begin and end.
+fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<(u32, u32)>)> {
+    let (mut nests, mut long): (Vec<Nest>, Vec<_>) = (Vec::new(), Vec::new());
     if !matches!(json.get(skip_blanks(json, start))?, b'{' | b'[') {
-        return Some(nests);
+        return Some((nests, long));
     }
     let mut open: Vec<u32> = Vec::new();
     let mut at = start;
@@ -67,7 +70,11 @@ fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
         at += step;
         match json[at] {
             b'"' => {
-                at = end_of_string(json, at)?;
+                let end = end_of_string(json, at)?;
+                if end - at >= LONG {
+                    long.push((u32::try_from(at).ok()?, u32::try_from(end).ok()?));
+                }
+                at = end;
                 continue;
             }
             b'{' | b'[' => {
@@ -79,13 +86,13 @@ fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
                 let next = u32::try_from(nests.len()).ok()?;
                 nests[nest] = Nest { end: u32::try_from(at + 1).ok()?, next };
                 if open.is_empty() {
-                    return Some(nests);
+                    return Some((nests, long));
                 }
             }
         }
         at += 1;
     }
-    open.is_empty().then_some(nests)
+    open.is_empty().then_some((nests, long))
 }
 
 /// A member of an open object.
@@ -99,6 +106,8 @@ struct Member {
 struct Writer<'a, S> {
     json: &'a [u8],
     nests: Vec<Nest>,
+    /// Strings, in order.
+    long: Vec<(u32, u32)>,
     /// Of all objects that are open, the innermost's last.
     members: Vec<Member>,
     sink: &'a mut S,
@@ -109,6 +118,10 @@ impl<S: Sink> Writer<'_, S> {
     fn end(&self, at: usize, nest: usize) -> Option<usize> {
         match self.json.get(at)? {
             b'{' | b'[' => Some(self.nests.get(nest)?.end as usize),
+            b'"' => match self.long.binary_search_by_key(&at, |(start, _)| *start as usize) {
+                Ok(found) => Some(self.long[found].1 as usize),
+                Err(_) => end_of_string(self.json, at),
+            },
             _ => end_of_value(self.json, at),
         }
     }
@@ -304,7 +317,7 @@ fn meant(inner: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 fn unescape(mut inner: &[u8], mut put: impl FnMut(&[u8])) -> Option<()> {
-    while let Some(at) = memchr::memchr(b'\\', inner) {
+    while let Some(at) = backslash(inner) {
         put(&inner[..at]);
         let escape = &inner[at + 1..];
         let (plain, rest) = match escape.first()? {

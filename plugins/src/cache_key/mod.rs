@@ -216,14 +216,7 @@ impl Hash {
         CacheKey(*self.hasher.finalize().as_bytes())
     }
 
-    fn flush(&mut self) {
-        self.hasher.update(&self.held);
-        self.held.clear();
-    }
-}
-
-impl Sink for Hash {
-    fn put(&mut self, mut piece: &[u8]) {
+    fn put_apart(&mut self, mut piece: &[u8]) {
         // Always so many at once: the hash function is quickest where its own pieces begin.
         while self.held.len() + piece.len() > HELD {
             let (fits, rest) = piece.split_at(HELD - self.held.len());
@@ -234,6 +227,22 @@ impl Sink for Hash {
         self.held.extend_from_slice(piece);
     }
 
+    fn flush(&mut self) {
+        self.hasher.update(&self.held);
+        self.held.clear();
+    }
+}
+
+impl Sink for Hash {
+    #[inline]
+    fn put(&mut self, piece: &[u8]) {
+        if piece.len() <= HELD - self.held.len() {
+            return self.held.extend_from_slice(piece);
+        }
+        self.put_apart(piece);
+    }
+
+    #[inline]
     fn put_byte(&mut self, byte: u8) {
         if self.held.len() == HELD {
             self.flush();

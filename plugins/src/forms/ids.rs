@@ -33,6 +33,9 @@ struct Place {
     is_id: bool,
 }
 
+/// The name that the id goes by.
+static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"id\""));
+
 /// The names that the time goes by.
 static MADE: LazyLock<[Finder<'static>; 3]> =
     LazyLock::new(|| [r#""created""#, r#""created_at""#, r#""completed_at""#].map(Finder::new));
@@ -143,7 +146,7 @@ pub fn with_long_id(endpoint: Endpoint, answer: Bytes, streamed: bool, random: &
     long.push(b'"');
     let (mut out, mut copied) = (BytesMut::with_capacity(answer.len() + long.len()), 0);
     // Only where it is an id: so short a text may stand for something else elsewhere.
-    for name in memchr::memmem::find_iter(&answer, b"\"id\"") {
+    for name in ID.find_iter(&answer) {
         if let Some(at) = value_after(&answer, name + 4).filter(|at| answer[*at..].starts_with(&id)) {
             out.extend_from_slice(&answer[copied..at]);
             out.extend_from_slice(&long);

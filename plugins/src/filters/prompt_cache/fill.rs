@@ -126,7 +126,7 @@ impl Fill {
             }
             false => {
                 // Mostly it has been read on the way here.
-                let usage = exchange.spent().or_else(|| Usage::from_answer(&recorded));
+                let usage = exchange.spent().filter(|usage| !usage.estimated).or_else(|| Usage::from_answer(&recorded));
                 Entry::whole(label, content_type, recorded, usage)
             }
         };
