@@ -10,6 +10,7 @@ mod answers;
 mod auth;
 mod backend;
 mod balancers;
+mod bench;
 mod bodies;
 mod borders;
 mod breaker;
