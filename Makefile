@@ -59,6 +59,8 @@ check: ## Formatting, lints, import rules, dependencies, generated files
 	.ci/alerts
 	$(say) 'The systemd unit'
 	.ci/unit
+	$(say) 'What the comparison makes of its numbers'
+	.ci/compare
 
 .PHONY: hammer
 hammer: ## 64 clients on one bucket of each kind, a million clients with one each, 100,000 made-up names: what came of it
@@ -76,6 +78,10 @@ upgrades: ## 1,000 reloads and 20 binary upgrades under 500 requests a second an
 instructions: ## Count what a decision over limits costs, and compare (valgrind; a few minutes the first time)
 	@.ci/prepare instructions
 	.ci/instructions
+
+.PHONY: compare
+compare: ## Measure the gateway beside nginx, Envoy, LiteLLM and others, and write docs/benchmarks.md (an hour; two quiet cores)
+	benches/compare/run --docs
 
 .PHONY: generate
 generate: ## Write the generated files anew

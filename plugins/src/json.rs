@@ -83,7 +83,12 @@ impl<'a> Iterator for Members<'a> {
 /// Whether a key occurs anywhere in these bytes, be they a document or a block of events, with a value other than
 /// null; `quoted_key` finds it in its quotes. No more than a hint whether a look is worth its while.
 pub(crate) fn mentions(bytes: &[u8], quoted_key: &Finder<'_>) -> bool {
-    quoted_key.find_iter(bytes).any(|at| {
+    mention(bytes, 0, quoted_key).is_some()
+}
+
+/// Where it does at or after `from`; see [`mentions`].
+pub(crate) fn mention(bytes: &[u8], from: usize, quoted_key: &Finder<'_>) -> Option<usize> {
+    quoted_key.find_iter(bytes.get(from..)?).map(|at| from + at).find(|at| {
         let colon = skip_blanks(bytes, at + quoted_key.needle().len());
         bytes.get(colon) == Some(&b':') && bytes.get(skip_blanks(bytes, colon + 1)) != Some(&b'n')
     })
@@ -162,13 +167,46 @@ pub fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Most strings are keys and other short ones, for which the preparations of `memchr` cost more than the search.
 fn quote_or_backslash(text: &[u8]) -> Option<usize> {
-    const SHORT: usize = 16;
-    let near = &text[..text.len().min(SHORT)];
-    near.iter()
-        .position(|byte| matches!(byte, b'"' | b'\\'))
-        .or_else(|| memchr2(b'"', b'\\', &text[near.len()..]).map(|at| at + near.len()))
+    let odd = |word| strict::bytes_of(word, b'"') | strict::bytes_of(word, b'\\');
+    nearest(text, |byte| (byte == b'"') | (byte == b'\\'), odd, |far| memchr2(b'"', b'\\', far))
+}
+
+/// Where the first backslash is.
+pub(crate) fn backslash(text: &[u8]) -> Option<usize> {
+    nearest(text, |byte| byte == b'\\', |word| strict::bytes_of(word, b'\\'), |far| memchr(b'\\', far))
+}
+
+/// Where the first byte is that `is` says, `of` the lowest of a word. Most are near: strings are short, and escapes stand
+/// closely in longer ones, for which the preparations of `memchr` cost more than the search.
+#[inline]
+fn nearest(
+    text: &[u8],
+    is: impl Fn(u8) -> bool,
+    of: impl Fn(u64) -> u64,
+    far: impl FnOnce(&[u8]) -> Option<usize>,
+) -> Option<usize> {
+    const STEP: usize = 16;
+    const NEAR: usize = 16 * STEP;
+    let mut at = 0;
+    while let Some(step) = text[at..].first_chunk::<STEP>() {
+        // Without a branch for each, so that they are compared at once.
+        if step.iter().fold(false, |found, byte| found | is(*byte)) {
+            break;
+        }
+        at += STEP;
+        if at == NEAR {
+            return far(&text[at..]).map(|more| at + more);
+        }
+    }
+    while let Some(word) = text[at..].first_chunk() {
+        let found = of(u64::from_le_bytes(*word)) & strict::HIGHEST;
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    text[at..].iter().position(|byte| is(*byte)).map(|more| at + more)
 }
 
 /// The position behind the value that begins at `start`; `None` if none does or it never ends.

@@ -1,17 +1,16 @@
-//! What it is asked to do, and the request that follows from it.
+//! What the program is asked to do, and the plan that follows from it.
 
 use clap::Parser;
 use std::io::{Error, Result};
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
+use tidegate_bench_load::{DIGITS, End, Plan, Request, Target, Trust, Way, made_up};
 
 /// Load for measurements.
 #[derive(Parser)]
 #[command(about, version)]
 pub(crate) struct Arguments {
-    /// What is asked, over plain HTTP/1.1.
+    /// What is asked, over HTTP/1.1.
     #[arg(long)]
     pub url: String,
     /// The model that is asked for.
@@ -53,6 +52,9 @@ pub(crate) struct Arguments {
     /// Seconds over which connections open, so that paced streams are not all due at the same moment.
     #[arg(long, default_value_t = 0.0)]
     pub ramp: f64,
+    /// Seconds that an answer may take; without it, as long as it takes.
+    #[arg(long)]
+    pub timeout: Option<f64>,
     /// The server whose processor time, memory and system calls are told; may be given more than once.
     #[arg(long)]
     pub pid: Vec<u32>,
@@ -61,118 +63,97 @@ pub(crate) struct Arguments {
     pub json: bool,
 }
 
-/// Where requests go, and their bytes.
-pub(crate) struct Target {
-    pub address: SocketAddr,
-    pub request: Vec<u8>,
-    /// Where in the request a number stands that is another each time.
-    pub number: Option<Range<usize>>,
-}
-
-/// What follows the text of the last message.
-const END: &str = "\"}]}";
-
-/// Digits that tell one request from all others.
-const DIGITS: usize = 16;
-
 impl Arguments {
-    /// Requests that are under way at most.
-    pub(crate) fn workers(&self) -> usize {
-        self.streams.unwrap_or(self.connections).max(1)
-    }
-
-    /// How long is warmed up, and how long is measured.
-    pub(crate) fn times(&self) -> (Duration, Option<Duration>) {
-        match self.requests {
-            Some(_) => (Duration::ZERO, None),
-            None => (Duration::from_secs_f64(self.warmup), Some(Duration::from_secs_f64(self.duration))),
-        }
-    }
-
     /// # Errors
-    /// An URL that is not `http://HOST[:PORT]/PATH`, or a body that cannot be read.
-    pub(crate) fn target(&self) -> Result<Target> {
-        let wrong = || Error::other(format!("{} is not http://HOST[:PORT]/PATH", self.url));
-        let rest = self.url.strip_prefix("http://").ok_or_else(wrong)?;
-        let slash = rest.find('/').ok_or_else(wrong)?;
-        let (host, path) = rest.split_at(slash);
-        let named = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-        let address = named.to_socket_addrs()?.next().ok_or_else(wrong)?;
+    /// A URL that is none, or a body that cannot be read.
+    pub(crate) fn plan(&self) -> Result<Plan> {
+        let target = Target::parse(&self.url).map_err(Error::other)?;
+        Ok(Plan {
+            way: Way::to(&target, Trust::System)?,
+            request: self.request(&target)?,
+            stream: self.streams.is_some(),
+            workers: self.streams.unwrap_or(self.connections).max(1),
+            rate: self.rate,
+            end: match self.requests {
+                Some(requests) => End::Requests(requests),
+                None => End::After {
+                    warmup: Duration::from_secs_f64(self.warmup),
+                    duration: Duration::from_secs_f64(self.duration),
+                },
+            },
+            ramp: Duration::from_secs_f64(self.ramp),
+            timeout: self.timeout.map(Duration::from_secs_f64),
+            usage: false,
+            pids: self.pid.clone(),
+        })
+    }
+
+    fn request(&self, target: &Target) -> Result<Request> {
+        let stream = if self.streams.is_some() { STREAM } else { "" };
         let body = match &self.body {
             Some(file) => std::fs::read(file)?,
-            None => body(&self.model, self.streams.is_some(), self.body_size).into_bytes(),
+            None => {
+                let options = format!(",\"temperature\":0.7{stream}");
+                made_up::conversation(&self.model, &options, self.body_size).into_bytes()
+            }
         };
-        let key = self.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
-        let headers: String = self.header.iter().map(|header| format!("{header}\r\n")).collect();
-        // What the Python SDK of OpenAI sends with each request, since heads cost too.
-        let mut request = format!(
-            "POST {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\ncontent-type: application/json\r\n\
-             user-agent: OpenAI/Python 3.52.0\r\nx-stainless-lang: python\r\nx-stainless-package-version: 3.52.0\r\n\
-             x-stainless-os: Linux\r\nx-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\n\
-             x-stainless-runtime-version: 3.12.8\r\nx-stainless-async: false\r\nx-stainless-retry-count: 0\r\n\
-             x-stainless-read-timeout: 600\r\n{key}{headers}content-length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(&body);
-        let end = request.len() - END.len().min(request.len());
-        let number = self.distinct.then(|| end - DIGITS..end);
-        Ok(Target { address, request, number })
+        let key = self.key.as_ref().map(|key| format!("authorization: Bearer {key}"));
+        let host = format!("host: {}", target.authority);
+        let headers: Vec<String> = std::iter::once(host)
+            .chain(SDK.iter().map(|line| (*line).to_owned()))
+            .chain(key)
+            .chain(self.header.iter().cloned())
+            .collect();
+        let number = self.distinct.then(|| body.len().saturating_sub(made_up::END.len() + DIGITS));
+        Ok(Request::post(if target.path.is_empty() { "/" } else { &target.path }, &headers, &body, number))
     }
 }
 
-/// A conversation of `size` bytes, in messages as long as people's.
-fn body(model: &str, stream: bool, size: usize) -> String {
-    const TURN: &str = "Could you look at \\\"the report\\\" once more?\\nIt says that the tide turns at noon, and that \
-                        the gate should have been open since the morning; which of the two is right? ";
-    const MESSAGE: usize = 900;
-    let options = if stream { ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" } else { "" };
-    let mut body = format!("{{\"model\":\"{model}\",\"temperature\":0.7{options},\"messages\":[");
-    let begin = "{\"role\":\"user\",\"content\":\"";
-    body += begin;
-    let mut message = 0;
-    while body.len() + TURN.len() + END.len() + begin.len() + 3 <= size {
-        if message > MESSAGE {
-            body += "\"},";
-            body += begin;
-            message = 0;
-        } else {
-            body += TURN;
-            message += TURN.len();
-        }
-    }
-    let left = size.saturating_sub(body.len() + END.len());
-    body.extend(std::iter::repeat_n('x', left));
-    body + END
-}
+const STREAM: &str = ",\"stream\":true,\"stream_options\":{\"include_usage\":true}";
+
+/// What the Python SDK of OpenAI sends with each request, since heads cost too.
+const SDK: [&str; 12] = [
+    "accept: application/json",
+    "content-type: application/json",
+    "user-agent: OpenAI/Python 3.52.0",
+    "x-stainless-lang: python",
+    "x-stainless-package-version: 3.52.0",
+    "x-stainless-os: Linux",
+    "x-stainless-arch: x64",
+    "x-stainless-runtime: CPython",
+    "x-stainless-runtime-version: 3.12.8",
+    "x-stainless-async: false",
+    "x-stainless-retry-count: 0",
+    "x-stainless-read-timeout: 600",
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_body_is_json_of_the_size_asked_for() {
-        for size in [256, 1024, 32 << 10, 1 << 20] {
-            for stream in [false, true] {
-                let body = body("m", stream, size);
-                assert_eq!(body.len(), size);
-                let value: serde_json::Value = serde_json::from_str(&body).unwrap();
-                assert_eq!(value["model"], "m");
-            }
-        }
+    fn request(more: &[&str]) -> (Request, String, String) {
+        let arguments = ["load", "--url", "http://127.0.0.1:9/v1/x", "--body-size", "300", "--header", "x-a: b"];
+        let plan = Arguments::parse_from([&arguments, more].concat()).plan().unwrap();
+        let text = String::from_utf8(plan.request.bytes.clone()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (plan.request, head.to_owned(), body.to_owned())
     }
 
     #[test]
     fn a_request_says_how_long_its_body_is() {
-        let (url, header) = ("http://127.0.0.1:9/v1/x", "x-a: b");
-        let arguments = Arguments::parse_from(["load", "--url", url, "--body-size", "300", "--header", header]);
-        let target = arguments.target().unwrap();
-        let request = String::from_utf8(target.request).unwrap();
-        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let (_, head, body) = request(&[]);
         assert!(
             head.starts_with("POST /v1/x HTTP/1.1\r\nhost: 127.0.0.1:9\r\n")
                 && head.ends_with("\r\nx-a: b\r\ncontent-length: 300")
         );
-        assert_eq!((body.len(), target.address.port()), (300, 9));
+        assert_eq!(body.len(), 300);
+    }
+
+    #[test]
+    fn a_number_stands_in_the_text_of_the_last_message() {
+        let (mut request, ..) = request(&["--distinct"]);
+        let place = request.number.clone().unwrap();
+        request.bytes[place].copy_from_slice(b"0000000000000042");
+        assert!(request.bytes.ends_with(b"0000000000000042\"}]}"));
     }
 }

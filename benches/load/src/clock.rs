@@ -51,6 +51,11 @@ impl Clock {
         (!self.is_over() && self.take()).then(Instant::now)
     }
 
+    /// When requests were due that no connection has taken yet.
+    pub(crate) fn waiting(&self) -> Vec<Instant> {
+        self.open.as_ref().map_or_else(Vec::new, |open| open.due.borrow().iter().copied().collect())
+    }
+
     fn is_over(&self) -> bool {
         self.left.get() == Some(0) || self.until.is_some_and(|until| Instant::now() >= until)
     }
@@ -130,6 +135,16 @@ mod tests {
                 .all(|pair| (pair[1] - pair[0]).abs_diff(Duration::from_millis(1)) < Duration::from_micros(2))
         );
         assert!(began.elapsed() >= Duration::from_millis(99));
+    }
+
+    #[tokio::test]
+    async fn requests_that_no_connection_is_free_for_stay_due_when_they_were() {
+        let clock = Clock::new(Some(50), None, Some(10_000.0));
+        clock.run().await.unwrap();
+        let first = clock.next().await.unwrap();
+        let waiting = clock.waiting();
+        assert_eq!(waiting.len(), 49);
+        assert!(waiting.iter().all(|due| *due > first && *due <= Instant::now()));
     }
 
     #[tokio::test]

@@ -1,22 +1,12 @@
-//! Load for measurements, and what came of it: latency, time to first token and time between tokens as the client sees
-//! them, and what the measured server spent of its processor, memory and system calls.
-//!
-//! - Closed loop: each connection asks again as soon as it is answered. Tells how much a server can carry.
-//! - Open loop (`--rate`): requests are due at fixed times, and their latency counts from when they were due, whether
-//!   or not a connection was free (no coordinated omission). Tells what a client waits at a load that is given.
+//! Load for measurements from the command line, for scripts: see the library beside it.
 
-mod answer;
 mod arguments;
-mod clock;
-mod drive;
-mod process;
-mod report;
-mod samples;
 
 use arguments::Arguments;
 use clap::Parser;
 use std::io::Write;
 use std::process::ExitCode;
+use tidegate_bench_load::{Report, measure, open_files};
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -30,9 +20,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> std::io::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measured = tokio::task::LocalSet::new().block_on(&runtime, drive::measure(arguments))?;
-    let report = report::Report::new(arguments, &measured);
+    open_files()?;
+    // Whoever interrupts a script means it.
+    let measured = measure(arguments.plan()?, std::future::pending(), |_| {})?;
+    let report = Report::new(&measured, arguments.streams.is_some());
     let mut out = std::io::stdout().lock();
     if arguments.json {
         serde_json::to_writer(&mut out, &report)?;

@@ -6,7 +6,7 @@ use std::io::Result;
 
 /// Spent by all processes named, from their start or since another look.
 #[derive(Clone, Copy, Default, Serialize)]
-pub(crate) struct Spent {
+pub struct Spent {
     /// On a processor, in nanoseconds.
     pub cpu_ns: u64,
     /// Of that in the kernel, in clock ticks.

@@ -1,9 +1,13 @@
 //! What is answered, by the model's name; each answer is made once and then only sent.
 //!
-//! - `mock-whole-SIZE` or `mock-whole-SIZE-MS`: a chat completion of so many bytes of JSON, after so many milliseconds;
-//! - `mock-stream-TOKENS-MS`: an event stream of so many tokens, so many milliseconds apart (0: as fast as they go);
-//! - `mock-fault-STATUS`: an error in OpenAI's shape;
-//! - `mock-fault-close`: no answer, the connection closes; `mock-fault-cut`: a stream that breaks after two tokens.
+//! - `mock-whole-SIZE[-MS[-TOKENS]]`: a chat completion of so many bytes of JSON, after so many milliseconds, that says it
+//!   has so many tokens (64);
+//! - `mock-stream-TOKENS-MS[-BYTES]`: an event stream of so many tokens, so many milliseconds apart (0: as fast as they
+//!   go), each a text of so many bytes (6);
+//! - `mock-fault-STATUS[-MS]`: an error in OpenAI's shape, after so many milliseconds;
+//! - `mock-fault-close`, `-reset`, `-stall`: no answer; the connection is closed, is reset, or stays open and silent;
+//! - `mock-fault-garbage`: bytes that are no HTTP; `mock-fault-nonsense`: HTTP, but what it calls JSON is none;
+//! - `mock-fault-cut`, `mock-fault-hang`: a stream that after two tokens breaks, or says nothing more.
 //!
 //! Any other model gets `mock-whole-504`.
 
@@ -25,8 +29,19 @@ pub(crate) enum Answer {
     },
     /// Token by token.
     Stream(Stream),
-    /// The connection closes.
+    /// None.
+    None(Silence),
+}
+
+/// What becomes of a connection on which nothing is said, or nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// It is closed.
     Close,
+    /// It is reset.
+    Reset,
+    /// It stays open until the client has had enough.
+    Stall,
 }
 
 /// An event stream: a head, the same event again and again, an end.
@@ -42,8 +57,8 @@ pub(crate) struct Stream {
     pub tokens: u32,
     /// Time from one token to the next.
     pub pace: Duration,
-    /// Whether the end is missing.
-    pub cut: bool,
+    /// What there is in place of its end, if that is missing.
+    pub breaks: Option<Silence>,
 }
 
 /// All answers that have been asked for.
@@ -66,29 +81,47 @@ impl Answers {
 /// Tokens that an answer says it has read.
 const PROMPT_TOKENS: u32 = 100;
 
+/// Bytes of a token's text, unless the name says how many.
+const TOKEN: usize = 6;
+
 fn make(model: &str, usage: bool) -> Answer {
     let mut parts = model.strip_prefix("mock-").unwrap_or_default().split('-');
     let kind = parts.next().unwrap_or_default();
     let first = parts.next().unwrap_or_default();
-    let second = parts.next().and_then(|text| text.parse().ok()).map(Duration::from_millis).unwrap_or_default();
+    let time = parts.next().and_then(|text| text.parse().ok()).map(Duration::from_millis).unwrap_or_default();
+    let third: Option<u32> = parts.next().and_then(|text| text.parse().ok());
+    let broken = |breaks| Answer::Stream(Stream { breaks: Some(breaks), ..stream(model, 2, time, TOKEN, usage) });
     match (kind, first) {
-        ("stream", tokens) => Answer::Stream(stream(model, tokens.parse().unwrap_or(64), second, usage)),
-        ("fault", "close") => Answer::Close,
-        ("fault", "cut") => Answer::Stream(Stream { cut: true, ..stream(model, 2, second, usage) }),
-        ("fault", status) => Answer::Whole { bytes: fault(status), delay: second },
-        (_, size) => Answer::Whole { bytes: completion(model, size.parse().unwrap_or(504)), delay: second },
+        ("stream", tokens) => {
+            let bytes = third.map_or(TOKEN, |bytes| bytes as usize);
+            Answer::Stream(stream(model, tokens.parse().unwrap_or(64), time, bytes, usage))
+        }
+        ("fault", "close") => Answer::None(Silence::Close),
+        ("fault", "reset") => Answer::None(Silence::Reset),
+        ("fault", "stall") => Answer::None(Silence::Stall),
+        ("fault", "garbage") => Answer::Whole { bytes: b"\x16\x03\x01 this is no HTTP\r\n\r\n".to_vec(), delay: time },
+        ("fault", "nonsense") => {
+            Answer::Whole { bytes: response("200 OK", "{\"id\":\"chatcmpl-mock\",\"cho"), delay: time }
+        }
+        ("fault", "cut") => broken(Silence::Close),
+        ("fault", "hang") => broken(Silence::Stall),
+        ("fault", status) => Answer::Whole { bytes: fault(status), delay: time },
+        (_, size) => {
+            let bytes = completion(model, size.parse().unwrap_or(504), third.unwrap_or(64));
+            Answer::Whole { bytes, delay: time }
+        }
     }
 }
 
 /// A completion of exactly `size` bytes of JSON, or as little above it as its frame takes.
-fn completion(model: &str, size: usize) -> Vec<u8> {
+fn completion(model: &str, size: usize, tokens: u32) -> Vec<u8> {
     let text = |content: &str| {
         format!(
             "{{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":1760000000,\"model\":\"{model}\",\
              \"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{content}\"}},\
              \"logprobs\":null,\"finish_reason\":\"stop\"}}],\"usage\":{{\"prompt_tokens\":{PROMPT_TOKENS},\
-             \"completion_tokens\":64,\"total_tokens\":{},\"prompt_tokens_details\":null}}}}",
-            PROMPT_TOKENS + 64
+             \"completion_tokens\":{tokens},\"total_tokens\":{},\"prompt_tokens_details\":null}}}}",
+            PROMPT_TOKENS + tokens
         )
     };
     let room = size.saturating_sub(text("").len());
@@ -113,7 +146,13 @@ pub(crate) fn response(status: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn stream(model: &str, tokens: u32, pace: Duration, usage: bool) -> Stream {
+/// So many bytes of text.
+fn text(bytes: usize) -> String {
+    " token".chars().cycle().take(bytes).collect()
+}
+
+fn stream(model: &str, tokens: u32, pace: Duration, bytes: usize, usage: bool) -> Stream {
+    let text = text(bytes);
     let event = |choices: &str, more: &str| {
         format!(
             "data: {{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\
@@ -128,7 +167,7 @@ fn stream(model: &str, tokens: u32, pace: Duration, usage: bool) -> Stream {
         "HTTP/1.1 200 OK\r\nserver: mock\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
          cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n",
     );
-    first += &chunk(&token("\"role\":\"assistant\",\"content\":\" token\""));
+    first += &chunk(&token(&format!("\"role\":\"assistant\",\"content\":\"{text}\"")));
     let mut end = chunk(&event("{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}", ""));
     if usage {
         let total = PROMPT_TOKENS + tokens;
@@ -139,8 +178,8 @@ fn stream(model: &str, tokens: u32, pace: Duration, usage: bool) -> Stream {
     }
     end += &chunk("data: [DONE]\n\n");
     end += "0\r\n\r\n";
-    let event = chunk(&token("\"content\":\" token\"")).into_bytes();
-    Stream { first: first.into_bytes(), event, end: end.into_bytes(), tokens: tokens.max(1), pace, cut: false }
+    let event = chunk(&token(&format!("\"content\":\"{text}\""))).into_bytes();
+    Stream { first: first.into_bytes(), event, end: end.into_bytes(), tokens: tokens.max(1), pace, breaks: None }
 }
 
 fn chunk(data: &str) -> String {
@@ -173,6 +212,33 @@ mod tests {
         assert_eq!((stream.tokens, stream.pace), (200, Duration::from_millis(20)));
         let end = String::from_utf8(stream.end).unwrap();
         assert!(end.contains("\"completion_tokens\":200") && end.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"), "{end}");
+    }
+
+    #[test]
+    fn a_name_says_how_long_each_token_is_and_how_many_an_answer_has() {
+        let Answer::Stream(stream) = make("mock-stream-2-0-1000", false) else { panic!("not a stream") };
+        let event = String::from_utf8(stream.event).unwrap();
+        assert_eq!(event.split("\"content\":\"").nth(1).unwrap().find('"'), Some(1000));
+        let Answer::Whole { bytes, .. } = make("mock-whole-504-0-7", false) else { panic!("a stream") };
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.contains("\"completion_tokens\":7,\"total_tokens\":107"), "{text}");
+    }
+
+    #[test]
+    fn a_fault_is_what_its_name_says() {
+        for (name, silence) in [("close", Silence::Close), ("reset", Silence::Reset), ("stall", Silence::Stall)] {
+            assert!(matches!(make(&format!("mock-fault-{name}"), false), Answer::None(is) if is == silence), "{name}");
+        }
+        for (name, silence) in [("cut", Silence::Close), ("hang", Silence::Stall)] {
+            let Answer::Stream(stream) = make(&format!("mock-fault-{name}"), false) else { panic!("{name}") };
+            assert_eq!((stream.tokens, stream.breaks), (2, Some(silence)));
+        }
+        let begins = |name: &str, begin: &[u8]| match make(name, false) {
+            Answer::Whole { bytes, .. } => bytes.starts_with(begin),
+            _ => false,
+        };
+        assert!(begins("mock-fault-503", b"HTTP/1.1 503 ") && begins("mock-fault-nonsense", b"HTTP/1.1 200 "));
+        assert!(!begins("mock-fault-garbage", b"HTTP"));
     }
 
     #[test]

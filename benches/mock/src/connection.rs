@@ -1,6 +1,6 @@
 //! One client connection: requests in, answers out, until the client has had enough.
 
-use crate::answer::{Answer, Answers, response};
+use crate::answer::{Answer, Answers, Silence, response};
 use crate::pace::{self, Pacer};
 use crate::request::{self, Found};
 use memchr::memmem;
@@ -72,7 +72,7 @@ fn choose(request: &[u8], body: usize, answers: &Answers) -> Rc<Answer> {
 /// Sends an answer, and gives the socket back if the connection stays open.
 async fn send(mut socket: TcpStream, answer: &Rc<Answer>, pacer: &Pacer) -> Option<TcpStream> {
     match &**answer {
-        Answer::Close => None,
+        Answer::None(silence) => silent(socket, *silence).await,
         Answer::Whole { bytes, delay } => {
             if !delay.is_zero() {
                 tokio::time::sleep(*delay).await;
@@ -82,11 +82,26 @@ async fn send(mut socket: TcpStream, answer: &Rc<Answer>, pacer: &Pacer) -> Opti
         }
         Answer::Stream(stream) => {
             socket.write_all(&stream.first).await.ok()?;
-            if stream.pace.is_zero() || stream.cut {
+            if let Some(silence) = stream.breaks {
                 pace::flat_out(&mut socket, stream).await.ok()?;
-                return (!stream.cut).then_some(socket);
+                return silent(socket, silence).await;
+            }
+            if stream.pace.is_zero() {
+                pace::flat_out(&mut socket, stream).await.ok()?;
+                return Some(socket);
             }
             pacer.send(socket, answer, stream).await
         }
     }
+}
+
+/// Says nothing more. The connection does not come back from that.
+async fn silent(mut socket: TcpStream, silence: Silence) -> Option<TcpStream> {
+    match silence {
+        Silence::Close => {}
+        // With nothing left to wait for, closing is a reset.
+        Silence::Reset => socket.set_zero_linger().ok()?,
+        Silence::Stall => while socket.read(&mut [0; 64]).await.ok()? > 0 {},
+    }
+    None
 }

@@ -10,6 +10,7 @@ mod pace;
 mod request;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> std::io::Result<()> {
+    open_files()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(async { listen(arguments.listen) })?;
     let address = listener.local_addr()?;
@@ -58,6 +60,12 @@ fn run(arguments: &Arguments) -> std::io::Result<()> {
     LocalSet::new().block_on(&runtime, serve(listener))
 }
 
+/// Takes as many open files as may be had: a connection is one, and shells begin with 1,024.
+fn open_files() -> std::io::Result<()> {
+    let most = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: most.maximum, ..most })?)
+}
+
 /// Every thread listens on the same port, and the kernel spreads connections over them.
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -67,12 +75,21 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn serve(listener: TcpListener) -> std::io::Result<()> {
+async fn serve(listener: TcpListener) -> ! {
     let pacer = pace::Pacer::start();
     let answers = Rc::new(answer::Answers::default());
     loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // Out of files, or a client that has left already: those who are here go on.
+            Err(_) => {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
         tokio::task::spawn_local(connection::answer(stream, answers.clone(), pacer.clone()));
     }
 }

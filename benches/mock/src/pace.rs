@@ -174,5 +174,5 @@ pub(crate) async fn flat_out(socket: &mut TcpStream, stream: &Stream) -> Result<
     for _ in 1..stream.tokens {
         socket.write_all(&stream.event).await?;
     }
-    socket.write_all(if stream.cut { b"" } else { &stream.end }).await
+    socket.write_all(if stream.breaks.is_some() { b"" } else { &stream.end }).await
 }

@@ -69,7 +69,10 @@ pub(crate) fn model(body: &[u8]) -> Option<&[u8]> {
 
 /// Whether a stream's usage is asked for.
 pub(crate) fn wants_usage(body: &[u8]) -> bool {
-    memmem::find(body, b"\"include_usage\":true").is_some()
+    memmem::find(body, b"\"include_usage\"").is_some_and(|at| {
+        let value = body[at + 15..].trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+        value.is_some_and(|value| value.starts_with(b"true"))
+    })
 }
 
 #[cfg(test)]
@@ -99,5 +102,7 @@ mod tests {
         assert_eq!(model(br#"{"model":"mock-whole-504","x":1}"#), Some(&b"mock-whole-504"[..]));
         assert_eq!(model(br#"{"messages":[], "model" : "m"}"#), Some(&b"m"[..]));
         assert_eq!(model(br#"{"messages":[]}"#), None);
+        assert!(wants_usage(br#"{"stream_options": {"include_usage": true}}"#));
+        assert!(!wants_usage(br#"{"stream_options":{"include_usage":false}}"#) && !wants_usage(b"{}"));
     }
 }

@@ -118,7 +118,7 @@ fn read(status: StatusCode, body: &[u8]) -> Result<Found, String> {
 }
 
 /// The names in a list of models. They are someone else's text and will stand in a file and on a terminal.
-fn names(data: Option<&Value>) -> Found {
+pub(super) fn names(data: Option<&Value>) -> Found {
     let Some(Value::Array(models)) = data else { return Found::NoList };
     let clean =
         |name: &&str| !name.is_empty() && name.len() <= 256 && !name.chars().any(|c| c.is_control() || c == '*');

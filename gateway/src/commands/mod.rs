@@ -3,6 +3,7 @@
 
 mod admin;
 mod banner;
+mod bench;
 mod check;
 mod completions;
 mod demo;
@@ -60,6 +61,7 @@ enum Verb {
     Records(records::Records),
     Usage(usage::Usage),
     Top(top::Top),
+    Bench(bench::Bench),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -81,6 +83,7 @@ impl Verb {
             Self::Records(verb) => verb.run(),
             Self::Usage(verb) => verb.run(),
             Self::Top(verb) => verb.run(),
+            Self::Bench(verb) => verb.run(),
             Self::Schema(verb) => verb.run(),
             Self::OpenApi(verb) => verb.run(),
             Self::Completions(verb) => verb.run(),

@@ -2,6 +2,7 @@
 
 use super::body::{self, Body};
 use super::fail::{Fault, Result, Wait};
+use super::headers::{BACKENDS_REQUEST_ID, CORRELATION_ID, REQUEST_ID};
 use super::tally::{self, Ending};
 use super::{Session, Trip, cors, fetch, relay};
 use crate::core::Core;
@@ -311,29 +312,37 @@ pub(super) fn measure(trip: &mut Trip<'_>) {
 pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
     measure(trip);
     let record = &trip.record;
-    headers.insert("x-request-id", record.request_id.to_header());
+    headers.insert(REQUEST_ID, record.request_id.to_header());
     if let Some(id) = &record.correlation_id {
-        headers.insert("x-correlation-id", id.to_header());
+        headers.insert(CORRELATION_ID, id.to_header());
     }
     if matches!(trip.exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
-        headers.insert("request-id", record.request_id.to_header());
+        headers.insert(BACKENDS_REQUEST_ID, record.request_id.to_header());
     }
     if trip.snapshot.answer_headers {
         if let Some(backend) = &record.backend {
-            insert(headers, "x-tidegate-backend", backend);
-            headers.insert(HeaderName::from_static("x-tidegate-attempts"), HeaderValue::from(record.attempts));
+            insert(headers, BACKEND, backend);
+            headers.insert(ATTEMPTS, HeaderValue::from(record.attempts));
         }
         if let Some(why) = record.fallback.last() {
-            insert(headers, "x-tidegate-fallback", why);
-            insert(headers, "x-tidegate-pool", trip.route.as_ref().map_or("", |route| &route.pool.name));
-            insert(headers, "x-tidegate-model", record.model_served.as_deref().unwrap_or_default());
+            insert(headers, HeaderName::from_static("x-tidegate-fallback"), why);
+            insert(
+                headers,
+                HeaderName::from_static("x-tidegate-pool"),
+                trip.route.as_ref().map_or("", |route| &route.pool.name),
+            );
+            insert(
+                headers,
+                HeaderName::from_static("x-tidegate-model"),
+                record.model_served.as_deref().unwrap_or_default(),
+            );
         }
         if !record.queued.is_zero() {
             let queued = u64::try_from(record.queued.as_millis()).unwrap_or(u64::MAX);
             headers.insert("x-tidegate-queue-ms", super::headers::number(queued));
         }
         let millis = record.overhead.as_secs_f64() * 1000.0;
-        insert(headers, "x-tidegate-overhead-ms", &format!("{millis:.3}"));
+        insert(headers, OVERHEAD, &format!("{millis:.3}"));
     }
     if let Some(cors) = &trip.snapshot.cors
         && trip.exchange.head().method != Method::OPTIONS
@@ -342,9 +351,13 @@ pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
     }
 }
 
-fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+const BACKEND: HeaderName = HeaderName::from_static("x-tidegate-backend");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
+const OVERHEAD: HeaderName = HeaderName::from_static("x-tidegate-overhead-ms");
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
+        headers.insert(name, value);
     }
 }
 
@@ -387,7 +400,7 @@ pub(crate) async fn unreadable_head(core: &Core, session: &mut Session, status: 
     let mut headers = reply.headers;
     let body = reply.body.whole().cloned().unwrap_or_default();
     headers.insert(header::CONTENT_LENGTH, super::headers::number(body.len() as u64));
-    headers.insert("x-request-id", id.to_header());
+    headers.insert(REQUEST_ID, id.to_header());
     let sent = session.write_head(reply.status, headers).await;
     if sent.is_ok() && session.write_body(body).await.is_ok() {
         let _ = session.finish(None).await;

@@ -69,16 +69,17 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     };
     let upgrade =
         session.is_upgrade() && method == Method::GET && headers::has_token(&headers, &header::UPGRADE, "websocket");
-    let id = RequestId::accept(headers.get("x-request-id").map(http::HeaderValue::as_bytes));
-    let trace = TraceContext::accept(headers::text(&headers, "traceparent"));
+    let id = RequestId::accept(headers.get(headers::REQUEST_ID).map(http::HeaderValue::as_bytes));
+    let trace = TraceContext::accept(headers::text(&headers, headers::TRACEPARENT));
     let mut record = Record::new(id, trace, method.clone(), parts.uri.path());
     watch(&snapshot, &mut record);
     record.http = version;
     record.client = client;
-    record.correlation_id = headers.get("x-correlation-id").and_then(|value| RequestId::from_caller(value.as_bytes()));
+    record.correlation_id =
+        headers.get(headers::CORRELATION_ID).and_then(|value| RequestId::from_caller(value.as_bytes()));
     if record.correlation_id.is_none() {
         // What is no id, or a key, is nobody else's business.
-        headers.remove("x-correlation-id");
+        headers.remove(headers::CORRELATION_ID);
     }
     let endpoint = Endpoint::from_path(parts.uri.path());
     let anthropic = parts.uri.path().starts_with("/v1/messages/") && endpoint == Some(Endpoint::Other);
@@ -193,7 +194,7 @@ pub(super) fn plan(trip: &Trip<'_>) -> Result<Plan> {
         Endpoint::Other => Ok(Plan::Nowhere(unknown_path(&head.path))),
         _ if head.method != Method::POST => Ok(Plan::Nowhere(method_not_allowed("POST, OPTIONS", &head.method))),
         Endpoint::Audio | Endpoint::Images if headers::media_type(&head.headers).starts_with("multipart/") => {
-            let content_type = headers::text(&head.headers, "content-type").unwrap_or_default();
+            let content_type = headers::text(&head.headers, http::header::CONTENT_TYPE).unwrap_or_default();
             let boundary = tidegate_plugins::multipart::boundary_of(content_type)
                 .ok_or_else(|| Fault::bad("bad_multipart", "The multipart content-type names no usable boundary."))?;
             Ok(Plan::Form { boundary })
@@ -309,7 +310,7 @@ pub(super) fn client_patience(trip: &Trip<'_>) -> Option<Duration> {
         [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
     NAMES
         .iter()
-        .filter_map(|name| headers::text(trip.exchange.headers(), name.as_str())?.trim().parse::<f64>().ok())
+        .filter_map(|name| headers::text(trip.exchange.headers(), name)?.trim().parse::<f64>().ok())
         .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
         .map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
         .min()

@@ -38,7 +38,7 @@ const LARGE: usize = 1 << 20;
 
 /// The declared length, if it is a number.
 pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers::text(headers, "content-length")?.trim().parse().ok()
+    headers::text(headers, http::header::CONTENT_LENGTH)?.trim().parse().ok()
 }
 
 /// 413.

@@ -1,7 +1,7 @@
 //! Which headers pass, in both directions. Hop-by-hop headers end here (RFC 9110 section 7.6.1), credentials and
 //! claims of identity too; everything else passes untouched.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, AsHeaderName, HeaderMap, HeaderName, HeaderValue};
 
 /// Never forwarded, in neither direction.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -60,6 +60,14 @@ fn speaks_for_us(name: &HeaderName) -> bool {
         || name.starts_with("x-tidegate-")
 }
 
+// Names that every request meets: read once, when this is compiled.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const BACKENDS_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+pub(super) const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
+pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
 /// What of a client's headers goes on to a backend, with room for what the gateway adds.
 pub(super) fn forwarded(client: &HeaderMap, upgrade: bool) -> HeaderMap {
     const ADDED: usize = 8;
@@ -77,8 +85,8 @@ pub(super) fn forwarded(client: &HeaderMap, upgrade: bool) -> HeaderMap {
 
 /// Removes what ends at the gateway on the way to a client. The backend's own request id is kept under another name.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
-    if let Some(id) = headers.get("x-request-id").cloned() {
-        headers.insert(HeaderName::from_static("x-upstream-request-id"), id);
+    if let Some(id) = headers.get(REQUEST_ID).cloned() {
+        headers.insert(UPSTREAM_REQUEST_ID, id);
     }
     let mut ending = named_by_connection(headers);
     ending.extend(headers.keys().filter(|name| is_hop_by_hop(name) || speaks_for_us(name)).cloned());
@@ -133,13 +141,13 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
 }
 
 /// A header's text, if it is one line of visible characters.
-pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// The media type without its parameters, in lower case.
 pub(super) fn media_type(headers: &HeaderMap) -> String {
-    let value = text(headers, "content-type").unwrap_or_default();
+    let value = text(headers, header::CONTENT_TYPE).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 

@@ -231,7 +231,8 @@ pub(super) fn priority(trip: &Trip<'_>) -> Priority {
 
 /// Tokens it is expected to cost: a quarter of its bytes, and what the answer may have.
 fn cost(exchange: &Exchange) -> u64 {
-    let declared = || headers::text(exchange.headers(), "content-length").and_then(|length| length.parse().ok());
+    let declared =
+        || headers::text(exchange.headers(), http::header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
     let bytes = match exchange.body().len() as u64 {
         0 => declared().unwrap_or(0),
         bytes => bytes,

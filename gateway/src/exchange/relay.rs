@@ -72,7 +72,8 @@ pub(super) fn head(trip: &mut Trip<'_>, fetched: &mut Fetched) -> Head {
     if head.status != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_response(&mut head.headers);
     }
-    let id = headers::text(&head.headers, "x-upstream-request-id").or(headers::text(&head.headers, "request-id"));
+    let id = headers::text(&head.headers, headers::UPSTREAM_REQUEST_ID)
+        .or_else(|| headers::text(&head.headers, headers::BACKENDS_REQUEST_ID));
     trip.record.upstream_request_id = id.map(|id| bounded(id, MAX_ID));
     head
 }

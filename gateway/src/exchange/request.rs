@@ -23,10 +23,10 @@ pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
         headers.insert(headers::SHADOW, HeaderValue::from_static("1"));
     }
     let record = &trip.record;
-    headers.insert("x-request-id", record.request_id.to_header());
-    headers.insert("traceparent", record.trace.to_header(record.attempts));
+    headers.insert(headers::REQUEST_ID, record.request_id.to_header());
+    headers.insert(headers::TRACEPARENT, record.trace.to_header(record.attempts));
     if !record.trace.continued() {
-        headers.remove("tracestate");
+        headers.remove(headers::TRACESTATE);
     }
     if trip.upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

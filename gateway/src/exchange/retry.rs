@@ -9,9 +9,13 @@ use super::{Route, Session, Trip, headers};
 use crate::telemetry::RetryCause;
 use crate::upstream::queue::Place;
 use crate::upstream::{Backend, NoBackend};
+use http::HeaderName;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_config::RetryOn;
+
+/// How often the client's SDK has asked before.
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// What one request may still ask of one pool.
 pub(super) struct Retrying {
@@ -143,7 +147,7 @@ pub(super) fn random() -> f64 {
 
 /// How often the client's SDK has sent this request before: what it does itself need not be done for it.
 fn made_by_client(trip: &Trip<'_>) -> u32 {
-    headers::text(trip.exchange.headers(), "x-stainless-retry-count").and_then(|count| count.parse().ok()).unwrap_or(0)
+    headers::text(trip.exchange.headers(), RETRY_COUNT).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// What a miss counts as.

@@ -12,9 +12,10 @@ use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http::StatusCode;
 use http::header::{self, HeaderName};
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use serde_json::Value;
 use std::io::Read;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::json;
@@ -84,6 +85,10 @@ pub(super) async fn relay(
 
 /// Whether an answer under a good status is an error all the same, in one of the shapes that servers give them.
 pub(super) fn is_error(answer: &[u8]) -> bool {
+    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+    if ERROR.find(answer).is_none() {
+        return false;
+    }
     let value = |name| json::member(answer, name).map(|place| &answer[place]);
     value("error").is_some_and(|value| value.starts_with(b"{") || value.starts_with(b"\""))
         || value("object").is_some_and(|value| value == b"\"error\"")

@@ -11,6 +11,7 @@ mod answers;
 mod auth;
 mod backend;
 mod balancers;
+mod bench;
 mod bodies;
 mod borders;
 mod breaker;

@@ -22,7 +22,7 @@ pub(crate) fn forms(bytes: &[u8]) {
         let block = bytes::Bytes::copy_from_slice(bytes);
         for ids in [Ids::of_events(endpoint, bytes), Ids::of_whole(endpoint, bytes)] {
             let fresh = Fresh::new(&ids, 1_800_000_000, 7);
-            let told = fresh.apply(&block);
+            let told = fresh.whole(&block);
             assert_eq!(told.len(), block.len());
             assert_eq!(fresh.segments(&block).concat(), told);
         }

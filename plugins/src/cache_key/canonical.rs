@@ -8,7 +8,7 @@
 //! Members of the same name are all taken in, in their order: which of them counts is for the backend to say, so no two
 //! such objects may share a form.
 
-use crate::json::{end_of_string, end_of_value, skip_blanks};
+use crate::json::{backslash, end_of_string, end_of_value, skip_blanks};
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -16,11 +16,18 @@ use std::cmp::Ordering;
 pub trait Sink {
     /// The next piece.
     fn put(&mut self, piece: &[u8]);
+
+    /// The next piece, of one byte.
+    fn put_byte(&mut self, byte: u8);
 }
 
 impl Sink for Vec<u8> {
     fn put(&mut self, piece: &[u8]) {
         self.extend_from_slice(piece);
+    }
+
+    fn put_byte(&mut self, byte: u8) {
+        self.push(byte);
     }
 }
 
@@ -32,10 +39,12 @@ const END: u8 = 0xff;
 /// than [`crate::call::MAX_DEPTH`], and be smaller than 4 GiB: what [`crate::call::Call::read`] has read is both.
 #[must_use]
 pub fn write(json: &[u8], start: usize, leave_out: &dyn Fn(&str) -> bool, sink: &mut impl Sink) -> bool {
-    let Some(nests) = nests(json, start) else { return false };
-    let mut writer = Writer { json, nests, members: Vec::new(), sink };
+    let Some((nests, long)) = survey(json, start) else { return false };
+    let mut writer = Writer { json, nests, long, members: Vec::new(), sink };
     let mut nest = 0;
-    writer.value(skip_blanks(json, start), &mut nest, Some(leave_out)).is_some()
+    let start = skip_blanks(json, start);
+    let Some(end) = writer.end(start, nest) else { return false };
+    writer.value(start, end, &mut nest, Some(leave_out)).is_some()
 }
 
 /// A container: where it ends, and how many containers begin before that end.
@@ -45,12 +54,15 @@ struct Nest {
     next: u32,
 }
 
-/// All containers from `start`, in the order in which they begin, so that each can be stepped over at once. Stepping over
-/// them by reading, once a level, is what a hostile document would make expensive.
-fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
-    let mut nests: Vec<Nest> = Vec::new();
+/// Strings that are at least so long are not read again to find their end.
+const LONG: usize = 64;
+
+/// All containers from `start`, in the order in which they begin, so that each can be stepped over at once: stepping over
+/// them by reading, once a level, is what a hostile document would make expensive. And where long strings begin and end.
+fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<(u32, u32)>)> {
+    let (mut nests, mut long): (Vec<Nest>, Vec<_>) = (Vec::new(), Vec::new());
     if !matches!(json.get(skip_blanks(json, start))?, b'{' | b'[') {
-        return Some(nests);
+        return Some((nests, long));
     }
     let mut open: Vec<u32> = Vec::new();
     let mut at = start;
@@ -58,7 +70,11 @@ fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
         at += step;
         match json[at] {
             b'"' => {
-                at = end_of_string(json, at)?;
+                let end = end_of_string(json, at)?;
+                if end - at >= LONG {
+                    long.push((u32::try_from(at).ok()?, u32::try_from(end).ok()?));
+                }
+                at = end;
                 continue;
             }
             b'{' | b'[' => {
@@ -70,102 +86,120 @@ fn nests(json: &[u8], start: usize) -> Option<Vec<Nest>> {
                 let next = u32::try_from(nests.len()).ok()?;
                 nests[nest] = Nest { end: u32::try_from(at + 1).ok()?, next };
                 if open.is_empty() {
-                    return Some(nests);
+                    return Some((nests, long));
                 }
             }
         }
         at += 1;
     }
-    open.is_empty().then_some(nests)
+    open.is_empty().then_some((nests, long))
 }
 
 /// A member of an open object.
 #[derive(Clone, Copy)]
 struct Member {
     key: (u32, u32),
-    value: u32,
+    value: (u32, u32),
     nest: u32,
 }
 
 struct Writer<'a, S> {
     json: &'a [u8],
     nests: Vec<Nest>,
+    /// Strings, in order.
+    long: Vec<(u32, u32)>,
     /// Of all objects that are open, the innermost's last.
     members: Vec<Member>,
     sink: &'a mut S,
 }
 
 impl<S: Sink> Writer<'_, S> {
-    /// Writes the value at `at`; says where it ends. `nest` counts the containers that have begun before.
-    fn value(&mut self, at: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<usize> {
+    /// Where the value at `at` ends. `nest` counts the containers that begin before it.
+    fn end(&self, at: usize, nest: usize) -> Option<usize> {
         match self.json.get(at)? {
-            b'{' => self.object(at, nest, leave_out),
-            b'[' => self.array(at, nest),
-            b'"' => {
-                let end = end_of_string(self.json, at)?;
-                self.sink.put(b"s");
-                self.string(at + 1, end - 1)?;
-                Some(end)
-            }
-            _ => {
-                let end = end_of_value(self.json, at)?;
-                match &self.json[at..end] {
-                    b"true" => self.sink.put(b"t"),
-                    b"false" => self.sink.put(b"f"),
-                    b"null" => self.sink.put(b"0"),
-                    number => self.number(number)?,
-                }
-                Some(end)
-            }
+            b'{' | b'[' => Some(self.nests.get(nest)?.end as usize),
+            b'"' => match self.long.binary_search_by_key(&at, |(start, _)| *start as usize) {
+                Ok(found) => Some(self.long[found].1 as usize),
+                Err(_) => end_of_string(self.json, at),
+            },
+            _ => end_of_value(self.json, at),
         }
     }
 
-    fn array(&mut self, start: usize, nest: &mut usize) -> Option<usize> {
+    /// Writes the value from `at` to `end`. `nest` counts the containers that have begun before.
+    fn value(
+        &mut self,
+        at: usize,
+        end: usize,
+        nest: &mut usize,
+        leave_out: Option<&dyn Fn(&str) -> bool>,
+    ) -> Option<()> {
+        match self.json.get(at)? {
+            b'{' => return self.object(at, nest, leave_out),
+            b'[' => return self.array(at, nest),
+            b'"' => self.string(at + 1, end - 1)?,
+            _ => match &self.json[at..end] {
+                b"true" => self.sink.put_byte(b't'),
+                b"false" => self.sink.put_byte(b'f'),
+                b"null" => self.sink.put_byte(b'0'),
+                number => self.number(number)?,
+            },
+        }
+        Some(())
+    }
+
+    fn array(&mut self, start: usize, nest: &mut usize) -> Option<()> {
         let end = self.nests.get(*nest)?.end as usize;
         *nest += 1;
-        self.sink.put(b"[");
+        self.sink.put_byte(b'[');
         let mut at = skip_blanks(self.json, start + 1);
         while at < end - 1 {
-            at = skip_blanks(self.json, self.value(at, nest, None)?);
-            if self.json.get(at) == Some(&b',') {
-                at = skip_blanks(self.json, at + 1);
-            } else if at != end - 1 {
-                return None;
-            }
+            let over = self.end(at, *nest)?;
+            self.value(at, over, nest, None)?;
+            at = self.behind(over, end)?;
         }
-        self.sink.put(&[END]);
-        Some(end)
+        self.sink.put_byte(END);
+        Some(())
     }
 
-    fn object(&mut self, start: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<usize> {
+    /// Where the next element or member begins behind one that ends at `over`, in a container that ends at `end`.
+    fn behind(&self, over: usize, end: usize) -> Option<usize> {
+        let at = skip_blanks(self.json, over);
+        match self.json.get(at) {
+            Some(b',') => Some(skip_blanks(self.json, at + 1)),
+            _ => (at == end - 1).then_some(at),
+        }
+    }
+
+    fn object(&mut self, start: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<()> {
         let Nest { end, next } = *self.nests.get(*nest)?;
         let first = self.members.len();
         self.list(start, end as usize, *nest + 1)?;
         // Stable: members of the same name stay in their order.
         let json = self.json;
         self.members[first..].sort_by(|one, other| compare(json, one.key, other.key));
-        self.sink.put(b"{");
+        self.sink.put_byte(b'{');
         for index in first..self.members.len() {
-            let Member { key: (from, to), value, nest } = self.members[index];
+            let Member { key: (from, to), value: (at, over), nest } = self.members[index];
             let (from, to) = (from as usize, to as usize);
             if let Some(leave_out) = leave_out
                 && leave_out(&String::from_utf8_lossy(&meant(&json[from..to])?))
             {
                 continue;
             }
-            self.sink.put(b"s");
             self.string(from, to)?;
-            self.value(value as usize, &mut (nest as usize), None)?;
+            self.value(at as usize, over as usize, &mut (nest as usize), None)?;
         }
-        self.sink.put(&[END]);
+        self.sink.put_byte(END);
         self.members.truncate(first);
         *nest = next as usize;
-        Some(end as usize)
+        Some(())
     }
 
     /// Lists the members of the object at `start`, whose first inner container is number `nest`.
     fn list(&mut self, start: usize, end: usize, mut nest: usize) -> Option<()> {
         let json = self.json;
+        let place = |from: usize, to: usize| Some((u32::try_from(from).ok()?, u32::try_from(to).ok()?));
         let mut at = skip_blanks(json, start + 1);
         while at < end - 1 {
             let key_end = end_of_string(json, at)?;
@@ -174,29 +208,22 @@ impl<S: Sink> Writer<'_, S> {
                 return None;
             }
             let value = skip_blanks(json, colon + 1);
-            let key = (u32::try_from(at + 1).ok()?, u32::try_from(key_end - 1).ok()?);
-            self.members.push(Member { key, value: u32::try_from(value).ok()?, nest: u32::try_from(nest).ok()? });
-            at = match json.get(value)? {
-                b'{' | b'[' => {
-                    let inner = self.nests.get(nest)?;
-                    nest = inner.next as usize;
-                    inner.end as usize
-                }
-                _ => end_of_value(json, value)?,
-            };
-            at = skip_blanks(json, at);
-            if json.get(at) == Some(&b',') {
-                at = skip_blanks(json, at + 1);
-            } else if at != end - 1 {
-                return None;
+            let over = self.end(value, nest)?;
+            let (key, place) = (place(at + 1, key_end - 1)?, place(value, over)?);
+            self.members.push(Member { key, value: place, nest: u32::try_from(nest).ok()? });
+            if matches!(json[value], b'{' | b'[') {
+                nest = self.nests.get(nest)?.next as usize;
             }
+            at = self.behind(over, end)?;
         }
         Some(())
     }
 
+    /// Writes what stands between two quotes.
     fn string(&mut self, start: usize, end: usize) -> Option<()> {
-        unescape(&self.json[start..end], |piece| self.sink.put(piece))?;
-        self.sink.put(&[END]);
+        self.sink.put_byte(b's');
+        unescape(self.json.get(start..end)?, |piece| self.sink.put(piece))?;
+        self.sink.put_byte(END);
         Some(())
     }
 
@@ -225,24 +252,28 @@ impl<S: Sink> Writer<'_, S> {
         if kept.is_empty() && fraction_digits.is_empty() {
             // Minus zero is zero.
             self.sink.put(b"n+");
-            self.sink.put(&[END]);
+            self.sink.put_byte(END);
             return Some(());
         }
         let moved = (whole.len() - kept.len()) as i128 - fraction.len() as i128;
         match exponent(power)? {
             Some(power) => {
-                self.sink.put(b"n");
-                for part in [sign, kept, fraction_digits, b"e", (i128::from(power) + moved).to_string().as_bytes()] {
+                self.sink.put_byte(b'n');
+                for part in [sign, kept, fraction_digits, b"e"] {
                     self.sink.put(part);
+                }
+                match i128::from(power) + moved {
+                    digit @ 0..10 => self.sink.put_byte(b'0' + digit as u8),
+                    power => self.sink.put(power.to_string().as_bytes()),
                 }
             }
             // Beyond all numbers: as it is written. Another spelling of it is taken for another number.
             None => {
-                self.sink.put(b"N");
+                self.sink.put_byte(b'N');
                 self.sink.put(text);
             }
         }
-        self.sink.put(&[END]);
+        self.sink.put_byte(END);
         Some(())
     }
 }
@@ -286,7 +317,7 @@ fn meant(inner: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 fn unescape(mut inner: &[u8], mut put: impl FnMut(&[u8])) -> Option<()> {
-    while let Some(at) = memchr::memchr(b'\\', inner) {
+    while let Some(at) = backslash(inner) {
         put(&inner[..at]);
         let escape = &inner[at + 1..];
         let (plain, rest) = match escape.first()? {

@@ -25,7 +25,13 @@ pub struct CacheKey(pub [u8; 32]);
 
 impl fmt::Display for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // By hand: every request that is looked up has its key in the log.
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -135,7 +141,7 @@ impl KeyMaker {
     /// The key of one input of a request that has several: of everything but `input`, and of the input that begins at
     /// `start` of the body. `moot` says which other members do not matter for it.
     pub fn item_key(&self, shared: &CacheKey, body: &[u8], start: usize) -> Option<CacheKey> {
-        let mut hash = Hash::new(&self.secret);
+        let mut hash = Hash::new(&self.secret, body.len());
         hash.field(b"item");
         hash.field(&shared.0);
         write_canonical(body, start, &|_| false, &mut hash).then(|| hash.finish())
@@ -158,7 +164,7 @@ impl KeyMaker {
 
     /// Everything but the body.
     fn request(&self, exchange: &Exchange, answerer: &Answerer, tenant: Tenant<'_>) -> Hash {
-        let mut hash = Hash::new(&self.secret);
+        let mut hash = Hash::new(&self.secret, exchange.body().len());
         let (kind, name) = tenant.parts();
         let head = exchange.head();
         hash.field(kind.as_bytes());
@@ -180,18 +186,23 @@ impl KeyMaker {
     }
 }
 
-/// Gathers small pieces, since the hash function likes large ones.
+/// Gathers small pieces: the hash function takes many kibibytes at once at a fifth of what they cost one by one.
 struct Hash {
     hasher: blake3::Hasher,
-    held: [u8; HELD],
-    len: usize,
+    held: Vec<u8>,
 }
 
-const HELD: usize = 1024;
+/// Bytes that are gathered at most.
+const HELD: usize = 16 << 10;
+
+/// What a request says beside its body, about.
+const BESIDE: usize = 512;
 
 impl Hash {
-    fn new(secret: &[u8; 32]) -> Self {
-        Self { hasher: blake3::Hasher::new_keyed(secret), held: [0; HELD], len: 0 }
+    /// Of a request whose body is about so long.
+    fn new(secret: &[u8; 32], length: usize) -> Self {
+        let held = Vec::with_capacity(HELD.min(length + BESIDE));
+        Self { hasher: blake3::Hasher::new_keyed(secret), held }
     }
 
     /// A field, with its length, so that no two rows of fields read the same.
@@ -201,22 +212,41 @@ impl Hash {
     }
 
     fn finish(mut self) -> CacheKey {
-        self.hasher.update(&self.held[..self.len]);
+        self.hasher.update(&self.held);
         CacheKey(*self.hasher.finalize().as_bytes())
+    }
+
+    fn put_apart(&mut self, mut piece: &[u8]) {
+        // Always so many at once: the hash function is quickest where its own pieces begin.
+        while self.held.len() + piece.len() > HELD {
+            let (fits, rest) = piece.split_at(HELD - self.held.len());
+            self.held.extend_from_slice(fits);
+            self.flush();
+            piece = rest;
+        }
+        self.held.extend_from_slice(piece);
+    }
+
+    fn flush(&mut self) {
+        self.hasher.update(&self.held);
+        self.held.clear();
     }
 }
 
 impl Sink for Hash {
+    #[inline]
     fn put(&mut self, piece: &[u8]) {
-        if piece.len() > HELD - self.len {
-            self.hasher.update(&self.held[..self.len]);
-            self.len = 0;
-            if piece.len() > HELD / 2 {
-                self.hasher.update(piece);
-                return;
-            }
+        if piece.len() <= HELD - self.held.len() {
+            return self.held.extend_from_slice(piece);
         }
-        self.held[self.len..self.len + piece.len()].copy_from_slice(piece);
-        self.len += piece.len();
+        self.put_apart(piece);
+    }
+
+    #[inline]
+    fn put_byte(&mut self, byte: u8) {
+        if self.held.len() == HELD {
+            self.flush();
+        }
+        self.held.push(byte);
     }
 }

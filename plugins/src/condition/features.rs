@@ -4,9 +4,13 @@ use crate::call::{Endpoint, Key};
 use crate::exchange::Exchange;
 use crate::json;
 use http::HeaderName;
+use memchr::memmem::Finder;
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+/// What every type of a part that brings a picture has in it.
+static IMAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("image"));
 
 /// What a request has or has not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +191,9 @@ impl<'a> Features<'a> {
     fn has_images(&self) -> bool {
         let Some(prompt) = self.prompt() else { return false };
         let body = &self.0.body()[..];
+        if IMAGE.find(&body[prompt.clone()]).is_none() {
+            return false;
+        }
         let is_image = |element: Range<usize>| {
             let types = [&b"\"image_url\""[..], b"\"input_image\"", b"\"image\""];
             let kind = json::members_within(body, element).find(|member| member.key == b"type");

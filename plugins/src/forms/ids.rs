@@ -10,23 +10,56 @@ use crate::json;
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 use std::ops::Range;
+use std::sync::{Arc, LazyLock, OnceLock};
 
-/// What an answer is known by.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ids {
-    /// The id with its quotes.
-    id: Option<Box<[u8]>>,
-    /// The second in which it was made, as it is written: ten digits.
-    made: Option<Box<[u8]>>,
+/// What an answer is known by, if by anything.
+#[derive(Debug, Clone, Default)]
+pub struct Ids(Option<Arc<Known>>);
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// The id with its quotes; empty if there is none.
+    id: Box<[u8]>,
+    /// The second in which it was made, as it is written: ten digits, or none.
+    made: Box<[u8]>,
+    /// Where they stand in a whole answer, so that it need not be searched each time it is told. None: it has to be.
+    places: Box<[Place]>,
 }
 
+/// Where an id or a time begins.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    at: u32,
+    is_id: bool,
+}
+
+/// The name that the id goes by.
+static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"id\""));
+
 /// The names that the time goes by.
-const MADE: [&[u8]; 3] = [b"\"created\"", b"\"created_at\"", b"\"completed_at\""];
+static MADE: LazyLock<[Finder<'static>; 3]> =
+    LazyLock::new(|| [r#""created""#, r#""created_at""#, r#""completed_at""#].map(Finder::new));
 
 impl Ids {
     /// Of a whole answer.
     pub fn of_whole(endpoint: Endpoint, whole: &[u8]) -> Self {
-        in_whole(endpoint, whole, Self::of_object).unwrap_or_default()
+        in_whole(endpoint, whole, Self::of_object).unwrap_or_default().located_in(whole)
+    }
+
+    /// The same, with where they stand in this whole answer, which is the one that will be told.
+    #[must_use]
+    pub fn located_in(self, whole: &[u8]) -> Self {
+        let Some(known) = self.0.as_ref().filter(|_| u32::try_from(whole.len()).is_ok()) else { return self };
+        let fresh = Fresh::new(&self, TEN_DIGITS, 0);
+        let places = fresh.places(whole);
+        let places = places.iter().map(|(at, new)| Place { at: *at as u32, is_id: new.starts_with(b"\"") }).collect();
+        Self(Some(Arc::new(Known { places, ..Known::clone(known) })))
+    }
+
+    /// Where in a whole answer something is given anew, in order.
+    pub fn spans(&self, whole: &[u8]) -> Vec<Range<usize>> {
+        let fresh = Fresh::new(self, TEN_DIGITS, 0);
+        fresh.places_in_whole(whole).into_iter().map(|(at, new)| at..at + new.len()).collect()
     }
 
     /// Of a stream: of what its first events say.
@@ -40,28 +73,31 @@ impl Ids {
         let id = member("id").filter(looks_like_one).filter(|id| !id.contains(&b'\\'));
         let made = member("created").or_else(|| member("created_at"));
         let made = made.and_then(|made| made.get(..10)).filter(|made| made.iter().all(u8::is_ascii_digit));
-        Self { id: id.map(Into::into), made: made.map(Into::into) }
+        Self::from_parts(id.unwrap_or_default(), made.unwrap_or_default())
     }
 
     /// The id with its quotes, and the second, as they are written; empty where there is none.
     pub fn parts(&self) -> (&[u8], &[u8]) {
-        (self.id.as_deref().unwrap_or_default(), self.made.as_deref().unwrap_or_default())
+        self.0.as_ref().map_or((&[], &[]), |known| (&known.id, &known.made))
     }
 
     /// From what [`Self::parts`] gave.
     pub fn from_parts(id: &[u8], made: &[u8]) -> Self {
-        let part = |part: &[u8]| (!part.is_empty()).then(|| part.into());
-        Self { id: part(id), made: part(made) }
+        let known = || Known { id: id.into(), made: made.into(), places: Box::default() };
+        Self((!id.is_empty() || !made.is_empty()).then(|| Arc::new(known())))
     }
 
     /// Whether there is anything to give anew.
     pub fn is_empty(&self) -> bool {
-        self.id.is_none() && self.made.is_none()
+        self.0.is_none()
     }
 
     /// Bytes held.
     pub fn size(&self) -> usize {
-        self.id.as_ref().map_or(0, |id| id.len()) + self.made.as_ref().map_or(0, |made| made.len())
+        // What three allocations take beside their bytes.
+        const BESIDE: usize = size_of::<Known>() + 64;
+        let size = |known: &Arc<Known>| BESIDE + known.id.len() + known.made.len() + size_of_val(&*known.places);
+        self.0.as_ref().map_or(0, size)
     }
 }
 
@@ -110,7 +146,7 @@ pub fn with_long_id(endpoint: Endpoint, answer: Bytes, streamed: bool, random: &
     long.push(b'"');
     let (mut out, mut copied) = (BytesMut::with_capacity(answer.len() + long.len()), 0);
     // Only where it is an id: so short a text may stand for something else elsewhere.
-    for name in memchr::memmem::find_iter(&answer, b"\"id\"") {
+    for name in ID.find_iter(&answer) {
         if let Some(at) = value_after(&answer, name + 4).filter(|at| answer[*at..].starts_with(&id)) {
             out.extend_from_slice(&answer[copied..at]);
             out.extend_from_slice(&long);
@@ -132,46 +168,80 @@ const LONGEST: usize = 256;
 /// Up to so many bytes it is cheaper to copy than to write apart.
 const SHORT: usize = 2 << 10;
 
+/// Any second that is written with as many digits as one of our time.
+const TEN_DIGITS: u64 = 1_000_000_000;
+
 /// New ones for one telling of an answer.
 pub struct Fresh {
-    id: Option<(Finder<'static>, Vec<u8>)>,
-    made: Option<(Box<[u8]>, Vec<u8>)>,
+    ids: Ids,
+    id: Option<Vec<u8>>,
+    made: Option<Vec<u8>>,
+    /// Looks for the id; made when it is needed.
+    finder: OnceLock<Finder<'static>>,
 }
 
 impl Fresh {
     /// For an answer with `ids`, told at `now` (seconds since 1970), with `random` bytes.
     pub fn new(ids: &Ids, now: u64, random: u128) -> Self {
-        let id = ids.id.as_ref().map(|id| (Finder::new(&id[..]).into_owned(), another(id, random)));
+        let (id, made) = ids.parts();
+        let id = (!id.is_empty()).then(|| another(id, random));
         let now = now.to_string().into_bytes();
-        let made = ids.made.clone().filter(|made| made.len() == now.len()).map(|made| (made, now));
-        Self { id, made }
+        let made = (made.len() == now.len()).then_some(now);
+        Self { ids: ids.clone(), id, made, finder: OnceLock::new() }
     }
 
-    /// The block with the new ones: what has none of the old is handed on as it is.
-    pub fn apply(&self, block: &Bytes) -> Bytes {
-        if self.places(block).is_empty() {
-            return block.clone();
+    /// What looks for the id, and what comes in its place.
+    fn id(&self) -> Option<(&Finder<'static>, &[u8])> {
+        let new = self.id.as_ref()?;
+        Some((self.finder.get_or_init(|| Finder::new(self.ids.parts().0).into_owned()), new))
+    }
+
+    /// The time as it stands, and what comes in its place.
+    fn made(&self) -> Option<(&[u8], &[u8])> {
+        Some((self.ids.parts().1, self.made.as_ref()?))
+    }
+
+    /// The whole answer that the ids are of with the new ones; itself if there are none.
+    pub fn whole(&self, answer: &Bytes) -> Bytes {
+        let places = self.places_in_whole(answer);
+        if places.is_empty() {
+            return answer.clone();
         }
-        let mut out = BytesMut::from(&block[..]);
-        self.renew(&mut out);
+        let mut out = BytesMut::from(&answer[..]);
+        for (at, new) in places {
+            out[at..at + new.len()].copy_from_slice(new);
+        }
         out.freeze()
+    }
+
+    /// Where what stands in the whole answer that the ids are of, in order.
+    fn places_in_whole(&self, answer: &[u8]) -> Vec<(usize, &[u8])> {
+        let places = self.ids.0.as_ref().map_or(&[][..], |known| &known.places);
+        if places.is_empty() {
+            return self.places(answer);
+        }
+        let new = |place: &Place| {
+            let new = if place.is_id { &self.id } else { &self.made };
+            Some((place.at as usize, &new.as_ref()?[..]))
+        };
+        places.iter().filter_map(new).collect()
     }
 
     /// Puts the new ones in the place of the old, with no memory of its own.
     pub fn renew(&self, block: &mut [u8]) {
         let next = |block: &[u8], from: usize, finder: &Finder<'_>| finder.find(&block[from..]).map(|at| from + at);
-        if let Some((finder, new)) = &self.id {
+        if let Some((finder, new)) = self.id() {
             let mut from = 0;
             while let Some(at) = next(block, from, finder) {
                 from = at + new.len();
                 block[at..from].copy_from_slice(new);
             }
         }
-        let Some((old, new)) = &self.made else { return };
-        for name in MADE {
-            let (mut from, finder) = (0, Finder::new(name));
-            while let Some(at) = next(block, from, &finder) {
-                from = at + name.len();
+        let Some((old, new)) = self.made() else { return };
+        for name in &*MADE {
+            let mut from = 0;
+            while let Some(at) = next(block, from, name) {
+                from = at + name.needle().len();
                 if let Some(value) = time_after(block, from, old) {
                     block[value..value + new.len()].copy_from_slice(new);
                 }
@@ -179,8 +249,8 @@ impl Fresh {
         }
     }
 
-    /// The block with the new ones, as slices of it with the new ones between: for large blocks with few of them. What
-    /// is short is copied, so that it goes out with what changes beside it.
+    /// The whole answer that the ids are of with the new ones, as slices of it with the new ones between: for large ones
+    /// with few of them. What is short is copied, so that it goes out with what changes beside it.
     pub fn segments(&self, block: &Bytes) -> Vec<Bytes> {
         let mut segments = Vec::new();
         let (mut copied, mut short) = (0, BytesMut::new());
@@ -191,7 +261,7 @@ impl Fresh {
             }
             segments.extend([short.split().freeze(), slice]);
         };
-        for (at, new) in self.places(block) {
+        for (at, new) in self.places_in_whole(block) {
             share(block.slice(copied..at), &mut short);
             short.extend_from_slice(new);
             copied = at + new.len();
@@ -201,22 +271,16 @@ impl Fresh {
         segments
     }
 
-    /// Where in the block something is put, in order.
-    pub fn spans(&self, block: &[u8]) -> Vec<Range<usize>> {
-        self.places(block).into_iter().map(|(at, new)| at..at + new.len()).collect()
-    }
-
     /// Where what stands, in order.
     fn places(&self, block: &[u8]) -> Vec<(usize, &[u8])> {
         let mut places: Vec<(usize, &[u8])> = Vec::new();
-        if let Some((finder, new)) = &self.id {
-            places.extend(finder.find_iter(block).map(|at| (at, &new[..])));
+        if let Some((finder, new)) = self.id() {
+            places.extend(finder.find_iter(block).map(|at| (at, new)));
         }
-        if let Some((old, new)) = &self.made {
-            for name in MADE {
-                let values = memchr::memmem::find_iter(block, name);
-                let values = values.filter_map(|at| time_after(block, at + name.len(), old));
-                places.extend(values.map(|value| (value, &new[..])));
+        if let Some((old, new)) = self.made() {
+            for name in &*MADE {
+                let ends = name.find_iter(block).map(|at| at + name.needle().len());
+                places.extend(ends.filter_map(|end| time_after(block, end, old)).map(|value| (value, new)));
             }
         }
         places.sort_unstable_by_key(|(at, _)| *at);

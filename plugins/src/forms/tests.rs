@@ -164,7 +164,7 @@ fn an_id_too_short_to_be_given_anew_becomes_as_long_as_others_wherever_it_is_an_
     assert!(id.starts_with("cmpl_") && id.len() == "cmpl_".len() + RANDOM, "{id}");
     assert_eq!(said, whole.replacen("cmpl_1", &id, 1), "nothing else has changed");
     let ids = Ids::of_whole(Endpoint::Completions, said.as_bytes());
-    let told = |n| Fresh::new(&ids, 1, n).apply(&said.clone().into());
+    let told = |n| Fresh::new(&ids, 1, n).whole(&said.clone().into());
     assert_ne!(told(1), told(2));
 
     let event = |id: &str, text: &str| format!("data: {{\"id\":\"{id}\",\"choices\":[{{\"delta\":\"{text}\"}}]}}\n\n");
@@ -189,7 +189,7 @@ fn ids_are_given_anew_wherever_they_stand_and_texts_are_left_alone() {
     );
     let ids = Ids::of_whole(Endpoint::Chat, &whole);
     let fresh = Fresh::new(&ids, 1_800_000_000, 7);
-    let told = fresh.apply(&whole);
+    let told = fresh.whole(&whole);
     assert_eq!(told.len(), whole.len());
     let read: Value = serde_json::from_slice(&told).unwrap();
     let id = read["id"].as_str().unwrap();
@@ -205,7 +205,7 @@ fn ids_are_given_anew_wherever_they_stand_and_texts_are_left_alone() {
         "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_01AbCdEf\"}}\n\ndata: {\"id\":\"msg_01AbCdEf\"}\n\n",
     );
     let ids = Ids::of_events(Endpoint::Messages, &events);
-    let told = Fresh::new(&ids, 1, 9).apply(&events);
+    let told = Fresh::new(&ids, 1, 9).whole(&events);
     assert!(memchr::memmem::find(&told, b"msg_01AbCdEf").is_none() && told.len() == events.len());
     assert!(Ids::of_whole(Endpoint::Chat, b"{\"id\":\"x\"}").is_empty());
 }

@@ -213,10 +213,22 @@ fn is_odd(byte: u8) -> bool {
 
 /// The same of eight bytes: the lowest bit that is set is the highest of the first odd byte. Bits above it may be wrong.
 fn odd_in(word: u64) -> u64 {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    let below = |word: u64, least: u64| word.wrapping_sub(ONES * least) & !word;
-    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    (below(word, u64::from(b' ')) | is(b'"') | is(b'\\')) & (ONES << 7)
+    (below(word, b' ') | bytes_of(word, b'"') | bytes_of(word, b'\\')) & HIGHEST
+}
+
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+
+/// The bits of a word that [`bytes_of`] answers in.
+pub(super) const HIGHEST: u64 = ONES << 7;
+
+/// Which of eight bytes are this one: of those bits that are the highest of a byte, the lowest that is set is right. Bits
+/// above it may be wrong.
+pub(super) fn bytes_of(word: u64, byte: u8) -> u64 {
+    below(word ^ (ONES * u64::from(byte)), 1)
+}
+
+fn below(word: u64, least: u8) -> u64 {
+    word.wrapping_sub(ONES * u64::from(least)) & !word
 }
 
 #[cfg(test)]

@@ -52,10 +52,18 @@ pub fn take_usage(block: &[u8]) -> Option<(Bytes, Bytes)> {
 }
 
 fn split(block: &[u8], nulls: bool) -> Option<(Bytes, Bytes)> {
-    usage::KEY.find(block)?;
+    let next = |from| match nulls {
+        true => usage::KEY.find(&block[from..]).map(|at| from + at),
+        false => json::mention(block, from, &usage::KEY),
+    };
+    let mut told = Some(next(0)?);
     let mut taken = Bytes::new();
     let mut cuts: Vec<Range<usize>> = Vec::new();
     for event in Events::new(block) {
+        if told.is_none_or(|told| told >= event.end) {
+            continue;
+        }
+        told = next(event.end);
         let Some(data) = event.data_range().filter(|_| event.data_lines == 1) else { continue };
         cuts.extend(match what_tells(block, data) {
             Some(Told::Chunk) => {

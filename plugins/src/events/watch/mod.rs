@@ -53,13 +53,33 @@ enum Protocol {
     Unmarked,
 }
 
-/// What a block may contain, found out for all of its events at once.
+/// What an event may contain.
 #[derive(Clone, Copy)]
 struct Hints {
     error: bool,
     usage: bool,
     role: bool,
     finish_reason: bool,
+}
+
+/// Where a block mentions a key next: it is searched once, however many events it has.
+struct Mentions {
+    key: &'static Finder<'static>,
+    next: Option<usize>,
+}
+
+impl Mentions {
+    fn of(key: &'static Finder<'static>, block: &[u8]) -> Self {
+        Self { key, next: json::mention(block, 0, key) }
+    }
+
+    /// Whether this event does. To be asked of one event after the other.
+    fn are_in(&mut self, block: &[u8], event: &Event<'_>) -> bool {
+        if self.next.is_some_and(|next| next < event.start) {
+            self.next = json::mention(block, event.start, self.key);
+        }
+        self.next.is_some_and(|next| next < event.end)
+    }
 }
 
 impl StreamWatch {
@@ -94,12 +114,9 @@ impl StreamWatch {
     /// Takes the next block of whole events.
     pub fn see(&mut self, block: &[u8]) -> Seen {
         let mut seen = Seen { done_at: self.is_done.then_some(0), ..Seen::default() };
-        let hints = Hints {
-            error: json::mentions(block, &ERROR),
-            usage: json::mentions(block, &usage::KEY),
-            role: self.protocol == Protocol::Chunks && json::mentions(block, &ROLE),
-            finish_reason: self.protocol == Protocol::Chunks && json::mentions(block, &FINISH_REASON),
-        };
+        let [mut error, mut usage] = [&*ERROR, &*usage::KEY].map(|key| Mentions::of(key, block));
+        let chunks = (self.protocol == Protocol::Chunks).then(|| [&*ROLE, &*FINISH_REASON]);
+        let mut chunks = chunks.map(|keys| keys.map(|key| Mentions::of(key, block)));
         let (mut events, content) = (Events::new(block), self.content_events);
         while !self.is_done
             && let Some(event) = events.next()
@@ -109,7 +126,12 @@ impl StreamWatch {
             }
             seen.has_event = true;
             let had_failed = self.has_failed;
-            self.event(&event, hints);
+            let [role, finish_reason] = match &mut chunks {
+                Some(keys) => keys.each_mut().map(|key| key.are_in(block, &event)),
+                None => [false; 2],
+            };
+            let (error, usage) = (error.are_in(block, &event), usage.are_in(block, &event));
+            self.event(&event, Hints { error, usage, role, finish_reason });
             if self.has_failed && !had_failed {
                 seen.failed_at = Some(event.start);
             }

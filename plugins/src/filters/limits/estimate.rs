@@ -239,13 +239,19 @@ fn measure(body: &[u8]) -> (u64, u64) {
         return (body.len() as u64, 0);
     }
     let (mut start, mut media, mut media_bytes) = (0, 0, 0);
-    for quote in memchr::memchr_iter(b'"', body) {
-        let string = &body[start..quote];
-        if string.len() >= LONG && is_base64(string) {
+    // What is long begins at the last quote of a window as long as it, so that most of a text is not looked at.
+    while let Some(window) = body.get(start..start + LONG) {
+        if let Some(quote) = memchr::memrchr(b'"', window) {
+            start += quote + 1;
+            continue;
+        }
+        let Some(rest) = memchr::memchr(b'"', &body[start + LONG..]) else { break };
+        let string = &body[start..start + LONG + rest];
+        if is_base64(string) {
             media += 1;
             media_bytes += string.len();
         }
-        start = quote + 1;
+        start += string.len() + 1;
     }
     ((body.len() - media_bytes) as u64, media)
 }
@@ -305,6 +311,19 @@ mod tests {
         let cost = cost(&estimate, &body);
         assert!(cost.prompt < 2 * MEDIA, "{cost:?}");
         assert_eq!(measure("a \"plain text\" ".repeat(1000).as_bytes()), (15_000, 0));
+    }
+
+    #[test]
+    fn media_is_found_wherever_it_begins() {
+        let data = "iVBORw0K".repeat(400);
+        for before in [0, 1, 100, LONG - 1, LONG, LONG + 1, 3 * LONG] {
+            for after in [0, 7, 2 * LONG] {
+                let text = |length: usize| "say \"it\", ".repeat(length / 10) + &"\"x".repeat(length % 10 / 2);
+                let body = format!("{}\"{data}\"{}\"{data}\"", text(before), text(after));
+                assert_eq!(measure(body.as_bytes()), ((body.len() - 2 * data.len()) as u64, 2), "{before} {after}");
+            }
+        }
+        assert_eq!(measure(format!("\"{data}").as_bytes()), (data.len() as u64 + 1, 0), "it never ends");
     }
 
     #[test]

@@ -217,7 +217,9 @@ impl ResponseFilter for Held {
         // The whole answer in one piece: settled before the client has it, so that its next request finds the rest.
         if all && self.limits.counts_usage && exchange.source() != Source::Gateway {
             let again = Again::of(exchange.source(), exchange.is_charged());
-            match Usage::from_answer(data) {
+            // Mostly it has been read on the way here.
+            let said = exchange.spent().filter(|usage| !usage.estimated);
+            match said.or_else(|| Usage::from_answer(data)) {
                 Some(usage) if !self.limits.counts_bytes => {
                     let usage = Some(self.complete(usage));
                     self.settle_by(exchange, &Used { usage, bytes: None, again });

@@ -13,18 +13,30 @@ use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
-const OPENAI: [[&str; 3]; 2] = [
-    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+/// The names of a rate: how much there is, how much is left, and when all of it will be back.
+type Names = [HeaderName; 3];
+
+const fn names(names: [&'static str; 3]) -> Names {
+    let [limit, remaining, reset] = names;
+    [HeaderName::from_static(limit), HeaderName::from_static(remaining), HeaderName::from_static(reset)]
+}
+
+static OPENAI: [Names; 2] = [
+    names(["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"]),
+    names(["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]),
 ];
 
-const ANTHROPIC: [[&str; 3]; 2] = [
-    [
+static ANTHROPIC: [Names; 2] = [
+    names([
         "anthropic-ratelimit-requests-limit",
         "anthropic-ratelimit-requests-remaining",
         "anthropic-ratelimit-requests-reset",
-    ],
-    ["anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"],
+    ]),
+    names([
+        "anthropic-ratelimit-tokens-limit",
+        "anthropic-ratelimit-tokens-remaining",
+        "anthropic-ratelimit-tokens-reset",
+    ]),
 ];
 
 fn is_anthropic(endpoint: Endpoint) -> bool {
@@ -38,8 +50,7 @@ fn rfc3339(wall: u64, later: Duration) -> String {
     Timestamp::from_second(at).unwrap_or(Timestamp::MAX).to_string()
 }
 
-fn write(headers: &mut HeaderMap, names: [&'static str; 3], level: Level, reset: &str) {
-    let [limit, remaining, full] = names.map(HeaderName::from_static);
+fn write(headers: &mut HeaderMap, [limit, remaining, full]: &Names, level: Level, reset: &str) {
     headers.insert(limit, HeaderValue::from(level.most));
     headers.insert(remaining, HeaderValue::from(level.left));
     if let Ok(value) = HeaderValue::from_str(reset) {
@@ -77,7 +88,7 @@ impl Inner {
     pub(super) fn write_rates(&self, exchange: &Exchange, headers: &mut HeaderMap) {
         let rates = exchange.rates();
         let levels = [rates.requests, rates.tokens];
-        for (names, level) in OPENAI.into_iter().zip(levels) {
+        for (names, level) in OPENAI.iter().zip(levels) {
             if let Some(level) = level {
                 write(headers, names, level, &go_duration(level.full_in));
             }
@@ -89,7 +100,7 @@ impl Inner {
             headers.keys().filter(|name| name.as_str().starts_with("anthropic-ratelimit-")).cloned().collect();
         theirs.iter().for_each(|name| drop(headers.remove(name)));
         let wall = self.store.clock().wall();
-        for (names, level) in ANTHROPIC.into_iter().zip(levels) {
+        for (names, level) in ANTHROPIC.iter().zip(levels) {
             if let Some(level) = level {
                 write(headers, names, level, &rfc3339(wall, level.full_in));
             }

@@ -15,8 +15,9 @@ use crate::splice;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use std::sync::Arc;
+use memchr::memmem::Finder;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Which form an answer came in.
@@ -95,13 +96,12 @@ const PIECE: usize = 512;
 const WORD: usize = 1;
 
 impl Entry {
-    /// A whole answer; none if it is not one to keep.
-    pub(super) fn whole(label: Label, content_type: HeaderValue, body: Bytes) -> Option<Self> {
+    /// A whole answer that has cost so much; none if it is not one to keep.
+    pub(super) fn whole(label: Label, content_type: HeaderValue, body: Bytes, usage: Option<Usage>) -> Option<Self> {
         if was_filtered(&body) {
             return None;
         }
         let ids = Ids::of_whole(label.endpoint, &body);
-        let usage = Usage::from_answer(&body);
         Some(Self::new(label, Form::Whole, body, (Bytes::new(), Bytes::new()), (content_type, ids, usage)))
     }
 
@@ -293,8 +293,8 @@ fn stream_headers() -> HeaderMap {
 
 /// Whether a backend's own filter has cut the answer short.
 pub(super) fn was_filtered(answer: &[u8]) -> bool {
-    const CUT: &[u8] = b"\"content_filter\"";
-    memchr::memmem::find_iter(answer, CUT).any(|at| {
+    static CUT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"content_filter\""));
+    CUT.find_iter(answer).any(|at| {
         let before = answer[..at].trim_ascii_end();
         before.strip_suffix(b":").is_some_and(|before| before.trim_ascii_end().ends_with(b"reason\""))
     })

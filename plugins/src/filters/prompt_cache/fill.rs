@@ -9,6 +9,7 @@ use crate::exchange::{Exchange, Source};
 use crate::filter::{Always, Audience, Head, ResponseFilter, Result};
 use crate::forms::{self, RANDOM, with_long_id};
 use crate::reply::Reply;
+use crate::usage::Usage;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
@@ -109,7 +110,7 @@ impl Fill {
     }
 
     /// Keeps what was recorded.
-    fn keep(&mut self, choices: u64) -> std::result::Result<(), &'static str> {
+    fn keep(&mut self, exchange: &Exchange) -> std::result::Result<(), &'static str> {
         let Some(content_type) = self.content_type.take() else { return Err("error") };
         let recorded = std::mem::take(&mut self.recorded).freeze();
         let label = self.asked.label.clone();
@@ -119,8 +120,15 @@ impl Fill {
         let streamed = self.asked.wanted.stream && forms::streams(label.endpoint);
         let recorded = self.told_apart(label.endpoint, recorded, streamed);
         let entry = match streamed {
-            true => Entry::events(label, content_type, recorded, choices, self.asked.wanted.usage),
-            false => Entry::whole(label, content_type, recorded),
+            true => {
+                let choices = exchange.call().and_then(|call| call.n).unwrap_or(1);
+                Entry::events(label, content_type, recorded, choices, self.asked.wanted.usage)
+            }
+            false => {
+                // Mostly it has been read on the way here.
+                let usage = exchange.spent().filter(|usage| !usage.estimated).or_else(|| Usage::from_answer(&recorded));
+                Entry::whole(label, content_type, recorded, usage)
+            }
         };
         let entry = entry.ok_or("incomplete")?;
         self.cache.keep(vec![(self.key, entry)]);
@@ -165,7 +173,7 @@ impl ResponseFilter for Fill {
             }
             self.recorded.extend_from_slice(data);
             if self.is_over(exchange, data) {
-                let kept = self.keep(exchange.call().and_then(|call| call.n).unwrap_or(1));
+                let kept = self.keep(exchange);
                 self.state = kept.map_or_else(State::GivenUp, |()| State::Kept);
             } else if last {
                 self.state = State::Whole;
@@ -193,7 +201,7 @@ impl ResponseFilter for Fill {
             self.state = State::GivenUp("incomplete");
         }
         let kept = match self.state {
-            State::Whole => self.keep(exchange.call().and_then(|call| call.n).unwrap_or(1)),
+            State::Whole => self.keep(exchange),
             State::Kept => Ok(()),
             State::Running => Err("incomplete"),
             State::GivenUp(why) => Err(why),
@@ -219,13 +227,16 @@ impl Drop for Fill {
 /// Whether this block of events ends its stream.
 fn ends_stream(endpoint: Endpoint, block: &[u8]) -> bool {
     let rest = block.trim_ascii_end();
-    let start = memchr::memmem::rfind(rest, b"\n\n").or_else(|| memchr::memmem::rfind(rest, b"\r\n\r\n"));
-    let last = &rest[start.unwrap_or(0)..];
-    let named = |name: &[u8]| memchr::memmem::find(&last[..last.len().min(128)], name).is_some();
+    let named = |names: &[&[u8]]| {
+        let is_blank = |at: &usize| rest[..*at].ends_with(b"\n") || rest[..*at].ends_with(b"\n\r");
+        let start = memchr::memrchr_iter(b'\n', rest).find(is_blank).unwrap_or(0);
+        let last = &rest[start..rest.len().min(start + 128)];
+        names.iter().any(|name| memchr::memmem::find(last, name).is_some())
+    };
     match endpoint {
-        Endpoint::Messages => named(b"message_stop"),
-        Endpoint::Responses => named(b"response.completed") || named(b"response.incomplete"),
-        _ => last.ends_with(b"[DONE]"),
+        Endpoint::Messages => named(&[b"message_stop"]),
+        Endpoint::Responses => named(&[b"response.completed", b"response.incomplete"]),
+        _ => rest.ends_with(b"[DONE]"),
     }
 }
 

@@ -2,7 +2,7 @@
 //! not of the answer.
 
 use super::entry::Form;
-use crate::forms::{Fresh, Ids};
+use crate::forms::Ids;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
 use zstd::bulk::{Decompressor, compress};
@@ -17,13 +17,10 @@ const LEVEL: i32 = 3;
 /// How far before an id or a time a frame ends rather than within what it is found by.
 const APART: usize = 64;
 
-/// Any second that is written with as many digits as one of our time.
-const TEN_DIGITS: u64 = 1_000_000_000;
-
 /// Compresses an answer; none if that fails. No event, id or time is in two frames.
 pub(super) fn pack(data: &Bytes, form: Form, ids: &Ids) -> Option<Bytes> {
     let whole = form != Form::Events;
-    let fixed = if whole { Fresh::new(ids, TEN_DIGITS, 0).spans(data) } else { Vec::new() };
+    let fixed = if whole { ids.spans(data) } else { Vec::new() };
     let (mut packed, mut at) = (BytesMut::new(), 0);
     while at < data.len() {
         let most = data.len().min(at + FRAME);
@@ -84,6 +81,7 @@ pub(super) fn unpack_next(
 mod tests {
     use super::*;
     use crate::call::Endpoint;
+    use crate::forms::Fresh;
 
     fn unpacked(mut packed: Bytes) -> Vec<Vec<u8>> {
         let (mut frames, mut buffer, mut unpacker) = (Vec::new(), BytesMut::new(), None);
@@ -115,9 +113,12 @@ mod tests {
             let fresh = Fresh::new(&ids, 1_800_000_000, 7);
             let told: Vec<u8> = unpacked(pack(&body, Form::Whole, &ids).unwrap())
                 .into_iter()
-                .flat_map(|frame| fresh.apply(&frame.into()))
+                .flat_map(|mut frame| {
+                    fresh.renew(&mut frame);
+                    frame
+                })
                 .collect();
-            assert!(told == fresh.apply(&body), "{blanks}");
+            assert!(told == fresh.whole(&body), "{blanks}");
             assert!(told.ends_with(b"\"created\":1800000000}"));
         }
     }

@@ -17,6 +17,9 @@ use zstd::bulk::Decompressor;
 /// About how much of a stream goes out at once, where ids in it have to be changed.
 const BLOCK: usize = 16 << 10;
 
+/// Room for the headers that an answer gets on its way out.
+const HEADERS: usize = 12;
+
 /// A piece of what is kept.
 pub(super) enum Part {
     /// As it is told, but for ids and times.
@@ -36,10 +39,11 @@ pub(super) fn whole(
     content_type: HeaderValue,
     small: usize,
 ) -> (HeaderMap, Body) {
-    let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type)]);
+    let mut headers = HeaderMap::with_capacity(HEADERS);
+    headers.insert(header::CONTENT_TYPE, content_type);
     let body = match (kept, fresh) {
         (Part::Plain(plain), None) => Body::Whole(plain),
-        (Part::Plain(plain), Some(fresh)) if size <= small => Body::Whole(fresh.apply(&plain)),
+        (Part::Plain(plain), Some(fresh)) if size <= small => Body::Whole(fresh.whole(&plain)),
         (kept, fresh) => {
             // New ids are as long as the old.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));

@@ -96,6 +96,7 @@ pub(super) fn read(bytes: &Bytes) -> Option<Entry> {
     let content_type = HeaderValue::from_maybe_shared(reader.part()?).ok()?;
     let ids = Ids::from_parts(&reader.part()?, &reader.part()?);
     let (usage_event, end, data) = (reader.part()?, reader.part()?, reader.part()?);
+    let ids = if form == Form::Whole && size == 0 { ids.located_in(&data) } else { ids };
     let data = if size == 0 { Data::Plain(data) } else { Data::Packed(data, size) };
     let is_sound = match &data {
         Data::Plain(_) => true,
@@ -193,7 +194,8 @@ mod tests {
             keep_for: Duration::from_secs(90),
         };
         let body = br#"{"id":"chatcmpl-123","object":"chat.completion","created":1700000000,"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#;
-        Entry::whole(label, HeaderValue::from_static("application/json"), Bytes::from_static(body)).expect("an answer")
+        let json = HeaderValue::from_static("application/json");
+        Entry::whole(label, json, Bytes::from_static(body), Usage::from_answer(body)).expect("an answer")
     }
 
     #[test]
@@ -219,7 +221,7 @@ mod tests {
         let large = Bytes::from(format!(r#"{{"id":"chatcmpl-123","x":"{}"}}"#, "x".repeat(9000)));
         let json = HeaderValue::from_static("application/json");
         let packed =
-            Entry::whole(entry().label, json, large.clone()).and_then(|entry| entry.packed()).expect("smaller");
+            Entry::whole(entry().label, json, large.clone(), None).and_then(|entry| entry.packed()).expect("smaller");
         let written = Bytes::from(write(&packed, SystemTime::now()));
         assert!(written.len() < 1000);
         assert_eq!(read(&written).and_then(|entry| entry.plain()), Some(large));
