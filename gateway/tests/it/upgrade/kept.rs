@@ -95,12 +95,12 @@ async fn two_processes_keep_records_in_one_place_and_none_is_lost_or_there_twice
     let mut over = Vec::new();
     for round in 0..2 {
         let (old, mut streams) = (gateway.pid(), Vec::new());
-        for n in round * STREAMS..(round + 1) * STREAMS {
+        for (n, gate) in gates.iter().enumerate().skip(round * STREAMS).take(STREAMS) {
             let mut stream = gateway.connect().await;
             let id = format!("s{n}");
             stream.send(Request::stream("m").header("x-request-id", &id).bytes()).await;
             assert_eq!(stream.piece_after_head().await, token("a"));
-            streams.push((id, stream, &gates[n]));
+            streams.push((id, stream, gate));
         }
         assert_eq!(gateway.upgrade().await.status, 200);
         let until = Instant::now() + PATIENCE;
