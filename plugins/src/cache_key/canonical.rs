@@ -57,9 +57,12 @@ struct Nest {
 /// Strings that are at least so long are not read again to find their end.
 const LONG: usize = 64;
 
+/// Where such strings begin and end.
+type Long = Vec<(u32, u32)>;
+
 /// All containers from `start`, in the order in which they begin, so that each can be stepped over at once: stepping over
 /// them by reading, once a level, is what a hostile document would make expensive. And where long strings begin and end.
-fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<(u32, u32)>)> {
+fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Long)> {
     let (mut nests, mut long): (Vec<Nest>, Vec<_>) = (Vec::new(), Vec::new());
     if !matches!(json.get(skip_blanks(json, start))?, b'{' | b'[') {
         return Some((nests, long));
