@@ -3,7 +3,7 @@
 use super::Trip;
 use super::answer::Answered;
 use super::tally::{self, Ending};
-use crate::telemetry::{Cause, Finished, NO_POOL, OTHER_ROUTE, Series, bounded};
+use crate::telemetry::{Finished, NO_POOL, OTHER_ROUTE, Series, bounded};
 use std::sync::Arc;
 use std::time::Instant;
 use tidegate_plugins::keys::mask;
@@ -27,7 +27,6 @@ pub(super) fn close(trip: &mut Trip<'_>, answered: Answered) {
 /// Tells the followers, last first, then the metrics, then the log.
 pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     let (status, complete) = (answered.status, answered.complete);
-    debug_assert!(status != 499 || answered.cause == Cause::ClientGone);
     close(&mut trip, answered);
     let record = &mut trip.record;
     if let Some(caller) = trip.exchange.caller().filter(|_| !trip.renewal) {
