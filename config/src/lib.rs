@@ -44,8 +44,8 @@ pub use fault::{Fault, Faults, Place, Severity};
 pub use key_path::{KeyPath, Step};
 pub use load::{Loaded, Source, load, load_backends, load_judged};
 pub use meant::{
-    Admin, AllowedHeaders, Backend, BackendTls, BackendUrl, Balance, Config, Cors, Discover, Discovered, Fallback,
-    FallbackTo, FilterEntry, Listen, ListenTls, Model, Origins, Pattern, Pool, Target,
+    Admin, AdminTls, AllowedHeaders, Backend, BackendTls, BackendUrl, Balance, Config, Cors, Discover, Discovered,
+    Fallback, FallbackTo, FilterEntry, Listen, ListenTls, Model, Origins, Pattern, Pool, Target,
 };
 pub use network::{Clients, Network};
 pub use plain::parse_value;

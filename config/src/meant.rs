@@ -141,10 +141,31 @@ pub struct ListenTls {
 /// The listener for operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Admin {
-    /// Where; loopback, or there is a token.
+    /// Where; loopback, or there is a token, or a `client_ca`.
     pub listen: Address,
     /// What a caller must send as `Authorization: Bearer`.
     pub token: Option<Secret>,
+    /// `None`: plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<AdminTls>,
+}
+
+/// The certificate of the listener for operators, and whose certificates it lets in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AdminTls {
+    /// What it shows.
+    #[serde(flatten)]
+    pub shown: ListenTls,
+    /// Who has signed the certificates of callers that need no token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Admin {
+    /// Whether it tells callers apart from those who are merely on the same machine.
+    pub fn knows_callers(&self) -> bool {
+        self.token.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
 }
 
 /// Which browser apps may call.

@@ -8,7 +8,7 @@ use crate::tree::{Content, Key, Node, Origin};
 
 const PREFIX: &str = "TIDEGATE_";
 /// Variables that are the command line's own.
-const NOT_SETTINGS: [&str; 2] = ["CONFIG", "LOG"];
+const NOT_SETTINGS: [&str; 3] = ["CONFIG", "JOURNAL", "LOG"];
 
 /// Lays every `TIDEGATE_*` variable over the tree, outer settings before inner ones.
 pub(crate) fn apply(root: &mut Node, environment: &dyn Environment, faults: &mut Vec<Fault>) {

@@ -156,13 +156,29 @@ pub(crate) struct ListenTls {
 pub(crate) struct Admin {
     /// Where: `IP:PORT`, `HOST:PORT` or `unix:PATH`.
     pub(crate) listen: Address,
-    /// What a caller must send as `Authorization: Bearer`; required if `listen` is not loopback.
+    /// What a caller must send as `Authorization: Bearer`. If `listen` is not loopback there has to be one, or a
+    /// `tls.client_ca`.
     pub(crate) token: Option<Secret>,
+    /// TLS with this certificate. Absent: plain HTTP.
+    pub(crate) tls: Option<AdminTls>,
+}
+
+/// The certificate of the listener for operators, and whose certificates it lets in.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AdminTls {
+    /// The certificate chain in PEM; relative to the directory of this file.
+    pub(crate) cert: PathBuf,
+    /// Its private key in PEM; relative to the directory of this file.
+    pub(crate) key: PathBuf,
+    /// Who shows a certificate that one of these authorities has signed needs no token: certificates in PEM, relative to
+    /// the directory of this file. Absent: nobody is asked for one.
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: Address::Ip(([127, 0, 0, 1], 9090).into()), token: None }
+        Self { listen: Address::Ip(([127, 0, 0, 1], 9090).into()), token: None, tls: None }
     }
 }
 

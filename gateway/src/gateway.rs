@@ -1,5 +1,6 @@
 //! A gateway, from its configuration to the end of its process.
 
+use crate::admin;
 use crate::assemble::{self, Parts};
 use crate::core::Core;
 use crate::downstream::proxy_protocol::BeforeTls;
@@ -26,12 +27,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_config::{
-    self as config, Address, Config, Faults, Listen, Loaded, LogFormat, Positions, ProcessEnvironment, Source,
+    self as config, Address, Admin, Config, Faults, Listen, Loaded, LogFormat, Positions, ProcessEnvironment, Source,
 };
 use tidegate_plugins::Registry;
 use tidegate_plugins::filter::Plugin;
 use tidegate_plugins::keys::{KeyMetrics, ManagedKeys};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 /// A gateway that is not running yet.
 pub struct Gateway {
@@ -155,10 +157,12 @@ impl Gateway {
         let mut certificates = Vec::new();
         let may_listen = watch::Sender::new(false);
         let services = services(&core, &self.config.listen, &listeners, &may_listen, &mut certificates)?;
+        let admin_tls = admin_tls(&self.config.admin, &core.metrics, &mut certificates)?;
         let (config, file, registry) = (self.config, self.file, self.registry);
         let drain = config.drain;
         let reloads = Arc::new(Reloads::new(core.clone(), config.clone(), file, registry));
-        let beginning = Beginning { listeners: listeners.clone(), may_listen, predecessor: Mutex::new(predecessor) };
+        let predecessor = Mutex::new(predecessor);
+        let beginning = Beginning { listeners: listeners.clone(), may_listen, admin_tls, predecessor };
         let life = life::Life::new(core.clone(), config, reloads, certificates, beginning, guard);
         let mut server = PingoraServer::new_with_opt_and_conf(None, configuration(drain.time.as_secs()));
         for service in services {
@@ -254,6 +258,22 @@ fn services(
     }
     let listening = |(_, service, sockets)| Listening::new(service, sockets, may_listen.subscribe());
     Ok(kinds.into_iter().map(listening).collect())
+}
+
+/// How the admin listener speaks TLS, if it does.
+fn admin_tls(
+    admin: &Admin,
+    metrics: &Arc<Metrics>,
+    certificates: &mut Vec<Arc<Certificate>>,
+) -> Result<Option<TlsAcceptor>, RunError> {
+    let Some(tls) = &admin.tls else { return Ok(None) };
+    let address = admin.listen.to_string();
+    let shown = Certificate::new(&address, &tls.shown, metrics).map(Arc::new);
+    let acceptor = shown.and_then(|shown| {
+        certificates.push(shown.clone());
+        admin::tls::acceptor(shown, tls.client_ca.as_deref())
+    });
+    acceptor.map(Some).map_err(|reason| RunError::Certificate { address, reason })
 }
 
 /// Gives the listener's certificate, if it has one.

@@ -9,6 +9,7 @@ use crate::upstream::discovery::Discovery;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tidegate_plugins::records::State;
 
 impl Core {
     /// Says in the metrics how many requests wait for the collector.
@@ -30,6 +31,8 @@ impl Core {
             (Purpose::Idempotency, shared.kept.size().1),
             (Purpose::Recordings, bytes(shared.flights.recorded())),
             (Purpose::Recent, self.recent.size().1),
+            (Purpose::Records, shared.records.all().iter().map(|sink| sink.state().bytes).sum()),
+            (Purpose::Usage, self.keeper.as_ref().map_or(0, |keeper| bytes(keeper.usages().waiting()))),
         ] {
             self.metrics.holds(purpose, bytes);
         }
@@ -69,6 +72,11 @@ impl House for Core {
             })
             .collect();
         let ready = self.ready();
+        let of_sink = |State { name, waiting, fault, .. }: State| {
+            (name.to_string(), json!({ "up": fault.is_none(), "reason": fault, "waiting": waiting }))
+        };
+        let sinks = snapshot.shared.records.all();
+        let records: serde_json::Map<_, _> = sinks.iter().map(|sink| of_sink(sink.state())).collect();
         json!({
             "ready": ready.is_ok(),
             "down": ready.as_ref().map_or(&[][..], |down| &down[..]),
@@ -77,6 +85,7 @@ impl House for Core {
             "requests_in_flight": self.requests.now(),
             "connections": self.connections.now(),
             "pools": pools,
+            "records": records,
         })
     }
 

@@ -1,6 +1,6 @@
 //! What goes on beside the requests: the admin listener, the probes, reloads, and the end.
 
-use crate::admin;
+use crate::admin::{self, Doors};
 use crate::core::{Core, Stage};
 use crate::exchange::renew;
 use crate::listeners::Listeners;
@@ -9,7 +9,7 @@ use crate::reload::certificates::{self, Certificate};
 use crate::reload::{Refused, Reloads, watch};
 use crate::service_manager;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{LogGuard, ReloadBy, Runtime};
+use crate::telemetry::{LogGuard, NO_POOL, ReloadBy, Runtime};
 use crate::upgrade::{Predecessor, Succeeded, Upgrades};
 use crate::upstream::discovery::{self, Discovery};
 use crate::upstream::{Pool, probe};
@@ -22,12 +22,14 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_config::Config;
+use tidegate_plugins::records::State;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch::Sender;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 /// How often the sums of spenders are brought together.
 const GATHER: Duration = Duration::from_secs(1);
@@ -51,6 +53,8 @@ pub(crate) struct Beginning {
     pub(crate) listeners: Arc<Listeners>,
     /// True once it may.
     pub(crate) may_listen: Sender<bool>,
+    /// How the admin listener speaks TLS, if it does.
+    pub(crate) admin_tls: Option<TlsAcceptor>,
     /// Who serves until then; taken when the runtime is there.
     pub(crate) predecessor: Mutex<Option<Predecessor>>,
 }
@@ -108,12 +112,15 @@ impl Life {
         if may.wait_for(|may| *may).await.is_err() {
             return;
         }
-        let token: Option<Box<str>> = self.config.admin.token.as_ref().map(|token| token.expose().into());
-        let api = admin::api::router(self.core.clone(), &self.reloads, &self.upgrades, token.is_some());
+        let settings = &self.config.admin;
+        let token = settings.token.as_ref().map(|token| token.expose().into());
+        let certificates = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let (doors, tls) = (Doors { token, certificates }, self.beginning.admin_tls.clone());
+        let api = admin::api::router(self.core.clone(), &self.reloads, &self.upgrades, settings.knows_callers());
         let socket = self.beginning.listeners.copy(self.config.listen.len());
         match socket.and_then(|socket| TcpListener::from_std(socket.into())) {
             Ok(listener) => {
-                admin::serve(listener, self.core.clone(), api, token, self.core.is_handed_over()).await;
+                admin::serve(listener, tls, self.core.clone(), api, doors, self.core.is_handed_over()).await;
             }
             Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
         }
@@ -258,14 +265,23 @@ impl Life {
         }
         #[cfg(feature = "otlp")]
         self.core.traces.flush(LAST_TRACES).await;
-        for sink in self.core.snapshot.load().shared.records.all() {
-            if !sink.flush(LAST_WRITES) {
-                tracing::error!("not all records could be written");
-            }
-        }
+        self.write_records();
         tracing::info!("drained");
         drop(self.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::process::exit(0);
+    }
+
+    /// Writes the records that wait, in all places at once.
+    fn write_records(&self) {
+        let sinks = self.core.snapshot.load().shared.records.all();
+        sinks.iter().for_each(|sink| sink.close());
+        let until = Instant::now() + LAST_WRITES;
+        for sink in sinks {
+            let State { name, waiting, fault, .. } = sink.flush(until.saturating_duration_since(Instant::now()));
+            if waiting > 0 {
+                tracing::error!(sink = &*name, records = waiting, fault, "not all records could be written");
+            }
+        }
     }
 }
 
@@ -273,7 +289,8 @@ impl Life {
 pub(crate) fn forget(core: &Core, snapshot: &Snapshot) {
     let of_models = snapshot.models.iter().flat_map(|model| {
         let fallbacks = model.fallback.iter().flat_map(|step| &step.serves.targets);
-        model.targets.iter().chain(fallbacks).map(|target| (&*model.name, &*target.pool.name))
+        let pools = model.targets.iter().chain(fallbacks).map(|target| &*target.pool.name);
+        pools.chain([NO_POOL]).map(|pool| (&*model.name, pool))
     });
     let other = snapshot.other_paths.iter().map(|other| ("other_paths", &*other.pool.name));
     let routes: Vec<_> = of_models.chain(other).collect();

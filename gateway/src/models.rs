@@ -4,8 +4,8 @@ use crate::telemetry::Series;
 use crate::upstream::Pool;
 use crate::upstream::hedge::Hedging;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tidegate_config::{FallbackOn, Pattern, Timeouts};
 
@@ -33,6 +33,8 @@ pub struct Model {
     pub fallback: Arc<[Step]>,
     /// How long the queue may be before the first fallback for that is taken.
     pub overflow_after: Option<Duration>,
+    /// What of its requests that came no farther than a filter is counted by, once there is one.
+    pub unrouted: OnceLock<Arc<Series>>,
     turn: AtomicUsize,
     total_weight: usize,
 }
@@ -74,7 +76,8 @@ impl Model {
         let name = pattern.to_string().into();
         let total_weight = targets.iter().map(|target| target.weight as usize).sum();
         let (fallback, overflow_after) = (Arc::default(), None);
-        Self { pattern, name, targets, keep_name, fallback, overflow_after, turn: AtomicUsize::new(0), total_weight }
+        let (unrouted, turn) = (OnceLock::new(), AtomicUsize::new(0));
+        Self { pattern, name, targets, keep_name, fallback, overflow_after, unrouted, turn, total_weight }
     }
 
     /// The target whose turn it is: out of every sum-of-weights requests each gets its weight.

@@ -77,6 +77,11 @@ pub(crate) fn thread(name: &str, builder: &mut Builder) -> Option<Handle> {
 }
 
 impl Fetcher {
+    /// One that trusts, and shows, what this says.
+    pub fn with(tls: ClientConfig) -> Self {
+        Self { thread: OnceLock::new(), tls: OnceLock::from(Arc::new(tls)) }
+    }
+
     /// Asks this of another server.
     ///
     /// # Errors

@@ -10,8 +10,9 @@ use crate::downstream::proxy_protocol;
 use crate::downstream::{Session, Wire};
 use crate::exchange;
 use crate::networks::Lists;
-use crate::telemetry::{BadHead, Runtime};
+use crate::telemetry::{BadHead, InFlight, Runtime};
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use http::StatusCode;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
@@ -20,6 +21,7 @@ use pingora::protocols::l4::stream::Stream as RawStream;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
@@ -255,8 +257,14 @@ impl Core {
     /// Answers one request, counted as being in flight.
     async fn answer(&self, session: &mut Session, clients: &Lists) {
         let _open = self.requests.enter().await;
-        self.metrics.in_flight.inc();
-        exchange::serve(self, session, clients).await;
-        self.metrics.in_flight.dec();
+        let _in_flight = InFlight::new(&self.metrics.in_flight);
+        // The road has its own, which answers: this is for what comes after it.
+        if AssertUnwindSafe(exchange::serve(self, session, clients)).catch_unwind().await.is_err() {
+            self.metrics.panics_total.inc();
+            session.shutdown().await;
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

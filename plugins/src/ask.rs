@@ -31,8 +31,30 @@ pub struct Question {
     pub caller: Option<Arc<Caller>>,
     /// The request that it is about.
     pub id: Arc<str>,
+    /// What for: for the log.
+    pub errand: Errand,
     /// What asks: for the log.
     pub asker: Arc<str>,
+}
+
+/// What a model of the file is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Errand {
+    /// A class of a request.
+    Classification,
+    /// What a conversation comes to.
+    Summary,
+}
+
+impl Errand {
+    /// What the line of such a request is called in the log, and under which name it has who asked.
+    #[must_use]
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Classification => ("classification", "classifier"),
+            Self::Summary => ("summary", "sink"),
+        }
+    }
 }
 
 /// What was answered.

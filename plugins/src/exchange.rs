@@ -116,8 +116,12 @@ impl Source {
 /// What became of a request, as far as filters that count or settle need to know.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// The status the client got; 499 if it left before the end.
+    /// The status the client got; 499 if it left before the end. A backend may say 499 too: [`Outcome::gone`] tells.
     pub status: u16,
+    /// Whether the client left before the end.
+    pub gone: bool,
+    /// Whether a backend was asked.
+    pub asked: bool,
     /// Whether the answer was complete and what was asked for, whether or not its client was still there.
     pub complete: bool,
     /// The tokens of the answer, if any were counted: as [`crate::ResponseFilter::settles`] has it. It is the same for

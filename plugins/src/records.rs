@@ -22,6 +22,8 @@ pub struct To {
     pub memory: usize,
     /// How long records are kept; none: for ever.
     pub keep: Option<Duration>,
+    /// How much of them is kept, in bytes of the disk; none: all.
+    pub keep_bytes: Option<u64>,
     /// Whether each record is tied to the one before.
     pub chain: Option<Chain>,
 }
@@ -90,10 +92,29 @@ pub trait Sink: Send + Sync {
     /// Ready when the process ends: what a record still waits for is not to be waited for any more.
     async fn closing(&self);
 
+    /// Says that the process ends: see [`Self::closing`].
+    fn close(&self);
+
     /// Blocks until all that has been reserved is written, or given up. For the end of the process.
     ///
-    /// Returns whether that was so within the time.
-    fn flush(&self, within: Duration) -> bool;
+    /// Returns how it stands then.
+    fn flush(&self, within: Duration) -> State;
+
+    /// How it stands.
+    fn state(&self) -> State;
+}
+
+/// How a place stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// What it is called.
+    pub name: Arc<str>,
+    /// Records that are not written yet, those of requests under way included where they are reserved beforehand.
+    pub waiting: usize,
+    /// What they take of memory.
+    pub bytes: usize,
+    /// Why it cannot be written, if it cannot.
+    pub fault: Option<String>,
 }
 
 /// Makes a record.
@@ -134,6 +155,12 @@ impl Memory {
 }
 
 impl Slot {
+    /// How much it is.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Gives back what turned out to be too much.
     pub fn shrink(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
@@ -149,7 +176,7 @@ impl Drop for Slot {
     }
 }
 
-/// Keeps nothing. For `check` and `explain`.
+/// Keeps nothing. For `explain`.
 pub struct NoSinks;
 
 impl Sinks for NoSinks {
@@ -175,8 +202,12 @@ impl Sink for Nowhere {
     async fn closing(&self) {
         std::future::pending().await
     }
-    fn flush(&self, _: Duration) -> bool {
-        true
+    fn close(&self) {}
+    fn flush(&self, _: Duration) -> State {
+        self.state()
+    }
+    fn state(&self) -> State {
+        State { name: "nowhere".into(), waiting: 0, bytes: 0, fault: None }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The listeners, and which browser apps may call.
 
 use http::{HeaderName, Uri};
+use std::path::Path;
 
 use super::Resolver;
 use crate::address::Address;
 use crate::key_path::KeyPath;
-use crate::meant::{Admin, AllowedHeaders, Config, Cors, Listen, ListenTls, Origins};
+use crate::meant::{Admin, AdminTls, AllowedHeaders, Config, Cors, Listen, ListenTls, Origins};
 use crate::network::Network;
 use crate::written::{self, Listeners, TextOr};
 
@@ -28,13 +29,7 @@ impl Resolver<'_> {
                     }
                 },
             };
-            let tls = listen.tls.map(|tls| {
-                let path = path.key("tls");
-                ListenTls {
-                    cert: self.readable(&path.key("cert"), &tls.cert, "certificate"),
-                    key: self.readable(&path.key("key"), &tls.key, "private key"),
-                }
-            });
+            let tls = listen.tls.map(|tls| self.certificate(&path.key("tls"), &tls.cert, &tls.key));
             let (proxy_protocol, clients) = (listen.proxy_protocol, listen.clients);
             all.push(Listen { address: self.rooted(listen.address), tls, proxy_protocol, clients, path });
         }
@@ -43,6 +38,13 @@ impl Resolver<'_> {
             self.fault(&path, "`listen` is an empty list: nobody could connect", None);
         }
         all
+    }
+
+    fn certificate(&mut self, path: &KeyPath, cert: &Path, key: &Path) -> ListenTls {
+        ListenTls {
+            cert: self.readable(&path.key("cert"), cert, "certificate"),
+            key: self.readable(&path.key("key"), key, "private key"),
+        }
     }
 
     /// Reports listeners that expect a proxy to introduce every connection where no proxy is trusted to.
@@ -64,8 +66,10 @@ impl Resolver<'_> {
 
     pub(super) fn admin(&mut self, admin: written::Admin) -> Admin {
         let path = KeyPath::root().key("admin");
-        if admin.token.is_none() && !admin.listen.is_loopback() && !self.tree.has_gone(&path) {
-            let help = "set `admin.token`, or listen on 127.0.0.1".to_owned();
+        let by_certificate = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let knows_callers = admin.token.is_some() || by_certificate;
+        if !knows_callers && !admin.listen.is_loopback() && !self.tree.has_gone(&path) {
+            let help = "set `admin.token` or `admin.tls.client_ca`, or listen on 127.0.0.1".to_owned();
             self.fault(&path.key("listen"), "the admin listener is open to others without a token", Some(help));
         }
         if matches!(admin.listen, Address::Unix(_)) {
@@ -75,7 +79,16 @@ impl Resolver<'_> {
         if admin.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
             self.fault(&path.key("token"), "the token is empty", None);
         }
-        Admin { listen: self.rooted(admin.listen), token: admin.token }
+        let tls = admin.tls.map(|tls| {
+            let path = path.key("tls");
+            let shown = self.certificate(&path, &tls.cert, &tls.key);
+            let authorities = "certificate authority";
+            AdminTls {
+                shown,
+                client_ca: tls.client_ca.map(|ca| self.readable(&path.key("client_ca"), &ca, authorities)),
+            }
+        });
+        Admin { listen: self.rooted(admin.listen), token: admin.token, tls }
     }
 
     /// Reports addresses that are given twice; port 0 means another port each time.

@@ -6,24 +6,29 @@
 pub(crate) mod api;
 mod page;
 mod routes;
+pub(crate) mod tls;
 
 pub use api::shown_key;
 #[cfg(test)]
 pub(crate) use page::pages;
+pub use routes::Doors;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+pub use tls::authorities;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 /// How long accepting pauses after it failed, most likely for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -41,6 +46,10 @@ pub trait House: Send + Sync + 'static {
 /// Who asks: where they are.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer(pub(crate) Option<IpAddr>);
+
+/// Who asks has shown a certificate that lets in.
+#[derive(Clone, Copy)]
+pub(crate) struct Certified;
 
 /// What the listener takes at most.
 #[derive(Clone, Copy)]
@@ -65,19 +74,26 @@ const BOUNDS: Bounds = Bounds {
     last_request: Duration::from_secs(1),
 };
 
-/// Answers on `listener` until `shutdown`; open requests then have a second. `api` is what lies under `/admin`. With a
-/// token, all but `/livez` and `/readyz` need it as `Authorization: Bearer`.
+/// Answers on `listener` until `shutdown`; open requests then have a second. `api` is what lies under `/admin`. Whom
+/// `doors` do not know is told of `/livez` and `/readyz` only.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     house: Arc<dyn House>,
     api: Router,
-    token: Option<Box<str>>,
+    doors: Doors,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve_within(BOUNDS, listener, routes::router(house, api, token), shutdown).await;
+    serve_within(BOUNDS, listener, tls, routes::router(house, api, doors), shutdown).await;
 }
 
-async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+async fn serve_within(
+    bounds: Bounds,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -86,7 +102,7 @@ async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router, shu
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             stream = accept(&listener), if connections.len() < bounds.connections => {
-                connections.spawn(connection(bounds, stream, router.clone(), stopped.clone()));
+                connections.spawn(connection(bounds, stream, tls.clone(), router.clone(), stopped.clone()));
             }
         }
     }
@@ -108,11 +124,35 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-async fn connection(bounds: Bounds, stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+async fn connection(
+    bounds: Bounds,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stopped: watch::Receiver<()>,
+) {
     let peer = Peer(stream.peer_addr().ok().map(|address| address.ip().to_canonical()));
+    let Some(tls) = tls else { return talk(bounds, stream, (peer, None), router, stopped).await };
+    // Whose certificate is none of ours, or who speaks no TLS, has been told so by it.
+    if let Ok(Ok(stream)) = timeout(bounds.head_timeout, tls.accept(stream)).await {
+        let certified = stream.get_ref().1.peer_certificates().map(|_| Certified);
+        talk(bounds, stream, (peer, certified), router, stopped).await;
+    }
+}
+
+async fn talk(
+    bounds: Bounds,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    (peer, certified): (Peer, Option<Certified>),
+    router: Router,
+    mut stopped: watch::Receiver<()>,
+) {
     let answers = TowerToHyperService::new(router);
     let introduced = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
+        if let Some(certified) = certified {
+            request.extensions_mut().insert(certified);
+        }
         answers.call(request)
     });
     let mut served = pin!(

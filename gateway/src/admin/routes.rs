@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 
-use super::{House, page};
+use super::{Certified, House, page};
 use crate::openapi;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -24,10 +24,16 @@ const PROBLEM: &str = "application/problem+json";
 /// What probes and generators ask for, and have no token for: the same of every gateway.
 const OPEN: [&str; 4] = ["/livez", "/readyz", "/openapi.json", "/admin/openapi.json"];
 
-type Token = Option<Arc<str>>;
+/// What lets in. With neither, whoever is on this machine may: the listener is on loopback then.
+#[derive(Clone, Default)]
+pub struct Doors {
+    /// What has to come as `Authorization: Bearer`.
+    pub token: Option<Arc<str>>,
+    /// Whether certificates let in, too; who has shown one is [`Certified`].
+    pub certificates: bool,
+}
 
-pub(super) fn router(house: Arc<dyn House>, api: Router, token: Option<Box<str>>) -> Router {
-    let token: Token = token.map(Arc::from);
+pub(super) fn router(house: Arc<dyn House>, api: Router, doors: Doors) -> Router {
     Router::new()
         .route("/livez", get(async || answer(StatusCode::OK, TEXT, "alive\n")))
         .route("/readyz", get(ready))
@@ -44,7 +50,7 @@ pub(super) fn router(house: Arc<dyn House>, api: Router, token: Option<Box<str>>
         .fallback(async || {
             problem(StatusCode::NOT_FOUND, "the paths are /, /docs, /livez, /readyz, /healthz, /metrics and /admin/...")
         })
-        .layer(from_fn_with_state(token, authorize))
+        .layer(from_fn_with_state(doors, authorize))
         .layer(from_fn(never_cached))
 }
 
@@ -66,32 +72,54 @@ fn metrics(house: &dyn House) -> Response {
     answer(StatusCode::OK, METRICS, house.metrics())
 }
 
-/// Lets through what is open to all, and who has the token. Without a token that is whoever is on this machine, for the
-/// listener is on loopback then; but no web page that somebody there has open.
-async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let open = OPEN.contains(&path) || page::is_file(path);
-    match token {
-        Some(token) if !open && !bears(request.headers(), &token) => {
-            let mut refusal = problem(StatusCode::UNAUTHORIZED, "the admin token is missing or wrong");
-            refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            refusal
-        }
-        None if !open && is_of_a_page(request.headers()) => {
+/// Lets through what is open to all, and who has the token or a certificate. Where neither is asked for that is whoever is
+/// on this machine; but no web page that somebody there has open.
+async fn authorize(State(doors): State<Doors>, request: Request, next: Next) -> Response {
+    let (path, headers) = (request.uri().path(), request.headers());
+    if OPEN.contains(&path) || page::is_file(path) {
+        return next.run(request).await;
+    }
+    let token = doors.token.as_deref();
+    let bears = token.is_some_and(|token| bears(headers, token));
+    // Browsers show a certificate to their owner's listener whatever page has them ask.
+    if !bears && request.extensions().get::<Certified>().is_some() {
+        return match is_from_elsewhere(headers) {
+            true => problem(StatusCode::FORBIDDEN, "web pages from elsewhere are not let in by a certificate"),
+            false => next.run(request).await,
+        };
+    }
+    match (token, doors.certificates) {
+        (Some(_), _) if bears => next.run(request).await,
+        (Some(_), false) => stranger("the admin token is missing or wrong", "Bearer"),
+        (Some(_), true) => stranger("neither the admin token nor a client certificate is there", "Bearer"),
+        (None, true) => stranger("there is no client certificate", "Certificate"),
+        (None, false) if is_from_elsewhere(headers) || is_by_a_made_up_name(headers) => {
             let detail = "web pages are let in with a token only: set `admin.token` in the file, and restart";
             problem(StatusCode::FORBIDDEN, detail)
         }
-        _ => next.run(request).await,
+        (None, false) => next.run(request).await,
     }
 }
 
-/// Whether a browser sends it for a page from elsewhere: what may change something says where the page is from, and what a
-/// page may read is asked for under a name of its own, which was made to lead here.
-fn is_of_a_page(headers: &HeaderMap) -> bool {
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let host = text(HOST);
-    let elsewhere = |origin: &str| origin.split_once("://").map(|(_, from)| from) != host;
-    text(ORIGIN).is_some_and(elsewhere) || host.is_some_and(|host| !is_local(host))
+fn stranger(detail: &str, wanted: &'static str) -> Response {
+    let mut refusal = problem(StatusCode::UNAUTHORIZED, detail);
+    refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(wanted));
+    refusal
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+/// Whether a browser sends it for a page from elsewhere: what may change something says where the page is from.
+fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let host = text(headers, HOST);
+    text(headers, ORIGIN).is_some_and(|origin| origin.split_once("://").map(|(_, from)| from) != host)
+}
+
+/// Whether it is asked for under a name of a page's own, which was made to lead here: so could a page read it.
+fn is_by_a_made_up_name(headers: &HeaderMap) -> bool {
+    text(headers, HOST).is_some_and(|host| !is_local(host))
 }
 
 /// Whether it is an address, or the name that every machine has for itself.

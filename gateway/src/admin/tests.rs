@@ -30,12 +30,13 @@ struct Running {
 }
 
 async fn start(bounds: Bounds, token: Option<&str>) -> Running {
+    let doors = Doors { token: token.map(Arc::from), certificates: false };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let house = Arc::new(Cottage(Mutex::new(Ok(Vec::new()))));
-    let router = routes::router(Arc::clone(&house) as Arc<dyn House>, Router::new(), token.map(Box::from));
+    let router = routes::router(Arc::clone(&house) as Arc<dyn House>, Router::new(), doors);
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(serve_within(bounds, listener, router, async move { drop(stopped.await) }));
+    let task = tokio::spawn(serve_within(bounds, listener, None, router, async move { drop(stopped.await) }));
     Running { address, house, stop: Some(stop), task }
 }
 

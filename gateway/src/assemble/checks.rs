@@ -4,7 +4,7 @@ use super::backends::authority;
 use super::services::{Read, services};
 use super::{filters, order, pools};
 use crate::cache_file::LooksOnly;
-use crate::storage;
+use crate::{records, storage};
 use std::sync::Arc;
 use tidegate_config::{Config, Fault, KeyPath, Positions};
 use tidegate_plugins::Registry;
@@ -19,7 +19,7 @@ const LISTED: usize = 8;
 /// Faults that only building finds: unknown filters and balancers, settings that cannot be meant. Each with its place.
 pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
     let (registry, mut faults) = (Registry::built_in(), Vec::new());
-    let shared = Shared { tiers: Arc::new(LooksOnly), ..Shared::default() };
+    let shared = Shared { tiers: Arc::new(LooksOnly), records: Arc::new(records::LooksOnly), ..Shared::default() };
     let services = services(config, &shared, &Read::default(), &mut faults);
     let filters = filters::build(config, &registry, &services, &mut faults);
     if filters.len() == config.filters.len() {
@@ -46,11 +46,22 @@ pub fn check(config: &Config, positions: &Positions) -> Vec<Fault> {
             faults.push(Fault::error(listen.path.key("tls"), reason));
         }
     }
+    faults.extend(admin_tls(config));
     faults.extend(untraced(config));
     faults.extend(unwritable(config));
     faults.extend(other_pepper(config));
     faults.extend(taken_ids(config, &services.views));
     place(faults, positions)
+}
+
+/// A certificate of the admin listener that cannot be shown, or authorities that are none.
+fn admin_tls(config: &Config) -> Vec<Fault> {
+    let path = KeyPath::root().key("admin").key("tls");
+    let Some(tls) = &config.admin.tls else { return Vec::new() };
+    let shown = crate::reload::certificates::load(&tls.shown.cert, &tls.shown.key).err();
+    let callers = tls.client_ca.as_deref().and_then(|ca| crate::admin::tls::verifier(ca).err());
+    let callers = callers.map(|reason| Fault::error(path.key("client_ca"), reason));
+    shown.map(|reason| Fault::error(path.clone(), reason)).into_iter().chain(callers).collect()
 }
 
 /// A store that cannot be written now, by whoever asks: the gateway would serve, and keep nothing.

@@ -56,7 +56,8 @@ impl Banner<'_> {
         text += &row("base URL", &paint.green(&base_url));
         text += &row("key", &self.key.map_or("none is asked for".to_owned(), |key| paint.green(key)));
         text += &row("models", &self.models.join(&format!("\n{:12}", "")));
-        text += &row("metrics", &format!("http://{}/metrics", self.config.admin.listen));
+        let scheme = if self.config.admin.tls.is_some() { "https" } else { "http" };
+        text += &row("metrics", &format!("{scheme}://{}/metrics", self.config.admin.listen));
         text += &title("With an OpenAI SDK, nothing but this");
         text += &format!("export OPENAI_BASE_URL={base_url}\n");
         text += &format!("export OPENAI_API_KEY={}\n", self.key.unwrap_or("none"));

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_config::AskUsage;
 use tidegate_plugins::call::{Call, CallFault, Endpoint, Key};
+use tidegate_plugins::keys::mask;
 use tidegate_plugins::{Refusal, Reply, Verdict};
 use tidegate_plugins::{filter, splice};
 
@@ -175,7 +176,7 @@ fn ask_for(trip: &mut Trip<'_>, model: Option<Arc<str>>, optional: bool) -> Resu
     let model = model.or_else(|| trip.snapshot.models.default.clone());
     match model {
         Some(model) => {
-            trip.record.model_asked = Some(short(&model).into());
+            trip.record.model_asked = Some(mask(short(&model)).into());
             trip.asked = Some(model.clone());
             trip.exchange.send_to(model);
             Ok(())
@@ -250,7 +251,7 @@ pub(super) fn route(trip: &mut Trip<'_>) -> Result<()> {
     };
     let settled = trip.settled.take().filter(|_| trip.exchange.answerer().is_some());
     let route = settled.unwrap_or_else(|| Route::of_model(model, model.target()));
-    trip.record.model_served = Some(route.served(&name).into());
+    trip.record.model_served = Some(mask(route.served(&name)).into());
     trip.under_way = Some(InFlight::new(&route.series.in_flight));
     trip.route = Some(route);
     Ok(())

@@ -6,7 +6,7 @@ use super::headers::{BACKENDS_REQUEST_ID, CORRELATION_ID, REQUEST_ID};
 use super::tally::{self, Ending};
 use super::{Session, Trip, cors, fetch, relay};
 use crate::core::Core;
-use crate::telemetry::Cause;
+use crate::telemetry::{Cause, Record, TraceContext};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -393,6 +393,9 @@ pub(crate) async fn unreadable_head(core: &Core, session: &mut Session, status: 
     session.close_after();
     let refusal = Refusal::new(status, "bad_request", message);
     let id = crate::telemetry::RequestId::new();
+    let mut record = Record::new(id.clone(), TraceContext::start(), Method::default(), "");
+    (record.status, record.cause) = (status.as_u16(), Cause::Validation);
+    core.metrics.observe(&core.snapshot.load().no_route, &record);
     let reply = refusal.reply(Endpoint::Other, &id.to_string());
     let mut headers = reply.headers;
     let body = reply.body.whole().cloned().unwrap_or_default();
@@ -405,6 +408,7 @@ pub(crate) async fn unreadable_head(core: &Core, session: &mut Session, status: 
     // Each is counted; in a flood of them only some are written down.
     if core.nuisances.check().is_ok() {
         let client = session.client().map(|client| client.to_string());
-        tracing::info!(request_id = %id, client, reason = message, "unreadable request");
+        let (status, cause) = (record.status, record.cause.label());
+        tracing::info!(request_id = %id, client, status, cause, reason = message, "unreadable request");
     }
 }

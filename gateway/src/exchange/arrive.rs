@@ -59,7 +59,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     let has_body = !session.is_body_done();
     let peer = session.client();
     let parts = session.take_request();
-    let (method, version, headers) = (parts.method, parts.version, parts.headers);
+    let (method, version, mut headers) = (parts.method, parts.version, parts.headers);
     let source = forwarded::source(peer, &headers, &snapshot.trusted_proxies);
     let Source { client, by_proxy } = source.unwrap_or(Source { client: peer, by_proxy: false });
     let address = match source {
@@ -77,6 +77,10 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     record.client = client;
     record.correlation_id =
         headers.get(headers::CORRELATION_ID).and_then(|value| RequestId::from_caller(value.as_bytes()));
+    if record.correlation_id.is_none() {
+        // What is no id, or a key, is nobody else's business.
+        headers.remove(headers::CORRELATION_ID);
+    }
     let endpoint = Endpoint::from_path(parts.uri.path());
     let anthropic = parts.uri.path().starts_with("/v1/messages/") && endpoint == Some(Endpoint::Other);
     record.endpoint = endpoint.map_or("none", Endpoint::as_str);

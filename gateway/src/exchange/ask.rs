@@ -33,8 +33,9 @@ async fn ask(core: &Core, question: Question) -> std::result::Result<Answer, Str
     route.timeouts.total = route.timeouts.total.min(question.time);
     let mut session = Session::nobody();
     let mut trip = own::trip(core, snapshot.clone(), &mut session, exchange(&question)?);
-    trip.record.event = "classification";
-    trip.exchange.note("classifier", &*question.asker);
+    let (event, asker) = question.errand.names();
+    trip.record.event = event;
+    trip.exchange.note(asker, &*question.asker);
     let collected = Arc::new(Mutex::new(Vec::new()));
     trip.followers.push(Box::new(Collects(collected.clone())));
     own::dress(&mut trip, &route);

@@ -13,6 +13,7 @@ use crate::upstream::too_long::says_too_long;
 use http::StatusCode;
 use std::sync::Arc;
 use tidegate_config::FallbackOn;
+use tidegate_plugins::keys::mask;
 
 /// A pool that has not answered: why, and what is told if nobody else does.
 pub(super) struct Stuck {
@@ -167,7 +168,7 @@ pub(super) async fn turn(
     }
     trip.exchange.price_as(step.priced_as.clone());
     let name = route.send_as.as_ref().or(trip.exchange.model());
-    trip.record.model_served = name.map(|name| name.as_ref().into());
+    trip.record.model_served = name.map(|name| mask(name.as_ref()).into());
     trip.under_way = Some(InFlight::new(&route.series.in_flight));
     trip.route = Some(route.clone());
     Ok(route)

@@ -3,9 +3,10 @@
 use super::Trip;
 use super::answer::Answered;
 use super::tally::{self, Ending};
-use crate::telemetry::{Cause, Finished, NO_POOL, OTHER_ROUTE, bounded};
+use crate::telemetry::{Finished, NO_POOL, OTHER_ROUTE, Series, bounded};
 use std::sync::Arc;
 use std::time::Instant;
+use tidegate_plugins::keys::mask;
 use tidegate_plugins::spenders::Spent;
 
 /// Longest error text in a log line, in bytes.
@@ -17,7 +18,7 @@ pub(super) fn close(trip: &mut Trip<'_>, answered: Answered) {
     record.ended = Instant::now();
     record.status = answered.status;
     record.cause = answered.cause;
-    record.error = answered.log.map(|error| bounded(&error, ERROR_LIMIT));
+    record.error = answered.log.map(|error| bounded(&mask(&error), ERROR_LIMIT));
     if let Some(attempt) = trip.attempt.take() {
         attempt.ended(record.cause, record.upstream_status);
     }
@@ -26,7 +27,6 @@ pub(super) fn close(trip: &mut Trip<'_>, answered: Answered) {
 /// Tells the followers, last first, then the metrics, then the log.
 pub(super) fn finish(mut trip: Trip<'_>, answered: Answered) {
     let (status, complete) = (answered.status, answered.complete);
-    debug_assert!(status != 499 || answered.cause == Cause::ClientGone);
     close(&mut trip, answered);
     let record = &mut trip.record;
     if let Some(caller) = trip.exchange.caller().filter(|_| !trip.renewal) {
@@ -54,15 +54,29 @@ pub(super) fn report(mut trip: Trip<'_>) {
     let (cause, usage) = (trip.record.cause, trip.record.usage);
     tally::keep(&mut trip, cause, usage);
     trip.record.notes = trip.exchange.take_notes();
-    let series = trip.route.as_ref().map_or(&trip.snapshot.no_route, |route| &route.series);
+    let (series, route, pool) = place(&trip);
     let cost = tally::cost(&trip, trip.record.usage);
     if cost > 0 {
         series.cost.add(cost);
     }
     trip.core.metrics.observe(series, &trip.record);
-    let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
     trip.core.log.request(&trip.record, route, pool);
     keep(trip, cost);
+}
+
+/// Where a request is counted: at its route. One that came no farther than a filter is counted at that of its model, and at
+/// no pool.
+fn place<'a>(trip: &'a Trip<'_>) -> (&'a Series, &'a str, &'a str) {
+    if let Some(route) = &trip.route {
+        return (&route.series, route.name(), &route.pool.name);
+    }
+    match trip.exchange.model().and_then(|name| trip.snapshot.models.resolve(name)) {
+        Some(model) => {
+            let series = model.unrouted.get_or_init(|| trip.core.metrics.series(&model.name, NO_POOL));
+            (series, &model.name, NO_POOL)
+        }
+        None => (&trip.snapshot.no_route, OTHER_ROUTE, NO_POOL),
+    }
 }
 
 /// Keeps what became of a client's request, to be looked at, and has its trace sent.
@@ -76,7 +90,8 @@ fn keep(trip: Trip<'_>, cost: u64) {
     if trip.record.event != "request" || !(recent || traced) {
         return;
     }
-    let (route, pool) = trip.route.as_ref().map_or((OTHER_ROUTE, NO_POOL), |route| (route.name(), &*route.pool.name));
+    let (_, route, pool) = place(&trip);
+    let (route, pool): (Box<str>, Box<str>) = (route.into(), pool.into());
     let finished = Arc::new(Finished::new(trip.record, route, pool, cost));
     #[cfg(feature = "otlp")]
     if traced {

@@ -10,6 +10,7 @@ use crate::telemetry::{Record, RequestId, TraceContext};
 use std::future::Future;
 use std::sync::{Arc, OnceLock, Weak};
 use tidegate_plugins::Exchange;
+use tidegate_plugins::keys::mask;
 use tokio::runtime::{Builder, Handle};
 
 /// What such requests need. The same for every version of the configuration.
@@ -51,7 +52,7 @@ pub(super) fn trip<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Se
     trip.record.endpoint = exchange.endpoint().as_str();
     trip.record.operation = exchange.endpoint().gen_ai_operation();
     trip.record.stream = exchange.wants_stream();
-    trip.record.model_asked = exchange.model().map(|model| arrive::short(model).into());
+    trip.record.model_asked = exchange.model().map(|model| mask(arrive::short(model)).into());
     trip.asked = exchange.model().cloned();
     (trip.voice, trip.known, trip.body) = (exchange.endpoint(), true, Body::Whole);
     trip.wishes = Wishes::of(exchange.headers());
@@ -62,5 +63,5 @@ pub(super) fn trip<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Se
 /// Makes it what the backends of `route` are asked.
 pub(super) fn dress(trip: &mut Trip<'_>, route: &Route) {
     admit::dress(trip, route);
-    trip.record.model_served = trip.exchange.model().map(|model| route.served(model).into());
+    trip.record.model_served = trip.exchange.model().map(|model| mask(route.served(model)).into());
 }

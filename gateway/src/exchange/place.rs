@@ -101,6 +101,8 @@ pub(super) async fn take(
     };
     let until = (joined + most, overflow.map(|overflow| (joined + overflow.after, overflow)));
     let place = wait(session, trip, route, ticket, until, tried).await;
+    // However it ended: who leaves has waited too.
+    trip.record.queued += joined.elapsed();
     trip.record.course.queued(&pool.name, joined, waited_for(&place));
     place
 }
@@ -152,21 +154,16 @@ async fn wait(
         };
         let called = alongside(core, session, turn).await.map_err(NoPlace::Fault)?;
         if called == Some(false) {
-            let (waited, wait) = ticket.displaced();
-            trip.record.queued += waited;
-            return Err(NoPlace::Queue(Refused::Full, wait));
+            return Err(NoPlace::Queue(Refused::Full, ticket.displaced()));
         }
         if called.is_some() {
             match now(&route.pool, trip, tried) {
                 Ok(place) => {
-                    trip.record.queued += ticket.served();
+                    ticket.served();
                     return Ok(place);
                 }
                 Err(NoBackend::Busy | NoBackend::Resting(_)) => ticket.not_yet(),
-                Err(why @ (NoBackend::Down(_) | NoBackend::Tried)) => {
-                    trip.record.queued += ticket.waited();
-                    return Err(NoPlace::Backend(why));
-                }
+                Err(why @ (NoBackend::Down(_) | NoBackend::Tried)) => return Err(NoPlace::Backend(why)),
             }
         } else if Instant::now() >= until {
             if let Some((_, Overflow { chain, .. })) = overflow.take()
@@ -176,7 +173,7 @@ async fn wait(
                 continue;
             }
             let wait = ticket.outlook().1.unwrap_or(UNKNOWN).max(route.pool.rest().unwrap_or_default());
-            trip.record.queued += ticket.expired();
+            ticket.expired();
             return Err(NoPlace::Queue(Refused::TooLong, wait));
         } else {
             tell(session, trip, &ticket).await.map_err(NoPlace::Fault)?;

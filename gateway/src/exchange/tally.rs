@@ -37,6 +37,8 @@ pub(super) fn settle(trip: &mut Trip<'_>, ending: Ending, bytes: usize) -> Outco
     let record = &trip.record;
     let outcome = Outcome {
         status: ending.status,
+        gone: ending.cause == Cause::ClientGone,
+        asked: record.attempts > 0,
         complete: ending.complete,
         usage: record.usage,
         reported: record.usage,

@@ -97,6 +97,16 @@ const TABLES: &[Table] = &[
             ("requests_in_flight", "integer", "Requests that are not over."),
             ("connections", "integer", "Open connections of clients."),
             ("pools", "{Pool}", "By name."),
+            ("records", "{RecordPlace}", "Where records are kept, by name."),
+        ],
+    ),
+    (
+        "RecordPlace",
+        "A place where records are kept.",
+        &[
+            ("up", "boolean", "Whether it can be written."),
+            ("reason", "string?", "Why not."),
+            ("waiting", "integer", "Records that are not written yet."),
         ],
     ),
     (

@@ -34,10 +34,14 @@ impl Tail {
 }
 
 /// Records as lines, tied to the last one where that is wanted, and what is the last one then.
-pub(super) fn seal(records: Vec<Map<String, Value>>, tail: &Tail, chain: Option<&Chain>) -> (Vec<Line>, Tail) {
+pub(super) fn seal(
+    records: &mut [Map<String, Value>],
+    tail: &Tail,
+    chain: Option<&Chain>,
+) -> io::Result<(Vec<Line>, Tail)> {
     let mut last = tail.clone();
     let mut lines = Vec::with_capacity(records.len());
-    for mut record in records {
+    for record in records {
         last.seq += 1;
         record.insert("seq".to_owned(), last.seq.into());
         if chain.is_some() {
@@ -45,7 +49,7 @@ pub(super) fn seal(records: Vec<Map<String, Value>>, tail: &Tail, chain: Option<
         }
         let member = |name: &str| record.get(name).and_then(Value::as_str).map(str::to_owned);
         let (time, request_id, org) = (member("time"), member("request_id"), member("org"));
-        let mut text = Value::Object(record).to_string();
+        let mut text = serde_json::to_string(record)?;
         last.hash = chain.map(|chain| {
             let hash = hash(text.as_bytes(), chain.key.as_ref());
             text.pop();
@@ -57,7 +61,7 @@ pub(super) fn seal(records: Vec<Map<String, Value>>, tail: &Tail, chain: Option<
         let (time, request_id) = (time.unwrap_or_default(), request_id.unwrap_or_default());
         lines.push(Line { seq: last.seq, time, request_id, org, text });
     }
-    (lines, last)
+    Ok((lines, last))
 }
 
 /// The hash that a line has to have, and the one that it has.

@@ -1,10 +1,12 @@
 //! Records as lines of JSON in files: `NAME-SEQ.jsonl`, by the number of the first record in it. A file that is full is
-//! closed and, if that is wanted, compressed to `NAME-SEQ.jsonl.zst`.
+//! closed and, if that is wanted, compressed to `NAME-SEQ.jsonl.zst`, by a thread of its own: records do not wait for it.
 //!
 //! The file that is being written is plain: what has been written is there after a kill, but for the end of a line, which is
 //! cut off when the file is opened again.
 
 use super::chain::Tail;
+use super::pack::{Packer, packed};
+use super::shared::{identity, is_at};
 use super::{Backing, Line};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -20,6 +22,7 @@ pub(super) struct Files {
     to: To,
     folder: PathBuf,
     open: Option<Open>,
+    packer: Packer,
 }
 
 struct Open {
@@ -32,7 +35,7 @@ struct Open {
 impl Files {
     pub(super) fn open(to: &To) -> io::Result<Self> {
         let Place::Files { path, .. } = &to.place else { return Err(io::Error::other("not a directory")) };
-        Ok(Self { to: to.clone(), folder: path.clone(), open: None })
+        Ok(Self { to: to.clone(), folder: path.clone(), open: None, packer: Packer::default() })
     }
 
     fn bounds(&self) -> (u64, Duration, bool) {
@@ -51,11 +54,26 @@ impl Files {
             return Ok(());
         }
         open.file.sync_all()?;
-        if compresses {
-            compress(&open.path)?;
+        if let Some(Open { path, file, .. }) = self.open.take() {
+            // While somebody has it open to write it is not compressed.
+            drop(file);
+            if compresses {
+                self.packer.pack(path)?;
+            }
         }
-        self.open = None;
         Ok(())
+    }
+
+    /// Has compressed what was closed and is not: a process has ended in between, or had it open still. Gives the newest,
+    /// if that can be gone on with.
+    fn put_away(&mut self) -> io::Result<Option<PathBuf>> {
+        let (_, _, compresses) = self.bounds();
+        let mut there = all(&self.folder, &self.to.name)?;
+        let newest = there.pop_if(|path| is_plain(path) && !packed(path).exists());
+        for path in there.into_iter().filter(|path| is_plain(path) && (compresses || packed(path).exists())) {
+            self.packer.pack(path)?;
+        }
+        Ok(newest)
     }
 
     fn current(&mut self, first: u64) -> io::Result<&mut Open> {
@@ -63,6 +81,7 @@ impl Files {
         if self.open.is_none() {
             let path = self.folder.join(format!("{}-{first:012}.jsonl", self.to.name));
             let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+            file.lock_shared()?;
             let length = file.metadata()?.len();
             File::open(&self.folder)?.sync_all()?;
             self.open = Some(Open { path, file, length, began: SystemTime::now() });
@@ -73,28 +92,16 @@ impl Files {
 
 impl Backing for Files {
     fn tail(&mut self) -> io::Result<Tail> {
-        let (_, _, compresses) = self.bounds();
-        let mut plain = Vec::new();
-        for path in all(&self.folder, &self.to.name)? {
-            if path.extension().is_some_and(|extension| extension == "jsonl") {
-                plain.push(path);
-            }
-        }
-        // A process that ended in between has left one that is compressed already, or that should be.
-        let newest = plain.pop();
-        for path in plain {
-            match packed(&path).exists() {
-                true => fs::remove_file(&path)?,
-                false if compresses => compress(&path)?,
-                false => {}
-            }
-        }
-        if let Some(path) = newest {
+        self.open = None;
+        if let Some(path) = self.put_away()? {
             let mut file = File::options().read(true).append(true).open(&path)?;
-            let length = whole_lines(&mut file)?;
-            file.set_len(length)?;
-            let began = file.metadata().and_then(|about| about.created()).unwrap_or_else(|_| SystemTime::now());
-            self.open = Some(Open { path, file, length, began });
+            // Not one that is being compressed, because it was full or old.
+            if file.try_lock_shared().is_ok() && path.exists() {
+                let length = whole_lines(&mut file)?;
+                file.set_len(length)?;
+                let began = file.metadata().and_then(|about| about.created()).unwrap_or_else(|_| SystemTime::now());
+                self.open = Some(Open { path, file, length, began });
+            }
         }
         let mut tail = Tail::default();
         for path in all(&self.folder, &self.to.name)?.iter().rev() {
@@ -131,22 +138,37 @@ impl Backing for Files {
         Ok(())
     }
 
+    fn is_gone(&self) -> bool {
+        let stays = |open: &Open| open.file.metadata().is_ok_and(|about| is_at(identity(&about), &open.path));
+        !self.open.as_ref().is_none_or(stays)
+    }
+
     fn tidy(&mut self, to: &To) -> io::Result<()> {
         self.to = to.clone();
         self.rotate()?;
-        let Some(keep) = to.keep else { return Ok(()) };
+        self.put_away()?;
         let current = self.open.as_ref().map(|open| open.path.clone());
-        for path in all(&self.folder, &to.name)? {
-            let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
-            if age > keep && Some(&path) != current.as_ref() {
+        let mut bytes = 0_u64;
+        // The newest first.
+        for path in all(&self.folder, &to.name)?.into_iter().rev() {
+            // One that has just become another, smaller one is looked at the next time.
+            let Ok(about) = fs::metadata(&path) else { continue };
+            bytes = bytes.saturating_add(about.len());
+            let is_old = to
+                .keep
+                .is_some_and(|keep| about.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > keep)));
+            let is_much = to.keep_bytes.is_some_and(|most| bytes > most);
+            if (is_old || is_much) && Some(&path) != current.as_ref() {
                 fs::remove_file(&path)?;
+                // Where one was just being made of the other, both go.
+                drop(fs::remove_file(packed(&path)));
             }
         }
         Ok(())
     }
 }
 
-/// The files of a place, the oldest first.
+/// The files of a place, the oldest first. Of one that was just compressed, the one that it was made of.
 pub(super) fn all(folder: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -160,6 +182,7 @@ pub(super) fn all(folder: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
         }
     }
     found.sort();
+    found.dedup_by_key(|(number, _)| *number);
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
@@ -209,16 +232,6 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-fn packed(path: &Path) -> PathBuf {
-    path.with_extension("jsonl.zst")
-}
-
-/// Compresses a file: the new one is there before the old one is gone.
-fn compress(path: &Path) -> io::Result<()> {
-    let making = path.with_extension("tmp");
-    let made = File::options().create(true).write(true).truncate(true).mode(0o600).open(&making)?;
-    zstd::stream::copy_encode(File::open(path)?, &made, 0)?;
-    made.sync_all()?;
-    fs::rename(&making, packed(path))?;
-    fs::remove_file(path)
+fn is_plain(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "jsonl")
 }

@@ -1,12 +1,14 @@
 //! Where records of conversations are kept: files of lines, or an SQLite file; others would be another [`Backing`].
 //!
 //! A place has a thread of its own. It makes records of what waits, a batch at a time, ties each to the one before, writes
-//! them and waits for the disk. What cannot be written is tried again for as long as it takes: meanwhile what waits stays
+//! them and waits for the disk; other processes may do so as well, in turns ([`shared`]). What cannot be written is tried again for as long as it takes: meanwhile what waits stays
 //! within the memory that the file gives it, and the rest is dropped, or its requests are refused.
 
 mod chain;
 mod files;
 mod metrics;
+mod pack;
+mod shared;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -16,18 +18,19 @@ use async_trait::async_trait;
 use chain::Tail;
 use metrics::Series;
 pub(crate) use metrics::{BYTES, RECORDS, RecordMetrics, UP, WAITING};
+use shared::Shared;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tidegate_plugins::records::{Draft, Memory, Place, Sink, Sinks, Slot, To};
+use tidegate_plugins::records::{Draft, Memory, NoSinks, Place, Sink, Sinks, Slot, State, To};
 use tokio::sync::watch;
 
-/// Records that are written together at most.
+/// Records that are written together at most, and the bytes that they take: all are made before the first is written.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// How long the writer waits for more after it has written: one wait for the disk is for all that came meanwhile.
 const NAP: Duration = Duration::from_millis(20);
@@ -57,6 +60,9 @@ trait Backing: Send {
 
     /// Forgets what is older, and does what is to be done from time to time.
     fn tidy(&mut self, to: &To) -> io::Result<()>;
+
+    /// Whether what is open is not what is there any more: somebody has taken it away.
+    fn is_gone(&self) -> bool;
 }
 
 /// The places that are open.
@@ -73,13 +79,7 @@ impl RecordSinks {
 
 impl Sinks for RecordSinks {
     fn open(&self, to: &To) -> io::Result<Arc<dyn Sink>> {
-        let folder = match &to.place {
-            Place::Files { path, .. } => path.clone(),
-            Place::Sqlite { path } => path.parent().map(Path::to_owned).unwrap_or_default(),
-        };
-        if !folder.as_os_str().is_empty() && !folder.is_dir() {
-            return Err(io::Error::other(format!("there is no directory {}", folder.display())));
-        }
+        is_there(to)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|known| known.strong_count() > 0);
         let found = open.iter().filter_map(Weak::upgrade).find(|known| known.0.is_at(to));
@@ -98,6 +98,31 @@ impl Sinks for RecordSinks {
     }
 }
 
+/// Where places are looked at only, as a check does: nothing is made.
+pub(crate) struct LooksOnly;
+
+impl Sinks for LooksOnly {
+    fn open(&self, to: &To) -> io::Result<Arc<dyn Sink>> {
+        is_there(to)?;
+        NoSinks.open(to)
+    }
+
+    fn all(&self) -> Vec<Arc<dyn Sink>> {
+        Vec::new()
+    }
+}
+
+fn is_there(to: &To) -> io::Result<()> {
+    let folder = match &to.place {
+        Place::Files { path, .. } => Some(&**path),
+        Place::Sqlite { path } => path.parent(),
+    };
+    match folder.filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        Some(folder) => Err(io::Error::other(format!("there is no directory {}", folder.display()))),
+        None => Ok(()),
+    }
+}
+
 /// A place that is open. When it is dropped its thread ends, once what waits is written.
 struct Writer(Arc<Inner>);
 
@@ -108,6 +133,8 @@ struct Inner {
     queue: Mutex<Queue>,
     wake: Condvar,
     closing: watch::Sender<bool>,
+    /// Why it cannot be written, if it cannot.
+    fault: Mutex<Option<String>>,
     series: Series,
 }
 
@@ -115,6 +142,24 @@ struct Inner {
 struct Queue {
     drafts: VecDeque<(Slot, Draft)>,
     closed: bool,
+}
+
+impl Queue {
+    /// How many are written together next; one at least, if there is one.
+    fn batch(&self) -> usize {
+        let mut bytes = 0_usize;
+        let fits = |(slot, _): &&(Slot, Draft)| {
+            let before = bytes;
+            bytes = bytes.saturating_add(slot.bytes());
+            before < BATCH_BYTES
+        };
+        self.drafts.iter().take(BATCH).take_while(fits).count()
+    }
+
+    /// Whether there is as much as is written together.
+    fn has_batch(&self) -> bool {
+        self.batch() == BATCH || self.batch() < self.drafts.len()
+    }
 }
 
 impl Writer {
@@ -126,6 +171,7 @@ impl Writer {
             queue: Mutex::default(),
             wake: Condvar::new(),
             closing: watch::Sender::new(false),
+            fault: Mutex::default(),
             series,
         });
         let theirs = inner.clone();
@@ -169,17 +215,24 @@ impl Sink for Writer {
         let _ = closing.wait_for(|closing| *closing).await;
     }
 
-    fn flush(&self, within: Duration) -> bool {
+    fn close(&self) {
         self.0.closing.send_replace(true);
         self.0.wake.notify_all();
+    }
+
+    fn flush(&self, within: Duration) -> State {
+        self.close();
         let until = Instant::now() + within;
-        while self.0.memory.records() > 0 {
-            if Instant::now() >= until {
-                return false;
-            }
+        while self.0.memory.records() > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
-        true
+        self.state()
+    }
+
+    fn state(&self) -> State {
+        let (name, memory) = (self.0.to().name, &self.0.memory);
+        let fault = self.0.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        State { name, waiting: memory.records(), bytes: memory.held(), fault }
     }
 }
 
@@ -208,38 +261,35 @@ impl Inner {
     }
 
     fn run(&self) {
-        let Some((mut backing, mut tail, _lock)) = self.begin() else { return };
+        let Some(mut place) = self.begin() else { return };
         let mut tidied = Instant::now();
         while let Some(batch) = self.take() {
             if !batch.is_empty() {
-                self.keep(&mut *backing, &mut tail, batch);
+                self.keep(&mut place, batch);
                 self.measure();
             }
             if tidied.elapsed() >= TIDY {
                 tidied = Instant::now();
-                if let Err(error) = backing.tidy(&self.to()) {
-                    tracing::warn!(%error, sink = &*self.to().name, "old records could not be put away");
+                let to = self.to();
+                if let Err(error) = place.turn(&to).and_then(|mut turn| turn.tidy(&to)) {
+                    tracing::warn!(%error, sink = &*to.name, "old records could not be put away");
                 }
             }
         }
     }
 
-    /// Opens the place, however long that takes: another process may still be writing to it.
-    fn begin(&self) -> Option<(Box<dyn Backing>, Tail, File)> {
+    /// Opens the place, however long that takes.
+    fn begin(&self) -> Option<Shared> {
         let mut told = false;
         loop {
             let to = self.to();
-            match open(&to) {
-                Ok(opened) => {
-                    self.series.up.set(1);
-                    return Some(opened);
+            let opened = Shared::open(&to).and_then(|mut place| place.turn(&to).map(drop).map(|()| place));
+            match opened {
+                Ok(place) => {
+                    self.is_up(&to, told);
+                    return Some(place);
                 }
-                Err(error) => {
-                    self.series.up.set(0);
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
-                    }
-                }
+                Err(error) => self.is_down(&to, &error, &mut told),
             }
             let queue = self.lock();
             let closed = |queue: &mut Queue| !queue.closed;
@@ -253,15 +303,34 @@ impl Inner {
         }
     }
 
+    fn is_down(&self, to: &To, error: &io::Error, told: &mut bool) {
+        self.series.up.set(0);
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        // Places are opened before the log is: what nobody hears is told again.
+        if !*told && tracing::enabled!(tracing::Level::ERROR) {
+            *told = true;
+            tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
+        }
+    }
+
+    fn is_up(&self, to: &To, told: bool) {
+        self.series.up.set(1);
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if told {
+            tracing::info!(sink = &*to.name, "records are written again");
+        }
+    }
+
     /// Waits for records and takes some; none when there will be no more.
     fn take(&self) -> Option<Vec<(Slot, Draft)>> {
-        if !*self.closing.borrow() {
+        let has_batch = self.lock().has_batch();
+        if !has_batch && !*self.closing.borrow() {
             std::thread::sleep(NAP);
         }
         let waits = |queue: &mut Queue| queue.drafts.is_empty() && !queue.closed;
         let (mut queue, _) =
             self.wake.wait_timeout_while(self.lock(), TIDY, waits).unwrap_or_else(PoisonError::into_inner);
-        let count = queue.drafts.len().min(BATCH);
+        let count = queue.batch();
         if count == 0 && queue.closed {
             return None;
         }
@@ -269,35 +338,25 @@ impl Inner {
     }
 
     /// Writes a batch, however often that has to be tried.
-    fn keep(&self, backing: &mut dyn Backing, tail: &mut Tail, batch: Vec<(Slot, Draft)>) {
-        let to = self.to();
-        let (slots, records): (Vec<_>, Vec<_>) = batch.into_iter().map(|(slot, draft)| (slot, draft())).unzip();
-        let (lines, sealed) = chain::seal(records, tail, to.chain.as_ref());
+    fn keep(&self, place: &mut Shared, batch: Vec<(Slot, Draft)>) {
+        let (slots, mut records): (Vec<_>, Vec<_>) = batch.into_iter().map(|(slot, draft)| (slot, draft())).unzip();
         let mut told = false;
-        loop {
-            match backing.write(&lines, &sealed) {
-                Ok(()) => break,
-                Err(error) => {
-                    self.series.up.set(0);
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, sink = &*to.name, "records cannot be written; they wait");
-                    }
-                }
+        let (to, bytes) = loop {
+            let to = self.to();
+            match place.turn(&to).and_then(|mut turn| turn.write(&mut records, to.chain.as_ref())) {
+                Ok(bytes) => break (to, bytes),
+                Err(error) => self.is_down(&to, &error, &mut told),
             }
             self.measure();
             if self.lock().closed {
-                self.series.lost.inc_by(lines.len() as u64);
+                self.series.lost.inc_by(records.len() as u64);
                 return;
             }
             std::thread::sleep(AGAIN);
-        }
-        if told {
-            tracing::info!(sink = &*to.name, "records are written again");
-        }
-        *tail = sealed;
-        self.series.up.set(1);
-        self.series.written.inc_by(lines.len() as u64);
-        self.series.bytes.inc_by(lines.iter().map(|line| line.text.len() as u64 + 1).sum());
+        };
+        self.is_up(&to, told);
+        self.series.written.inc_by(records.len() as u64);
+        self.series.bytes.inc_by(bytes);
         drop(slots);
     }
 }
@@ -306,20 +365,4 @@ fn path_of(place: &Place) -> &Path {
     match place {
         Place::Files { path, .. } | Place::Sqlite { path } => path,
     }
-}
-
-/// Opens a place for the one process that may write to it.
-fn open(to: &To) -> io::Result<(Box<dyn Backing>, Tail, File)> {
-    let path: PathBuf = match &to.place {
-        Place::Files { path, .. } => path.join(format!(".{}.lock", to.name)),
-        Place::Sqlite { path } => path.with_extension("lock"),
-    };
-    let lock = File::options().create(true).append(true).open(&path)?;
-    lock.try_lock().map_err(|_| io::Error::other("another process writes there"))?;
-    let mut backing: Box<dyn Backing> = match &to.place {
-        Place::Files { .. } => Box::new(files::Files::open(to)?),
-        Place::Sqlite { path } => Box::new(sqlite::Sqlite::open(path)?),
-    };
-    let tail = backing.tail()?;
-    Ok((backing, tail, lock))
 }

@@ -4,6 +4,7 @@ use super::verify::{Broken, Verified, verify};
 use super::*;
 use serde_json::{Map, Value, json};
 use std::fs;
+use std::path::PathBuf;
 use tidegate_plugins::records::Chain;
 
 struct Folder(PathBuf);
@@ -25,12 +26,12 @@ impl Drop for Folder {
 
 fn to(folder: &Folder, size: u64, key: Option<[u8; 32]>) -> To {
     let place = Place::Files { path: folder.0.clone(), size, every: Duration::from_secs(3600), compress: true };
-    To { name: "r".into(), place, memory: 1 << 20, keep: None, chain: Some(Chain { key }) }
+    To { name: "r".into(), place, memory: 1 << 20, keep: None, keep_bytes: None, chain: Some(Chain { key }) }
 }
 
 fn sqlite(folder: &Folder) -> To {
     let place = Place::Sqlite { path: folder.0.join("records.db") };
-    To { name: "r".into(), place, memory: 1 << 20, keep: None, chain: Some(Chain { key: None }) }
+    To { name: "r".into(), place, memory: 1 << 20, keep: None, keep_bytes: None, chain: Some(Chain { key: None }) }
 }
 
 fn record(n: u64) -> Map<String, Value> {
@@ -41,12 +42,13 @@ fn record(n: u64) -> Map<String, Value> {
 
 /// Writes records from this number on, in a process of its own as it were.
 fn write(to: &To, numbers: std::ops::Range<u64>) {
-    let (mut backing, mut tail, _lock) = open(to).unwrap();
-    for n in numbers {
-        let (lines, sealed) = chain::seal(vec![record(n)], &tail, to.chain.as_ref());
-        backing.write(&lines, &sealed).unwrap();
-        tail = sealed;
-    }
+    let mut place = Shared::open(to).unwrap();
+    numbers.for_each(|n| put(&mut place, to, n));
+}
+
+/// Writes one, when it is this one's turn.
+fn put(place: &mut Shared, to: &To, n: u64) {
+    place.turn(to).unwrap().write(&mut [record(n)], to.chain.as_ref()).unwrap();
 }
 
 fn holds(path: &Path, key: Option<&[u8; 32]>) -> Verified {
@@ -140,29 +142,127 @@ fn a_table_has_the_same_chain_and_forgets_the_oldest() {
     write(&sqlite(&folder), 5..8);
     let path = folder.0.join("records.db");
     assert_eq!(holds(&path, None).records, 8);
-    let (mut backing, _, _lock) = open(&sqlite(&folder)).unwrap();
-    backing.tidy(&To { keep: Some(Duration::from_secs(3600 * 24 * 36500)), ..sqlite(&folder) }).unwrap();
+    let (to, mut place) = (sqlite(&folder), Shared::open(&sqlite(&folder)).unwrap());
+    place
+        .turn(&to)
+        .unwrap()
+        .tidy(&To { keep: Some(Duration::from_secs(3600 * 24 * 36500)), ..sqlite(&folder) })
+        .unwrap();
     assert_eq!(holds(&path, None).records, 8);
     let connection = crate::storage::direct(&path, sqlite::TABLES).unwrap();
     connection.execute("UPDATE records SET line = replace(line, 'r4', 'rX') WHERE seq = 5", []).unwrap();
     assert!(verify(&path, "r", None).is_err_and(|broken| broken.to_string().contains("record 5")));
-    backing.tidy(&To { keep: Some(Duration::from_secs(3600)), ..sqlite(&folder) }).unwrap();
+    place.turn(&to).unwrap().tidy(&To { keep: Some(Duration::from_secs(3600)), ..sqlite(&folder) }).unwrap();
     let verified = holds(&path, None);
     assert_eq!((verified.records, verified.first), (1, 8), "the next is tied to the last");
+}
+
+#[test]
+fn two_processes_write_in_turns_and_make_one_chain() {
+    let folder = Folder::new("turns");
+    let table = folder.0.join("records.db");
+    for (to, path) in [(to(&folder, 700, None), folder.0.clone()), (sqlite(&folder), table)] {
+        let (mut old, mut new) = (Shared::open(&to).unwrap(), Shared::open(&to).unwrap());
+        for n in 0..40 {
+            put(if n % 3 == 0 { &mut old } else { &mut new }, &to, n);
+            if n % 7 == 0 {
+                old.turn(&to).unwrap().tidy(&to).unwrap();
+            }
+        }
+        let verified = holds(&path, None);
+        assert_eq!((verified.records, verified.first, verified.tail.seq), (40, 1, 40));
+    }
+    assert!(names(&folder).len() > 5, "files were begun by both: {:?}", names(&folder));
+}
+
+#[test]
+fn a_place_that_was_taken_away_is_found_again() {
+    let folder = Folder::new("away");
+    for (to, path) in [
+        (to(&folder, 1 << 20, None), folder.0.join("r-000000000001.jsonl")),
+        (sqlite(&folder), folder.0.join("records.db")),
+    ] {
+        let mut place = Shared::open(&to).unwrap();
+        put(&mut place, &to, 0);
+        fs::remove_file(&path).unwrap();
+        put(&mut place, &to, 1);
+        assert!(path.exists(), "what is written to a file without a name is lost");
+        let all = folder.0.with_extension("elsewhere");
+        fs::rename(&folder.0, &all).unwrap();
+        assert!(place.turn(&to).is_err(), "there is no such directory");
+        fs::rename(&all, &folder.0).unwrap();
+        put(&mut place, &to, 2);
+        assert_eq!(holds(if path.extension().unwrap() == "db" { &path } else { &folder.0 }, None).records, 2);
+    }
 }
 
 #[test]
 fn one_process_writes_at_a_time_and_the_next_waits_for_it() {
     let folder = Folder::new("one");
     let to = to(&folder, 1 << 20, None);
-    let first = open(&to).unwrap();
-    assert!(open(&to).is_err());
+    let mut first = Shared::open(&to).unwrap();
+    let turn = first.turn(&to).unwrap();
     let sinks = RecordSinks::new(RecordMetrics::new().unwrap());
     let sink = sinks.open(&to).unwrap();
     sink.put(sink.reserve(10).unwrap(), Box::new(|| record(0)));
-    assert!(!sink.flush(Duration::from_millis(300)), "somebody else has the lock");
-    drop(first);
-    assert!(sink.flush(Duration::from_secs(20)));
+    assert_eq!(sink.flush(Duration::from_millis(300)).waiting, 1, "it is somebody else's turn");
+    drop(turn);
+    assert_eq!(sink.flush(Duration::from_secs(20)).waiting, 0);
     assert_eq!(holds(&folder.0, None).records, 1);
     assert!(Arc::ptr_eq(&sinks.all()[0], &sink) && Arc::ptr_eq(&sinks.open(&to).unwrap(), &sink));
+}
+
+/// Puts the time of a file back.
+fn age(path: &Path, by: Duration) {
+    let then = std::time::SystemTime::now() - by;
+    fs::File::options().append(true).open(path).unwrap().set_modified(then).unwrap();
+}
+
+#[test]
+fn files_go_when_they_are_too_old_or_too_many_and_the_chain_holds_from_there_on() {
+    let folder = Folder::new("kept");
+    let to = to(&folder, 500, None);
+    write(&to, 0..20);
+    let all = names(&folder);
+    assert!(all.len() >= 6, "{all:?}");
+    let mut place = Shared::open(&to).unwrap();
+    // By age: what was written last before that.
+    for name in &all[..2] {
+        age(&folder.0.join(name), Duration::from_secs(3700));
+    }
+    let hour = To { keep: Some(Duration::from_secs(3600)), ..to.clone() };
+    place.turn(&hour).unwrap().tidy(&hour).unwrap();
+    assert_eq!(names(&folder), all[2..]);
+    // By bytes: the oldest, until no more than that is there.
+    let size = |name: &String| fs::metadata(folder.0.join(name)).unwrap().len();
+    let most: u64 = names(&folder)[2..].iter().map(size).sum();
+    let bound = To { keep_bytes: Some(most), ..to.clone() };
+    place.turn(&bound).unwrap().tidy(&bound).unwrap();
+    assert_eq!(names(&folder), all[4..]);
+    let verified = holds(&folder.0, None);
+    assert!(verified.first > 1 && verified.tail.seq == 20, "{verified:?}");
+    // What is being written stays, however small the bound.
+    let nothing = To { keep_bytes: Some(1), keep: Some(Duration::ZERO), ..to.clone() };
+    place.turn(&nothing).unwrap().tidy(&nothing).unwrap();
+    assert_eq!(names(&folder), all[all.len() - 1..]);
+    put(&mut place, &to, 20);
+    assert_eq!(holds(&folder.0, None).tail.seq, 21);
+}
+
+#[test]
+fn rows_go_when_they_are_too_many() {
+    let folder = Folder::new("rows");
+    let to = sqlite(&folder);
+    let path = folder.0.join("records.db");
+    let mut place = Shared::open(&to).unwrap();
+    let mut many: Vec<_> = (0..2000).map(record).collect();
+    place.turn(&to).unwrap().write(&mut many, to.chain.as_ref()).unwrap();
+    let most = 200 << 10;
+    let bound = To { keep_bytes: Some(most), ..to.clone() };
+    place.turn(&bound).unwrap().tidy(&bound).unwrap();
+    let verified = holds(&path, None);
+    assert!((100..1990).contains(&verified.records) && verified.tail.seq == 2000, "{verified:?}");
+    let nothing = To { keep_bytes: Some(1), ..to.clone() };
+    place.turn(&nothing).unwrap().tidy(&nothing).unwrap();
+    assert_eq!(holds(&path, None).records, 1, "the last stays: the next is tied to it");
 }

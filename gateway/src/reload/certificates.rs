@@ -104,9 +104,12 @@ pub(crate) fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
         CertificateDer::pem_file_iter(cert).and_then(Iterator::collect);
     let chain = chain.map_err(|error| format!("{}: {error}", cert.display()))?;
     let read = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
-    let provider = CryptoProvider::get_default().cloned();
-    let provider = provider.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
-    CertifiedKey::from_der(chain, read, &provider).map_err(|error| error.to_string())
+    CertifiedKey::from_der(chain, read, &provider()).map_err(|error| error.to_string())
+}
+
+/// What TLS is made of.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()))
 }
 
 /// Looks at the certificates as often as the file says, and whenever the configuration is read again.

@@ -21,7 +21,7 @@ pub struct Finished {
 
 impl Finished {
     /// One that has just ended.
-    pub fn new(record: Record, route: &str, pool: &str, cost: u64) -> Self {
+    pub fn new(record: Record, route: impl Into<Box<str>>, pool: impl Into<Box<str>>, cost: u64) -> Self {
         Self { record, route: route.into(), pool: pool.into(), cost, ended: SystemTime::now() }
     }
 

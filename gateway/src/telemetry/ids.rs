@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
+use tidegate_plugins::keys::key_in;
 
 /// Longest id taken over from a caller.
 const LONGEST: usize = 128;
 
-/// The name of one request: the caller's, if it is 1-128 printable ASCII characters, else a UUIDv7.
+/// The name of one request: the caller's, if it is 1-128 printable ASCII characters and no key, else a UUIDv7.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(Arc<str>);
 
@@ -31,13 +32,15 @@ impl RequestId {
         Self(Arc::from(&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())))
     }
 
-    /// What the caller sent, if it may be used: 1-128 printable ASCII characters, no blank at either end.
+    /// What the caller sent, if it may be used: 1-128 printable ASCII characters, no blank at either end, no key in it.
     pub fn from_caller(value: &[u8]) -> Option<Self> {
         let printable = value.iter().all(|b| matches!(b, b' '..=b'~'));
         if value.is_empty() || value.len() > LONGEST || !printable || value.trim_ascii() != value {
             return None;
         }
-        Some(Self(std::str::from_utf8(value).ok()?.into()))
+        // It is written down, and sent on: whoever pastes a key there has not meant that.
+        let text = std::str::from_utf8(value).ok()?;
+        key_in(text).is_none().then(|| Self(text.into()))
     }
 
     /// The caller's id if it may be used, else a new one.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_plugins::Source;
+use tidegate_plugins::keys::mask;
 use tidegate_plugins::tenants::Metadata;
 use tidegate_plugins::usage::Usage;
 
@@ -50,7 +51,7 @@ pub struct Record {
     pub key_id: Option<Arc<str>>,
     /// What the caller is known by elsewhere; of this the log writes what its settings name.
     pub metadata: Option<Arc<Metadata>>,
-    /// The model the client named, bounded by [`bounded`].
+    /// The model the client named, bounded, and without keys.
     pub model_asked: Option<Box<str>>,
     /// The model the backend was asked for.
     pub model_served: Option<Box<str>>,
@@ -246,9 +247,9 @@ impl Cause {
     }
 }
 
-/// The path as the log may show it: without its query or fragment, and no longer than 256 bytes.
+/// The path as the log may show it: without its query or fragment, without keys, and no longer than 256 bytes.
 pub fn path_for_log(path: &str) -> Box<str> {
-    bounded(path.split(['?', '#']).next().unwrap_or_default(), PATH_LIMIT)
+    bounded(&mask(path.split(['?', '#']).next().unwrap_or_default()), PATH_LIMIT)
 }
 
 /// The first `limit` bytes of what a client sent, cut between characters.
@@ -291,6 +292,7 @@ mod tests {
     #[test]
     fn a_path_loses_its_query_and_what_is_too_long() {
         assert_eq!(&*path_for_log("/v1/realtime?key=sk-secret"), "/v1/realtime");
+        assert_eq!(&*path_for_log("/v1/tg-0123456789abcdefghjkmn"), "/v1/[key]");
         assert_eq!(path_for_log(&"/x".repeat(1000)).len(), 256);
         assert_eq!(&*bounded("ééé", 3), "é");
     }

@@ -56,6 +56,11 @@ impl Usages {
         let _ = LINE.try_with(|slot| slot.set(line));
     }
 
+    /// Bytes that are not in the store yet.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed)
+    }
+
     fn append(&self, line: &[u8]) {
         let length = line.len() as u64;
         if self.waiting.fetch_add(length, Relaxed) + length > self.most {

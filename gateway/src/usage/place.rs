@@ -15,6 +15,12 @@ use uuid::Uuid;
 /// In memory on Linux, for everybody, and shared by the containers of a pod.
 const DEFAULT: &str = "/dev/shm";
 
+/// Where whoever starts the gateway wants it instead: our systemd unit, which empties the other one at each end.
+const VARIABLE: &str = "TIDEGATE_JOURNAL";
+
+/// Where that unit wants it.
+const OF_THE_UNIT: &str = "/run/tidegate";
+
 /// Held by the process that writes here.
 const LOCK: &str = "lock";
 
@@ -37,14 +43,24 @@ pub(super) struct Piece {
     pub(super) path: PathBuf,
 }
 
-/// The folder for the journals of a store.
-pub(super) fn of_store(base: Option<&Path>, store: &Path) -> io::Result<PathBuf> {
-    of_user(base, store, user()?)
+/// Where journals are of a configuration that does not say: where they are written, and elsewhere they may be.
+fn by_default() -> [PathBuf; 2] {
+    let (here, elsewhere) = match std::env::var_os(VARIABLE) {
+        Some(named) => (named.into(), DEFAULT),
+        None => (DEFAULT.into(), OF_THE_UNIT),
+    };
+    [here, elsewhere.into()]
 }
 
-fn of_user(base: Option<&Path>, store: &Path, user: u32) -> io::Result<PathBuf> {
+/// The folder for the journals of a store.
+pub(super) fn of_store(base: Option<&Path>, store: &Path) -> io::Result<PathBuf> {
+    let [by_default, _] = by_default();
+    of_user(base.unwrap_or(&by_default), store, user()?)
+}
+
+fn of_user(base: &Path, store: &Path, user: u32) -> io::Result<PathBuf> {
     let hash = blake3::hash(absolute(store)?.as_os_str().as_bytes()).to_hex();
-    Ok(base.unwrap_or(Path::new(DEFAULT)).join(format!("tidegate-{user}")).join(&hash.as_str()[..16]))
+    Ok(base.join(format!("tidegate-{user}")).join(&hash.as_str()[..16]))
 }
 
 /// All folders with journals of a store that may be believed: this user's, and those of the store's owner and of root.
@@ -52,8 +68,9 @@ pub(super) fn believed(base: Option<&Path>, store: &Path) -> io::Result<Vec<Path
     let mut users = vec![user()?, fs::metadata(store)?.uid(), 0];
     users.sort_unstable();
     users.dedup();
+    let bases = base.map_or_else(|| by_default().to_vec(), |base| vec![base.to_owned()]);
     let mut folders = Vec::new();
-    for user in users {
+    for (base, user) in bases.iter().flat_map(|base| users.iter().map(move |user| (base, *user))) {
         let folder = of_user(base, store, user)?;
         if folder.symlink_metadata().is_ok_and(|there| there.is_dir() && there.uid() == user) {
             folders.push(folder);

@@ -1,6 +1,7 @@
 """The pages of the admin listener in Chromium, before the built gateway with real traffic, and with the network cut off."""
 
 import contextlib
+import http.server
 import os
 import pathlib
 import threading
@@ -17,8 +18,36 @@ TOKEN = "a-token-of-the-page-test"
 PICTURES = os.environ.get("PICTURES")
 
 
+class Breaks(http.server.BaseHTTPRequestHandler):
+    """A server whose streams end in the middle."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(scope="module")
-def page_gateway(direct, key_and_hash, folder):
+def breaks():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Breaks)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def page_gateway(direct, breaks, key_and_hash, folder):
     """A gateway with all that the page shows; gives its address and its admin's."""
     port, admin, away = free_port(), free_port(), free_port()
     config, log = folder / "page.yaml", folder / "page.log"
@@ -33,10 +62,12 @@ models:
   tiny: {{ pool: chat, as: tiny-random }}
   limited: {{ pool: chat, as: tiny-random }}
   lost: {{ pool: broken, as: tiny-random }}
+  cut: {{ pool: cut }}
 pools:
   chat: {{ backends: [ {{ url: {direct}, max_in_flight: 4 }} ] }}
   spare: {{ backends: [{direct}] }}
   broken: {{ health: off, backends: [http://127.0.0.1:{away}] }}
+  cut: {{ health: off, breaker: off, backends: [{breaks}] }}
 """)
     with process([BINARY, "run", "--config", str(config)], log) as child:
         wait_for(f"http://127.0.0.1:{admin}/livez", child, log)
@@ -53,10 +84,10 @@ def traffic(page_gateway, key):
         with httpx2.Client(base_url=page_gateway[0], headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
             while not stop.wait(0.2):
                 turn += 1
-                for model, words in (("tiny", f"hi {turn}"), ("tiny", "hi"), ("limited", "hi"), ("lost", "hi")):
+                for model, words in (("tiny", f"hi {turn}"), ("tiny", "hi"), ("limited", "hi"), ("lost", "hi"), ("cut", "hi")):
                     call = {"model": model, "messages": [{"role": "user", "content": words}], "max_tokens": 6, "temperature": 0}
                     with contextlib.suppress(httpx2.HTTPError):
-                        client.post("/v1/chat/completions", json=call | {"stream": turn % 2 == 0 and words != "hi"})
+                        client.post("/v1/chat/completions", json=call | {"stream": model == "cut" or turn % 2 == 0 and words != "hi"})
 
     client = threading.Thread(target=ask)
     client.start()
@@ -191,3 +222,83 @@ def test_the_docs_show_both_documents_offline(page, page_gateway):
     photograph(page, "docs", 1400, 900, False)
     photograph(page, "docs-phone", 360, 740, True)
     all_is_from(page, admin)
+
+
+# Each text that is seen, with the contrast of its colour to what lies behind it (WCAG 2.1, 1.4.3): 4.5 to 1, and 3 to 1 for
+# large text. Layers that let something through are laid over each other as browsers do.
+CONTRASTS = """(() => {
+  const parse = (text) => {
+    const numbers = (text.match(/-?[\\d.]+(e-?\\d+)?/g) ?? []).map(Number);
+    const scale = text.startsWith("color(srgb") ? 255 : 1;
+    return [...numbers.slice(0, 3).map((part) => part * scale), numbers[3] ?? 1];
+  };
+  const over = (top, below) => [0, 1, 2].map((at) => top[at] * top[3] + below[at] * (1 - top[3])).concat(1);
+  const light = (colour) => {
+    const [r, g, b] = colour.slice(0, 3).map((part) => part / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    const layers = [];
+    for (let at = element; at; at = at.parentElement) layers.unshift(parse(getComputedStyle(at).backgroundColor));
+    return layers.reduce((below, layer) => over(layer, below), matchMedia("(prefers-color-scheme: dark)").matches ? [0, 0, 0, 1] : [255, 255, 255, 1]);
+  };
+  return [...document.querySelectorAll("body *")].flatMap((element) => {
+    const own = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+    const style = getComputedStyle(element);
+    if (!own || !element.checkVisibility({ visibilityProperty: true, opacityProperty: true }) || element.matches(":disabled, :disabled *")) return [];
+    const ground = behind(element);
+    const [a, b] = [light(over(parse(style.color), ground)), light(ground)];
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    return [[ratio, large ? 3 : 4.5, `${element.tagName}.${element.className}: ${own.slice(0, 40)}`]];
+  });
+})()"""
+
+
+def contrasts(page, what, least):
+    """Nothing is too pale: all texts of the page as it is, light and dark. Gives the least contrast of each."""
+    found = {}
+    for dark in (False, True):
+        page.look(1400, 900, dark)
+        texts = page.eval(CONTRASTS)
+        pale = [text for text in texts if text[0] < text[1]]
+        assert len(texts) > least and not pale, f"{what}, {'dark' if dark else 'light'}: {pale}"
+        found[dark] = min(text[0] for text in texts)
+    print(f"{what}: least contrast {found[False]:.2f} light, {found[True]:.2f} dark")
+
+
+def test_all_text_stands_out_from_what_is_behind_it_by_day_and_by_night(page, page_gateway, traffic):
+    admin = page_gateway[1]
+    page.look(1400, 900)
+    enter(page, admin)
+    page.until("document.querySelectorAll('details.request').length > 5")
+    for level in (".status.bad", ".status.warn", ".status:not(.bad):not(.warn)"):
+        page.until(f"document.querySelector('details.request {level}')")
+    page.eval("document.querySelector('details.request').open = true")
+    page.until("document.querySelector('.fall.own')")
+    contrasts(page, "the page", 100)
+    page.go(f"{admin}/docs")
+    page.until("document.getElementById('content').innerText.includes('/v1/chat/completions')")
+    page.eval("document.getElementById('post_v1_chat_completions').open = true")
+    page.until("document.querySelector('#post_v1_chat_completions .answers')?.innerText.includes('429')")
+    contrasts(page, "the documents", 100)
+    page.eval("document.querySelectorAll('[data-document]')[1].click()")
+    page.until("document.getElementById('content').innerText.includes('/admin/backends/{pool}/{backend}/drain')")
+    contrasts(page, "the documents for operators", 100)
+
+
+def test_a_stream_that_broke_does_not_look_like_one_that_went_well(page, page_gateway, traffic):
+    """By whose fault it is, not by the status that its first line had."""
+    enter(page, page_gateway[1])
+    shown = """(() => { const found = {};
+      for (const one of document.querySelectorAll('details.request > summary')) {
+        const badge = one.querySelector('.status'), words = one.querySelector('.what b')?.innerText.trim() ?? '';
+        found[`${words}/${badge.className}`] = one.getAttribute('aria-label');
+      } return found; })()"""
+    # A 200 that is no success.
+    page.until("[...document.querySelectorAll('details.request .status.bad')].some((one) => one.innerText === '200')")
+    for key, label in page.eval(shown).items():
+        cause, look = key.split("/")
+        wanted = "status" if not cause else "status warn" if cause in ("client", "validation", "auth", "limit", "client gone") else "status bad"
+        assert look == wanted and cause in label, (key, label)

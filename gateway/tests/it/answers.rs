@@ -39,6 +39,24 @@ async fn an_error_under_a_200_is_502_and_counts_as_the_backends() {
 }
 
 #[tokio::test]
+async fn a_backends_own_499_is_an_answer_and_not_a_client_that_left() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::before(&backend).await;
+    let said = r#"{"error":{"message":"closed","type":"x","param":null,"code":null}}"#;
+    backend.push(Script::status("499 Client Closed", said));
+    let answer = gateway.send(&Request::chat("m").header("x-request-id", "own")).await;
+    assert_eq!((answer.status, answer.text()), (499, said));
+    let line = gateway.log.request("own").await;
+    assert_eq!((line["status"].as_u64(), line["cause"].as_str()), (Some(499), Some("client")), "{line}");
+    gateway.metric_is("tidegate_requests_total", &[("status", "4xx"), ("cause", "client")], 1.0).await;
+    gateway.metric_is("tidegate_failures_total", &[("cause", "client_gone")], 0.0).await;
+    gateway.metric_is("tidegate_requests_in_flight", &[], 0.0).await;
+    let kept = gateway.admin("/admin/requests/own").await.json();
+    assert_eq!((kept["status"].as_u64(), kept["cause"].as_str()), (Some(499), Some("client")), "{kept}");
+    still_works(&backend, &gateway).await;
+}
+
+#[tokio::test]
 async fn an_answer_whose_error_is_null_passes() {
     let backend = Backend::start().await;
     let gateway = Gateway::before(&backend).await;

@@ -55,13 +55,21 @@ impl Certs {
     }
 
     pub(crate) fn connector(&self, alpn: &[&[u8]]) -> TlsConnector {
+        self.connector_showing(None, alpn)
+    }
+
+    /// One that shows these, too, where a server asks for a certificate.
+    pub(crate) fn connector_showing(&self, shown: Option<&Self>, alpn: &[&[u8]]) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match shown {
+            Some(shown) => builder.with_client_auth_cert(vec![shown.cert.clone()], shown.key.clone_key()).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }

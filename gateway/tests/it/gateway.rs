@@ -180,7 +180,8 @@ impl Gateway {
             .unwrap();
         let log = Log::of(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let mut gateway = Self { child, port, admin_port, folder, log, successors: Vec::new() };
-        match gateway.becomes_live(text.contains(&format!(":{port}"))).await {
+        let plain = !text.lines().any(|line| line.starts_with("admin:") && line.contains("tls:"));
+        match gateway.becomes_live(text.contains(&format!(":{port}")), plain).await {
             true => Ok(gateway),
             false => {
                 let (text, folder) = (gateway.log.text(), std::mem::replace(&mut gateway.folder, Folder::new()));
@@ -189,7 +190,7 @@ impl Gateway {
         }
     }
 
-    async fn becomes_live(&mut self, on_port: bool) -> bool {
+    async fn becomes_live(&mut self, on_port: bool, plain: bool) -> bool {
         let until = Instant::now() + Duration::from_secs(15);
         while Instant::now() < until {
             if self.child.try_wait().unwrap().is_some() {
@@ -198,7 +199,7 @@ impl Gateway {
             }
             // Alive is said by the admin listener, which may be up before the others.
             if listens(self.admin_address()).await
-                && self.admin("/livez").await.status == 200
+                && (!plain || self.admin("/livez").await.status == 200)
                 && (!on_port || listens(self.address()).await)
             {
                 return true;

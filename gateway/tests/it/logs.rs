@@ -138,3 +138,50 @@ async fn a_sampled_log_keeps_failures_and_a_share_of_the_rest() {
     assert!((10..=10 + threads).contains(&sampled), "{sampled}");
     assert_eq!(left_out, 100.0 - sampled as f64);
 }
+
+#[tokio::test]
+async fn a_key_that_was_pasted_elsewhere_is_in_no_line_no_record_and_no_look_back() {
+    let (backend, folder) = (Backend::start().await, Folder::new());
+    backend.always(Script::chat("x"));
+    std::fs::create_dir(folder.path().join("records")).unwrap();
+    let key = Key::new("k1");
+    let text = format!(
+        "recent: {{ requests: 100 }}\nfilters:\n- record: {{ to: {{ files: {{ path: records }} }}, what: full }}\n{}",
+        pool_of(&[&backend])
+    );
+    let gateway = Gateway::start_in(folder, &text, &[]).await;
+    let body = format!(r#"{{"model":"{}","messages":[]}}"#, key.key);
+    for request in [
+        Request::chat("m").header("x-request-id", &key.key),
+        Request::chat("m").header("x-correlation-id", &format!("a {}", key.key)),
+        Request::post("/v1/chat/completions", body),
+        Request::get(&format!("/v1/{}", key.key)),
+        Request::get(&format!("/v1/models/{}", key.key)),
+    ] {
+        let answer = gateway.send(&request).await;
+        assert_ne!(answer.header("x-request-id"), Some(&*key.key));
+        assert_ne!(answer.header("x-correlation-id"), Some(&*format!("a {}", key.key)));
+    }
+    gateway.metric_is("tidegate_requests_total", &[], 5.0).await;
+    let mut lines = Vec::new();
+    for _ in 0..1000 {
+        lines = gateway.log.json().into_iter().filter(|line| line["event"] == "request").collect();
+        if lines.len() == 5 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(lines.len(), 5, "{}", gateway.log.text());
+    let requests = gateway.admin("/admin/requests").await.text().to_owned();
+    gateway.metric_is("tidegate_records_waiting", &[], 0.0).await;
+    let records = std::fs::read_to_string(gateway.folder.path().join("records/records-000000000001.jsonl")).unwrap();
+    for (what, text) in [("log", &gateway.log.text()), ("requests", &requests), ("records", &records)] {
+        assert!(!text.contains(&key.key), "{what}: {text}");
+    }
+    assert!(lines.iter().any(|line| line["path"] == "/v1/[key]"), "{lines:?}");
+    assert!(lines.iter().any(|line| line["model"] == "[key]" || line["model_asked"] == "[key]"), "{lines:?}");
+    for n in 0..backend.count() {
+        let head = backend.seen(n).await.head.clone();
+        assert!(!String::from_utf8_lossy(&head).contains(&key.key), "{head:?}");
+    }
+}

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod admin;
+mod admin_tls;
 mod all_faults;
 mod answers;
 mod auth;
@@ -77,6 +78,7 @@ mod signals;
 mod stores_down;
 mod tenants;
 mod timeouts;
+mod top;
 mod traces;
 mod transport;
 mod turns;

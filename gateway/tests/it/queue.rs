@@ -223,6 +223,27 @@ async fn a_client_that_leaves_gives_its_place_up_at_once() {
 }
 
 #[tokio::test]
+async fn who_leaves_the_queue_is_charged_nothing_and_its_line_says_how_long_it_waited() {
+    let (backend, gate) = (Backend::start().await, Gate::closed());
+    let limit = "filters: [{ limits: [{ per: global, tokens: 100k/h }] }]\n";
+    let gateway = narrow(&backend, limit).await;
+    let mut first = hold(&gateway, &backend, &gate).await;
+    for (id, request) in [("whole", named("gone")), ("stream", Request::stream("m"))] {
+        let second = send(&gateway, request.header("x-request-id", id)).await;
+        waiting(&gateway, 1.0).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(second);
+        let line = gateway.log.request(id).await;
+        assert_eq!((line["cause"].as_str(), line["attempts"].as_u64()), (Some("client_gone"), Some(0)), "{line}");
+        assert!(line["prompt_tokens"].is_null() && line["completion_tokens"].is_null(), "{line}");
+        assert!(line["queue_ms"].as_f64().is_some_and(|waited| waited >= 50.0), "{line}");
+        waiting(&gateway, 0.0).await;
+    }
+    gate.open();
+    assert_eq!(first.answer().await.status, 200);
+}
+
+#[tokio::test]
 async fn a_stream_is_told_how_it_stands_while_it_waits() {
     let (backend, gate) = (Backend::start().await, Gate::closed());
     let gateway = narrow(&backend, "    queue: { tell: 50ms }\n").await;

@@ -186,6 +186,12 @@ async fn a_place_that_cannot_be_written_costs_records_or_answers_as_the_file_say
         let metrics = gateway.metrics().await;
         let count = |outcome| metrics.sum("tidegate_records_total", &[("outcome", outcome)]);
         assert_eq!(metrics.sum("tidegate_records_up", &[]), 0.0);
+        let told =
+            |line: &Value| line["message"] == "records cannot be written; they wait" && line["sink"] == "records";
+        gateway.log.line(told).await;
+        let health = gateway.admin("/healthz").await.json()["records"]["records"].clone();
+        assert_eq!((&health["up"], &health["reason"]), (&json!(false), &json!("another process writes there")));
+        until(&gateway, |metrics| metrics.sum("tidegate_memory_bytes", &[("purpose", "records")]) > 0.0).await;
         if refuses {
             assert_eq!(statuses, [200, 200, 200, 503, 503, 503, 503, 503, 503, 503]);
             let refused = gateway.send(&chat("hi")).await.openai_error(503);
@@ -197,6 +203,7 @@ async fn a_place_that_cannot_be_written_costs_records_or_answers_as_the_file_say
         }
         drop(lock);
         written(&gateway, 3.0).await;
+        gateway.log.line(|line| line["message"] == "records are written again").await;
         assert_eq!(gateway.send(&chat("hi")).await.status, 200);
         written(&gateway, 4.0).await;
         assert_eq!(kept(&gateway.folder.path().join("records")).len(), 4);
@@ -273,11 +280,14 @@ async fn on_sigterm_nothing_is_lost_and_on_a_kill_only_what_was_over_a_moment_ag
             let output = command(&["records", "verify", path.to_str().unwrap()]);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         } else {
-            // Far above what it is on an idle machine: 20 ms, and a write.
-            assert!(longest < Duration::from_secs(5), "{longest:?}");
+            // It is 20 ms and a write on a machine that has nothing else to do; this one may be busy.
+            assert!(longest < WINDOW, "{longest:?}");
         }
     }
 }
+
+/// What was over for so long before a kill is on the disk.
+const WINDOW: Duration = Duration::from_secs(3);
 
 #[expect(clippy::print_stderr, reason = "what is measured is worth seeing: --no-capture")]
 fn tell(text: &str) {
@@ -333,6 +343,48 @@ async fn a_record_that_was_changed_is_found_and_the_chain_goes_on_after_a_restar
     std::fs::write(&name, text.replacen("\"status\":200", "\"status\":201", 1)).unwrap();
     let (code, said) = verify(&key, &[]);
     assert!(code == 1 && said.contains("audit-000000000001.jsonl:1: this record was changed"), "{said}");
+}
+
+#[tokio::test]
+async fn at_the_end_it_is_told_what_could_not_be_written_where_and_why() {
+    let (backend, folder) = (Backend::start().await, folder());
+    backend.always(Script::chat("fine"));
+    let locked = |name: &str| {
+        let path = folder.path().join(format!("records/.{name}.lock"));
+        let lock = std::fs::File::options().create(true).append(true).open(path).unwrap();
+        lock.lock().unwrap();
+        lock
+    };
+    let locks = [locked("one"), locked("two"), locked("three")];
+    let filters: String =
+        ["one", "two", "three"].iter().map(|name| format!("- record: {{ {FILES}, name: {name} }}\n")).collect();
+    let text = format!("filters:\n{filters}pools:\n  main: {{ health: off, backends: ['{}'] }}\n", backend.url());
+    let mut gateway = Gateway::start_in(folder, &text, &[]).await;
+    for _ in 0..2 {
+        assert_eq!(gateway.send(&chat("hi")).await.status, 200);
+    }
+    gateway.signal("TERM");
+    gateway.ended(Duration::from_secs(30)).await;
+    let lines = gateway.log.json();
+    for name in ["one", "two", "three"] {
+        let told = |line: &&Value| line["message"] == "not all records could be written" && line["sink"] == name;
+        let line = lines.iter().find(told).unwrap_or_else(|| panic!("{}", gateway.log.text()));
+        assert_eq!((&line["records"], &line["fault"]), (&json!(2), &json!("another process writes there")), "{line}");
+    }
+    drop(locks);
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_a_fault_before_the_gateway_starts() {
+    let folder = Folder::new();
+    for to in ["files: { path: records }", "sqlite: { path: records/r.db }"] {
+        let text = format!(
+            "filters:\n- record: {{ to: {{ {to} }} }}\npools:\n  main: {{ backends: ['http://127.0.0.1:1'] }}\n"
+        );
+        let output = command(&["check", folder.write("gateway.yaml", &text).to_str().unwrap()]);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!output.status.success() && said.contains("there is no directory"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
 /// A collector that takes everything.
-async fn collector() -> Backend {
+pub(crate) async fn collector() -> Backend {
     let collector = Backend::start().await;
     collector.always(Script::json(r#"{"partialSuccess":{}}"#));
     collector
@@ -28,16 +28,16 @@ fn traced(to: &str, more: &str, pools: &str) -> String {
 
 /// A span, its attributes as they are meant.
 #[derive(Debug, Clone)]
-struct Span {
+pub(crate) struct Span {
     name: String,
     id: String,
     parent: String,
     kind: u64,
     began: u128,
     ended: u128,
-    is_error: bool,
+    pub(crate) is_error: bool,
     trace: String,
-    attributes: HashMap<String, Value>,
+    pub(crate) attributes: HashMap<String, Value>,
     events: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ fn attributes(of: &Value) -> HashMap<String, Value> {
     pairs.map(|pair| (pair["key"].as_str().unwrap().to_owned(), meant(&pair["value"]))).collect()
 }
 
-fn spans(message: &Value) -> Vec<Span> {
+pub(crate) fn spans(message: &Value) -> Vec<Span> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let spans = message["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
     let span = |span: &Value| Span {

@@ -291,3 +291,32 @@ async fn compression_is_offered_unless_turns_are_read() {
         assert_eq!(talk.backend.seen(1).await.header("sec-websocket-extensions"), offered, "{limits}");
     }
 }
+
+#[tokio::test]
+async fn what_is_said_on_a_socket_is_in_the_usage_of_who_said_it_and_is_not_read_where_nobody_is_known() {
+    let store = "storage: { path: store.db }\n";
+    let known =
+        "trusted_proxies: [127.0.0.1]\nfilters:\n  - trusted_headers: { user: x-user, org: x-org, team: null }\n";
+    for (lines, user, tokens) in [(format!("{store}{known}"), "ann", (50, 60)), (store.to_owned(), "", (0, 0))] {
+        let handshake = handshake("/v1/realtime?model=m").header("x-user", "ann").header("x-org", "acme");
+        let mut talk = Talk::through(&lines, &handshake).await;
+        for (input, output) in [(20, 50), (30, 10)] {
+            talk.ask(json!({})).await.unwrap();
+            talk.done(input, output).await;
+        }
+        let Talk { connection, gateway, backend, .. } = talk;
+        drop(connection);
+        let line = gateway.log.line(|line| line["event"] == "request" && line["status"] == 101).await;
+        assert_eq!(line["prompt_tokens"].as_u64().unwrap_or(0), tokens.0, "{line}");
+        gateway.metric_is("tidegate_requests_total", &[], 1.0).await;
+        let usage = gateway.admin("/admin/usage?by=user").await.json();
+        let row = &usage["usage"][0];
+        let counted = (row["prompt_tokens"].as_u64().unwrap(), row["completion_tokens"].as_u64().unwrap());
+        assert_eq!(
+            (row["user"].as_str().unwrap_or(""), counted, row["requests"].as_u64()),
+            (user, tokens, Some(1)),
+            "{usage}"
+        );
+        drop(backend);
+    }
+}

@@ -11,7 +11,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use crate::ask::{Ask, Question};
+use crate::ask::{Ask, Errand, Question};
 use crate::cache_key::Scope;
 use crate::exchange::Exchange;
 use bytes::Bytes;
@@ -88,6 +88,7 @@ impl Classifier {
             time: self.timeout,
             caller: exchange.caller().cloned(),
             id: exchange.id().clone(),
+            errand: Errand::Classification,
             asker: self.name.clone(),
         };
         let began = Instant::now();

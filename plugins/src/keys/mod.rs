@@ -6,11 +6,13 @@
 //! derived from the operator's pepper, so that a stolen file alone does not even confirm a guess.
 
 mod managed;
+mod mask;
 mod metrics;
 mod plain;
 mod settings;
 
 pub use managed::{Follow, ManagedKeys, Record, Secret, State};
+pub use mask::{key_in, mask};
 pub use metrics::{KEYS, KEYS_HELP, KeyMetrics};
 pub(crate) use plain::{HELP as PLAIN_KEY_HELP, holds_key, plain_keys, without_value};
 pub use settings::Key;

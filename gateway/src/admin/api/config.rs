@@ -24,7 +24,7 @@ pub(super) fn routes(has_token: bool) -> Router<Arc<Reloads>> {
 }
 
 async fn refuse() -> Response {
-    let detail = "going back to an old configuration needs a token: set `admin.token` in the file, and restart";
+    let detail = "going back to an old configuration needs a token or a certificate: set `admin.token` or `admin.tls.client_ca` in the file, and restart";
     problem(StatusCode::FORBIDDEN, detail)
 }
 

@@ -58,7 +58,7 @@ fn refused(status: StatusCode, detail: &str) -> Refused {
 pub(super) fn routes(has_token: bool) -> Router<Arc<Core>> {
     if !has_token {
         let refuse = async || {
-            let detail = "managing keys needs a token: set `admin.token` in the file, and restart";
+            let detail = "managing keys needs a token or a certificate: set `admin.token` or `admin.tls.client_ca` in the file, and restart";
             problem(StatusCode::FORBIDDEN, detail)
         };
         let any = axum::routing::any(refuse);

@@ -51,7 +51,10 @@ async fn list(State(core): State<Arc<Core>>, asked: Result<Query<Asked>, QueryRe
             return problem(StatusCode::BAD_REQUEST, &format!("{}; expected {expected}", fault.body_text()));
         }
     };
-    let page = core.recent.page(asked.before, asked.limit.unwrap_or(100).min(MOST), |one| asked.wants(one));
+    if let Some(wrong) = asked.wrong() {
+        return problem(StatusCode::BAD_REQUEST, &wrong);
+    }
+    let page = core.recent.page(asked.before, asked.limit.unwrap_or(100), |one| asked.wants(one));
     let currency = core.snapshot.load().prices.currency().to_owned();
     let requests: Vec<Value> = page.requests.iter().map(|(number, one)| told(*number, one, &currency)).collect();
     let (kept, bytes) = core.recent.size();
@@ -73,6 +76,24 @@ async fn one(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Response 
 }
 
 impl Asked {
+    /// What no request could be found by.
+    fn wrong(&self) -> Option<String> {
+        let is_status = |text: &str| match text.strip_suffix("xx") {
+            Some(class) => matches!(class, "1" | "2" | "3" | "4" | "5"),
+            None => text.parse::<u16>().is_ok_and(|status| (100..600).contains(&status)),
+        };
+        let is_cause = |text: &str| text == "failed" || Cause::ALL.iter().any(|cause| cause.label() == text);
+        if self.limit.is_some_and(|limit| !(1..=MOST).contains(&limit)) {
+            return Some(format!("`limit` is a number from 1 to {MOST}"));
+        }
+        if self.status.as_deref().is_some_and(|status| !is_status(status)) {
+            return Some("`status` is a number such as 429, or a class such as 5xx".to_owned());
+        }
+        let causes = || Cause::ALL.map(Cause::label).join(", ");
+        let is_unknown = self.cause.as_deref().is_some_and(|cause| !is_cause(cause));
+        is_unknown.then(|| format!("`cause` is one of {}, or failed", causes()))
+    }
+
     fn wants(&self, one: &Finished) -> bool {
         let record = &one.record;
         let is = |wanted: &Option<String>, found: Option<&str>| {

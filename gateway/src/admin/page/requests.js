@@ -64,15 +64,18 @@ function facts(request) {
   return el("dl.facts2", {}, ...told.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, `${value}`))));
 }
 
-const level = (status) => (status >= 500 ? ".bad" : status >= 400 ? ".warn" : "");
+/** Whose fault it is, and not what its first line said: a stream that broke off had a 200. */
+const CALLERS = ["client", "validation", "auth", "limit", "client_gone"];
+const level = (cause) => (cause === "none" ? "" : CALLERS.includes(cause) ? ".warn" : ".bad");
 
 function row(request) {
   const name = request.model ?? request.path;
   const by = request.backend ?? request.source;
+  const cause = request.cause === "none" ? undefined : request.cause.replaceAll("_", " ");
   const summary = el(
-    "summary", { "aria-label": `${request.status}, ${name}, ${millis(request.duration_ms)}` },
-    el(`span.status${level(request.status)}`, {}, `${request.status}`),
-    el("span.what", { title: `${name} ${by ?? ""}` }, name, by ? el("span", {}, ` ${by}`) : null),
+    "summary", { "aria-label": [request.status, ...(cause ? [cause] : []), name, millis(request.duration_ms)].join(", ") },
+    el(`span.status${level(request.cause)}`, {}, `${request.status}`),
+    el("span.what", { title: `${name} ${by ?? ""} ${cause ?? ""}` }, cause ? el("b", {}, `${cause} `) : null, name, by ? el("span", {}, ` ${by}`) : null),
     el("span.track", {}, ...(request.steps ?? []).map((step) => piece(step, length(request)))),
     el("span.took", {}, millis(request.duration_ms)),
     el("span.when", {}, new Date(request.time).toLocaleTimeString([], { hour12: false })),

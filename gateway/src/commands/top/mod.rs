@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 use tidegate::telemetry::live::Live;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::Listener;
 use super::say::{Paint, say};
@@ -61,7 +62,7 @@ struct Look {
 enum Event {
     Looked(Box<Result<Look, Failure>>),
     Key(u8),
-    /// There is nobody at the keyboard any more.
+    /// There is nobody at the keyboard any more, or somebody wants it to end.
     Gone,
 }
 
@@ -102,6 +103,7 @@ impl Top {
         })?;
         let (sender, events) = channel();
         keys(sender.clone());
+        signals(sender.clone()).map_err(|error| Failure::could_not(format!("signals cannot be heard: {error}")))?;
         thread::spawn(move || {
             while sender.send(Event::Looked(Box::new(self.look()))).is_ok() {
                 thread::sleep(EVERY);
@@ -123,6 +125,22 @@ fn keys(sender: Sender<Event>) {
         }
         drop(sender.send(Event::Gone));
     });
+}
+
+/// Whoever ends it from elsewhere, or hangs up, gets the terminal back as it was, too.
+fn signals(sender: Sender<Event>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let entered = runtime.enter();
+    let kinds = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()];
+    let mut heard = kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>()?;
+    drop(entered);
+    thread::spawn(move || {
+        let any = runtime.block_on(futures_util::future::select_all(heard.iter_mut().map(|one| Box::pin(one.recv()))));
+        // Whichever it was.
+        drop(any);
+        drop(sender.send(Event::Gone));
+    });
+    Ok(())
 }
 
 /// Until somebody has seen enough.

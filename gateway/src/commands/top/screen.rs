@@ -188,12 +188,13 @@ fn requests(view: &View<'_>, width: usize) -> Vec<Line> {
         let tokens = ["prompt", "completion"].iter().filter_map(|kind| request["tokens"][kind].as_u64()).sum::<u64>();
         let tokens = if request["tokens"].is_null() { "-".to_owned() } else { number(tokens as f64) };
         let cells = [status.to_string(), ms("duration_ms"), ms("ttft_ms"), ms("overhead_ms"), tokens];
-        let look = match status {
-            500.. => Look::Bad,
-            400.. => Look::Warn,
-            _ => Look::Plain,
+        // Not by the status: a stream that broke off had a 200.
+        let (look, cause) = match text("cause") {
+            "" | "none" => (Look::Plain, String::new()),
+            cause @ ("client" | "validation" | "auth" | "limit" | "client_gone") => (Look::Warn, format!(" {cause}")),
+            cause => (Look::Bad, format!(" {cause}")),
         };
-        (columns(&format!("{moment} {what}"), &cells.each_ref().map(String::as_str)), look)
+        (columns(&format!("{moment} {what}"), &cells.each_ref().map(String::as_str)) + &cause, look)
     });
     let mut rows: Vec<(String, Look)> = rows.collect();
     if rows.is_empty() {

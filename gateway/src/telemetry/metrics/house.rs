@@ -23,6 +23,10 @@ closed_set! {
         Recordings = "recordings",
         /// The last requests, to be looked at.
         Recent = "recent",
+        /// Records that are not written yet.
+        Records = "records",
+        /// Usage that is not in the store yet.
+        Usage = "usage",
         /// Requests whose traces wait for the collector.
         Traces = "traces",
     }

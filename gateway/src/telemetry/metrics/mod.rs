@@ -314,7 +314,7 @@ impl Families {
         let (routes, backends): (HashSet<_>, HashSet<_>) = (routes.iter().collect(), backends.iter().collect());
         let route = |labels: &Labels<'_>| {
             let pair = (labels["route"], labels["pool"]);
-            pair.0 == OTHER_ROUTE || pair.1 == NO_POOL || routes.contains(&pair)
+            pair.0 == OTHER_ROUTE || routes.contains(&pair)
         };
         for family in
             [&self.duration, &self.time_to_first_token, &self.time_per_token, &self.token_usage, &self.overhead]

@@ -210,7 +210,7 @@ impl Ticket {
     }
 
     /// It got its place. Another is called if there may be more than this one.
-    pub fn served(mut self) -> Duration {
+    pub fn served(mut self) {
         let now = Instant::now();
         let mut state = self.queue.lock();
         state.called -= 1;
@@ -223,7 +223,6 @@ impl Ticket {
         let waited = now.saturating_duration_since(self.since);
         self.queue.series.served.inc();
         self.queue.series.wait.observe(waited.as_secs_f64());
-        waited
     }
 
     /// There was no place after all: back to where it stood.
@@ -251,21 +250,20 @@ impl Ticket {
         (before, state.pace.wait_for(before + 1, Instant::now()))
     }
 
-    /// Another has got its place in line.
-    pub fn displaced(mut self) -> (Duration, Duration) {
+    /// Another has got its place in line. When to come back.
+    pub fn displaced(mut self) -> Duration {
         self.end = End::Expired;
         self.queue.series.full.inc();
         let state = self.queue.lock();
         let wait = state.pace.wait_for(state.line.len() + state.called + 1, Instant::now());
         drop(state);
-        (self.waited(), wait.unwrap_or(UNKNOWN))
+        wait.unwrap_or(UNKNOWN)
     }
 
     /// It has waited for as long as it could.
-    pub fn expired(mut self) -> Duration {
+    pub fn expired(mut self) {
         self.end = End::Expired;
         self.queue.series.expired.inc();
-        self.waited()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Metrics, the log, what is kept of usage and what clients were told: the same, for each request.
+//! Metrics, the log, traces, what is kept of usage and what clients were told: the same, for each request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::mixed::{self, KINDS, Kind, Told, send};
 use crate::backend::Backend;
 use crate::gateway::Gateway;
+use crate::traces::{self, Span};
 
 const REQUESTS: usize = 1001;
 
@@ -52,6 +53,26 @@ async fn lines(gateway: &Gateway) -> HashMap<String, Value> {
     }
 }
 
+/// The spans of all requests, by their ids, as a collector has got them.
+async fn traced(gateway: &Gateway, collector: &Backend) -> HashMap<String, Span> {
+    let until = Instant::now() + Duration::from_secs(30);
+    while gateway.metrics().await.sum("tidegate_traces_total", &[("outcome", "sent")]) != REQUESTS as f64 {
+        assert!(Instant::now() < until, "{}", gateway.metrics().await.with("tidegate_traces"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut by_id = HashMap::new();
+    for message in 0..collector.count() {
+        for span in traces::spans(&collector.seen(message).await.json()) {
+            if let Some(id) = span.attributes.get("tidegate.request_id") {
+                let before = by_id.insert(id.as_str().unwrap().to_owned(), span.clone());
+                assert!(before.is_none(), "one span a request: {before:?} {span:?}");
+            }
+        }
+    }
+    assert_eq!(by_id.len(), REQUESTS);
+    by_id
+}
+
 /// All rows, by the name that they are told by first.
 async fn usage(gateway: &Gateway, by: &str) -> HashMap<String, Value> {
     let (mut rows, mut after) = (HashMap::new(), String::new());
@@ -70,21 +91,22 @@ async fn usage(gateway: &Gateway, by: &str) -> HashMap<String, Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_log_usage_and_clients_agree_on_each_of_a_thousand_mixed_requests() {
-    let backend = Backend::start().await;
+async fn metrics_log_traces_usage_and_clients_agree_on_each_of_a_thousand_mixed_requests() {
+    let (backend, collector) = (Backend::start().await, traces::collector().await);
     backend.handle(mixed::answering());
-    let gateway = Gateway::start(&mixed::config(&backend)).await;
+    let traces = format!("traces: {{ endpoint: '{}', every: 50ms, queue: {REQUESTS} }}\n", collector.url());
+    let gateway = Gateway::start(&(traces + &mixed::config(&backend))).await;
     let told = all(&gateway).await;
     gateway.metric_is("tidegate_requests_total", &[], REQUESTS as f64).await;
     let rows = usage(&gateway, "user,cause").await;
     assert_eq!(rows.len(), REQUESTS);
-    let lines = lines(&gateway).await;
+    let (lines, spans) = (lines(&gateway).await, traced(&gateway, &collector).await);
 
     let (mut by_kind, mut sums) = (HashMap::new(), [0, 0, 0]);
     for (number, told) in told.iter().enumerate() {
         let (kind, user) = (Kind::of(number), mixed::user(number));
         *by_kind.entry((kind as usize, told.again)).or_insert(0) += 1;
-        let (row, line) = (&rows[&user], &lines[&user]);
+        let (row, line, span) = (&rows[&user], &lines[&user], &spans[&user]);
         let about = format!("{kind:?} {told:?}\n{row}\n{line}");
         let cause = mixed::cause(kind, told);
         assert_eq!(
@@ -92,12 +114,19 @@ async fn metrics_log_usage_and_clients_agree_on_each_of_a_thousand_mixed_request
             (&cause.into(), &cause.into(), &1.into()),
             "{about}"
         );
+        let said = |name: &str| span.attributes.get(name).cloned().unwrap_or_default();
+        assert_eq!((said("tidegate.cause"), said("tidegate.user")), (cause.into(), user.clone().into()), "{about}");
+        assert_eq!(said("error.type"), if cause == "none" { Value::Null } else { cause.into() }, "{about}");
+        assert_eq!(said("http.response.status_code"), line["status"], "{about}");
         assert_eq!((told.whole, line["user"] == *user), (kind != Kind::Cancelled, true), "{about}");
         if kind != Kind::Cancelled {
             assert_eq!(line["status"], told.status, "{about}");
         }
         let count = |from: &Value, name: &str| from[name].as_u64().unwrap_or(0);
         let logged = (count(line, "prompt_tokens"), count(line, "completion_tokens"));
+        for (name, tokens) in [("gen_ai.usage.input_tokens", logged.0), ("gen_ai.usage.output_tokens", logged.1)] {
+            assert_eq!(said(name).as_u64().unwrap_or(0), tokens, "{name}: {about}\n{span:?}");
+        }
         let kept = (count(row, "prompt_tokens"), count(row, "completion_tokens"));
         let saved = (count(row, "saved_prompt_tokens"), count(row, "saved_completion_tokens"));
         assert_eq!(logged, if told.again { saved } else { kept }, "{about}");

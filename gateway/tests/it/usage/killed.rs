@@ -128,3 +128,29 @@ fn judge(all: &[(usize, usize, Told)], rows: &HashMap<String, Vec<Value>>, total
     let told = total["prompt_tokens"].as_u64().unwrap() + total["saved_prompt_tokens"].as_u64().unwrap();
     assert!(told >= sums[0], "{told} {sums:?}");
 }
+
+/// As our systemd unit has it: the file says nothing of a journal, and where it is outlives the process.
+#[tokio::test]
+async fn the_journal_is_where_whoever_starts_the_gateway_wants_it() {
+    let (backend, folder) = (Backend::start().await, Folder::new());
+    backend.handle(mixed::answering());
+    let base = std::path::PathBuf::from("/dev/shm").join(folder.path().file_name().unwrap());
+    std::fs::create_dir(&base).unwrap();
+    let variable = [("TIDEGATE_JOURNAL", base.to_str().unwrap())];
+    let mut gateway = Gateway::start_in(folder, &mixed::config(&backend), &variable).await;
+    // One journal is brought into the store each second: of so many some are not in it yet.
+    for number in 0..7 {
+        send(gateway.address(), number).await;
+    }
+    gateway.metric_is("tidegate_requests_total", &[], 7.0).await;
+    let journals = || std::fs::read_dir(&base).unwrap().count();
+    assert_eq!(journals(), 1);
+    gateway.signal("KILL");
+    gateway.ended(Duration::from_secs(20)).await;
+    assert_eq!(journals(), 1);
+    let file = gateway.folder.path().join("gateway.yaml").display().to_string();
+    let output = crate::gateway::command_with(&["usage", "--config", &file, "--format", "json"], &variable);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["total"]["requests"], 7, "{told}");
+    drop(std::fs::remove_dir_all(base));
+}

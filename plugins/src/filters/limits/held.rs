@@ -85,16 +85,18 @@ impl Held {
 
     /// What a request has used whose backend has not said it: the estimate for its prompt, and what has come.
     fn estimated(&self, outcome: &Outcome) -> Option<Usage> {
-        let began = outcome.status < 400 || outcome.status == CLIENT_GONE;
-        // What the gateway says by itself has cost nobody anything.
-        let is_ours = outcome.source == Source::Gateway && outcome.status < 400;
+        let began = match outcome.source {
+            // What the gateway says by itself has cost nobody anything, nor has waiting in line in vain.
+            Source::Gateway => outcome.gone && outcome.asked,
+            _ => outcome.gone || outcome.status < 400,
+        };
         let completion = match outcome.streamed {
             true => self.estimate.of_events(outcome.events),
             // Four bytes a token, and no more than was reserved: JSON around the answer is not the answer.
             false => (outcome.response_bytes / 4).min(self.cost.completion),
         };
         let (prompt, completion) = (Some(self.cost.prompt), Some(completion));
-        (began && !is_ours).then(|| Usage { prompt, completion, estimated: true, ..Usage::default() })
+        began.then(|| Usage { prompt, completion, estimated: true, ..Usage::default() })
     }
 
     /// With the estimate for the prompt, if the backend did not count it.
@@ -163,9 +165,6 @@ impl Again {
         }
     }
 }
-
-/// The status of a request whose client has left.
-const CLIENT_GONE: u16 = 499;
 
 #[async_trait]
 impl ResponseFilter for Held {

@@ -74,11 +74,17 @@ fn outcome(status: u16, usage: Option<Usage>) -> Outcome {
         usage,
         reported: usage,
         source: Source::Backend,
+        asked: true,
         charged,
         request_bytes: 50,
         response_bytes: 4000,
         ..Outcome::default()
     }
+}
+
+/// Its client left while a backend answered.
+fn gone() -> Outcome {
+    Outcome { gone: true, ..outcome(499, None) }
 }
 
 /// Ends a request as the gateway does.
@@ -106,9 +112,11 @@ async fn what_is_settled_is_what_the_backend_says_or_what_can_be_told_without() 
             prompt + 30,
         ),
         ("no usage at all", outcome(200, None), prompt + 400),
-        ("a stream of three events", Outcome { streamed: true, events: 3, ..outcome(499, None) }, prompt + 3),
-        ("a stream of none", Outcome { streamed: true, ..outcome(499, None) }, prompt),
-        ("client gone before the answer", Outcome { response_bytes: 0, ..outcome(499, None) }, prompt),
+        ("a stream of three events", Outcome { streamed: true, events: 3, ..gone() }, prompt + 3),
+        ("a stream of none", Outcome { streamed: true, ..gone() }, prompt),
+        ("client gone before the answer", Outcome { source: Source::Gateway, response_bytes: 0, ..gone() }, prompt),
+        ("client gone in the queue", Outcome { source: Source::Gateway, asked: false, response_bytes: 0, ..gone() }, 0),
+        ("a backend's own 499", outcome(499, None), 0),
         ("refused by the backend", outcome(400, None), 0),
         ("the backend failed", outcome(502, None), 0),
     ] {

@@ -88,7 +88,7 @@ impl Entry {
     pub(super) fn record(mut self, told: Told) -> Map<String, Value> {
         let mut record = Map::new();
         record.insert("time".to_owned(), format!("{:.3}", self.begun.at).into());
-        for member in ["model", "path"] {
+        for member in ["model", "path", "request_id"] {
             self.redactor.value(&mut self.facts[member]);
         }
         record.append(&mut self.facts);

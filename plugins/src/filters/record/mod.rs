@@ -178,7 +178,10 @@ impl Plugin for Record {
         let rules = Rules {
             sink,
             redactor: Arc::new(redactor),
-            summaries: settings.summary.as_ref().map(|of| Summaries::new(of, services.shared.asks.clone())),
+            summaries: settings
+                .summary
+                .as_ref()
+                .map(|of| Summaries::new(of, &settings.name, services.shared.asks.clone())),
             outbound: services.shared.outbound.clone(),
             content: usize::try_from(settings.content.0).unwrap_or(usize::MAX),
         };
@@ -228,6 +231,9 @@ fn judged(settings: &Settings, services: &Services) -> Vec<SettingsError> {
     if settings.keep.as_ref().is_some_and(|keep| keep.0.is_zero()) {
         faults.push(SettingsError::at("keep", "nothing would be kept"));
     }
+    if settings.keep_bytes.as_ref().is_some_and(|bytes| bytes.0 == 0) {
+        faults.push(SettingsError::at("keep_bytes", "nothing would be kept"));
+    }
     // It is a part of names of files.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if settings.name.is_empty() || settings.name.len() > 64 || !settings.name.bytes().all(plain) {
@@ -258,6 +264,7 @@ fn place(settings: &Settings, services: &Services) -> records::To {
         place,
         memory: usize::try_from(settings.memory.0).unwrap_or(usize::MAX),
         keep: settings.keep.as_ref().map(|keep| keep.0),
+        keep_bytes: settings.keep_bytes.as_ref().map(|bytes| bytes.0),
         chain,
     }
 }

@@ -61,6 +61,10 @@ pub struct Settings {
     /// How long records are kept. Absent: for ever.
     #[serde(default)]
     pub keep: Option<Time>,
+    /// How much of the disk records may take: the oldest go. Absent: as much as they take. What is written at the time, a file
+    /// or the last record, stays.
+    #[serde(default)]
+    pub keep_bytes: Option<Size>,
     /// Ties each record to the one before by a hash, so that one that was changed, put in or taken out shows:
     /// `tidegate records verify`. Absent: not.
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! What a conversation comes to, in a few words of a small model's: asked in the background, of what is redacted already.
 
 use super::settings;
-use crate::ask::{Ask, Question};
+use crate::ask::{Ask, Errand, Question};
 use crate::caller::Caller;
 use crate::records::Sink;
 use serde_json::{Value, json};
@@ -13,6 +13,8 @@ const MOST: usize = 16 << 10;
 
 /// Sums up conversations.
 pub(super) struct Summaries {
+    /// Whose records it writes for.
+    sink: Arc<str>,
     model: Arc<str>,
     instruction: String,
     tokens: u32,
@@ -22,9 +24,10 @@ pub(super) struct Summaries {
 }
 
 impl Summaries {
-    pub(super) fn new(settings: &settings::Summary, asks: Arc<dyn Ask>) -> Self {
+    pub(super) fn new(settings: &settings::Summary, sink: &str, asks: Arc<dyn Ask>) -> Self {
         let words = settings.words;
         Self {
+            sink: sink.into(),
             model: settings.model.as_str().into(),
             instruction: format!(
                 "Sum up the conversation below for a log, in at most {words} words: what was asked, and what was answered. \
@@ -57,8 +60,15 @@ impl Summaries {
         let asked = async {
             let _place = self.places.acquire().await.map_err(|_| "closed")?;
             let body = body.to_string().into();
-            let question =
-                Question { model: self.model.clone(), body, time: self.timeout, caller, id, asker: "record".into() };
+            let question = Question {
+                model: self.model.clone(),
+                body,
+                time: self.timeout,
+                caller,
+                id,
+                errand: Errand::Summary,
+                asker: self.sink.clone(),
+            };
             let answer = self.asks.ask(question).await.map_err(|reason| {
                 tracing::debug!(reason, "a conversation is not summed up");
                 "failed"

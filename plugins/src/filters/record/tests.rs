@@ -4,7 +4,7 @@ use super::*;
 use crate::ask::{Answer, Ask, Question};
 use crate::exchange::{Caller, Outcome};
 use crate::outbound::Bounds;
-use crate::records::{Draft, Memory, Sinks, To};
+use crate::records::{Draft, Memory, Sinks, State, To};
 use crate::services::Shared;
 use crate::testing;
 use futures_util::future::BoxFuture;
@@ -49,8 +49,12 @@ impl Sink for Place {
     async fn closing(&self) {
         std::future::pending().await
     }
-    fn flush(&self, _: Duration) -> bool {
-        true
+    fn close(&self) {}
+    fn flush(&self, _: Duration) -> State {
+        self.state()
+    }
+    fn state(&self) -> State {
+        State { name: "here".into(), waiting: 0, bytes: 0, fault: None }
     }
 }
 
