@@ -64,6 +64,12 @@ class Tables(unittest.TestCase):
             self.assertIn(one.kind, judge.MEASURES)
 
 
+class Scenarios(unittest.TestCase):
+    def test_no_two_of_one_process_ask_the_same(self):
+        asked = [(one.mode, one.process, one.arguments[1]) for one in scenarios.every(quick=False) if one.kind in ("whole", "open")]
+        self.assertEqual(len(set(asked)), len(asked))
+
+
 class Judgement(unittest.TestCase):
     def ahead(self, **peer):
         samples = [sample("tidegate-full", cpu_us=20.0, rps=100), sample("peer", **peer)]
