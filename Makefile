@@ -79,6 +79,11 @@ instructions: ## Count what a decision over limits costs, and compare (valgrind;
 	@.ci/prepare instructions
 	.ci/instructions
 
+.PHONY: road
+road: ## Count what a whole request costs through the built gateway, and which functions take it (valgrind; ten minutes)
+	@.ci/prepare instructions
+	benches/road/run --write
+
 .PHONY: compare
 compare: ## Measure the gateway beside nginx, Envoy, LiteLLM and others, and write docs/benchmarks.md (an hour; two quiet cores)
 	benches/compare/run --docs

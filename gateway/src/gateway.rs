@@ -22,6 +22,7 @@ use pingora::server::{RunArgs, Server as PingoraServer};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use prometheus::core::Collector;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -130,6 +131,7 @@ impl Gateway {
         let dropped = metrics.log_lines_dropped_total.clone();
         let left_out = metrics.log_requests_left_out_total.clone();
         let (log, guard) = Log::start(format, self.config.log.level.as_str(), dropped, left_out);
+        open_files();
         log.set_sample(self.config.log.sample.as_ref());
         log.set_metadata(&self.config.log.metadata);
         metrics.config_loaded(&snapshot.hash);
@@ -180,6 +182,14 @@ impl Gateway {
             faults = assemble::place(faults, positions);
         }
         RunError::Faults(Faults(faults))
+    }
+}
+
+/// Takes as many open files as may be had: a request is two of them, and shells begin with 1,024.
+fn open_files() {
+    let may = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: may.maximum, ..may }) {
+        tracing::warn!(%error, files = ?may.current, "no more files than these may be open");
     }
 }
 

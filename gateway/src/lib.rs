@@ -24,6 +24,7 @@ mod exchange;
 pub mod explain;
 mod gateway;
 mod house;
+pub mod in_memory;
 mod life;
 mod listeners;
 pub mod models;

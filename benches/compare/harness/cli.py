@@ -41,13 +41,18 @@ def main(given=None):
         print("targets:", *(f"  {target.name:<18}{target.title}" for target in chosen), sep="\n")
         print("scenarios:", *(f"  {scenario.name:<18}{scenario.title}" for scenario in asked), sep="\n")
         return 0
-    result = Run(arguments, chosen, asked).run()
-    kept = CACHE / "results" / f"{result['machine']['when'].replace(' ', '-').replace(':', '')}.json"
+    run = Run(arguments, chosen, asked)
+    kept = CACHE / "results" / f"{run.machine['when'].replace(' ', '-').replace(':', '')}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(result, indent=1) + "\n")
+    # After each visit: an hour's numbers are not lost with whoever ends it early.
+    for result in run.run():
+        kept.write_text(json.dumps(result, indent=1) + "\n")
+    if not run.samples:
+        install.say("== nothing was measured")
+        return 1
     report.write(result, arguments.docs)
     install.say(f"== everything raw: {kept}")
-    return 0 if result["samples"] else 1
+    return 0
 
 
 class Run:
@@ -79,13 +84,16 @@ class Run:
             install.say(f"   skipped: {target.title}{f', {scenario}' if scenario else ''}: {reason}")
 
     def run(self):
-        """Visits every target once a round, and begins with another one each time."""
+        """Visits every target once a round, and begins with another one each time; gives all there is after each visit."""
         with server.mock(self.own, self.mock_core) as backend:
             for number in range(self.rounds):
                 turn = number * max(1, len(self.targets) // self.rounds)
                 for target in self.targets[turn:] + self.targets[:turn]:
                     install.say(f"== round {number + 1} of {self.rounds}: {target.title}")
                     self._visit(number, target, backend)
+                    yield self._result(number + 1)
+
+    def _result(self, rounds):
         described = [
             {"name": one.name, "title": one.title, "kind": one.kind, "on": one.on, "lacks": one.lacks,
              "version": self.versions[one.name], "rate": one.rate}
@@ -97,7 +105,7 @@ class Run:
             for one in self.asked
         ]  # fmt: skip
         return {
-            "machine": self.machine, "rounds": self.rounds, "quick": self.quick, "targets": described,
+            "machine": self.machine, "rounds": rounds, "quick": self.quick, "targets": described,
             "scenarios": asked, "samples": self.samples, "skipped": self.skipped,
         }  # fmt: skip
 

@@ -2,8 +2,10 @@
 
 pub mod balancers;
 pub mod cache;
+pub mod file;
 pub mod limits;
 pub mod replay;
+pub mod road;
 
 use bytes::Bytes;
 

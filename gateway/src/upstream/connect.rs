@@ -92,6 +92,13 @@ impl Connector {
         Err(Error::Connect(failure))
     }
 
+    /// Keeps `stream` as an idle connection to `backend`; none if that has no address.
+    pub(crate) async fn lay_by(&self, backend: &Backend, stream: Stream, idle: Duration) -> Option<()> {
+        let peers = backend.peers().await.ok()?;
+        self.idle.put(peers.first()?.reuse_hash(), stream, idle);
+        Some(())
+    }
+
     async fn open(
         &self,
         peer: &Arc<HttpPeer>,

@@ -140,6 +140,12 @@ impl Gateway {
         Self::start_by(&without_rights(), folder, config, &[]).await
     }
 
+    /// The same where so many files may be open at first, and so many if it asks for them.
+    pub(crate) async fn start_with_files(first: u32, most: u32, config: &str) -> Self {
+        let limit = format!("--nofile={first}:{most}");
+        Self::start_by(&["prlimit", &limit, BINARY], Folder::new(), config, &[]).await
+    }
+
     async fn start_by(program: &[&str], folder: Folder, config: &str, environment: &[(&str, &str)]) -> Self {
         let mut folder = folder;
         for _ in 0..5 {

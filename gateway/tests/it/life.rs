@@ -204,3 +204,12 @@ async fn a_bad_file_refuses_to_start_with_its_line() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("bad.yaml:5") && said.contains("round_robin"), "{said}");
 }
+
+#[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_grants() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start_with_files(512, 4096, &pool_of(&[&backend])).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["4096", "4096"], "{files}");
+}

@@ -130,7 +130,12 @@ pub const RANDOM: usize = 24;
 
 /// The answer with another id, of the same kind and as long as an id is elsewhere, if its own has too few letters and
 /// digits to be given anew: or two tellings of it would have the same before long.
-pub fn with_long_id(endpoint: Endpoint, answer: Bytes, streamed: bool, random: &[u8; RANDOM]) -> Bytes {
+pub fn with_long_id(
+    endpoint: Endpoint,
+    answer: Bytes,
+    streamed: bool,
+    random: impl FnOnce() -> Option<[u8; RANDOM]>,
+) -> Bytes {
     let read = |object: &[u8]| {
         let id = &object[json::member(object, "id")?];
         let text = id.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
@@ -139,7 +144,7 @@ pub fn with_long_id(endpoint: Endpoint, answer: Bytes, streamed: bool, random: &
         (plain && varies < RANDOM).then(|| id.to_vec())
     };
     let id = if streamed { in_events(endpoint, &answer, read) } else { in_whole(endpoint, &answer, read) };
-    let Some(id) = id.flatten() else { return answer };
+    let Some((id, random)) = id.flatten().and_then(|id| Some((id, random()?))) else { return answer };
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut long = id[..1 + kind(&id[1..id.len() - 1])].to_vec();
     long.extend(random.iter().map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()]));

@@ -11,6 +11,7 @@ use gungraun::{library_benchmark, library_benchmark_group, main};
 use tidegate_bench_micro::balancers::Pick;
 use tidegate_bench_micro::cache::{Cached, answered, stream, whole};
 use tidegate_bench_micro::limits::{Buckets, House, Sums, eight, one};
+use tidegate_bench_micro::road::{Answer, Features, Road};
 
 #[library_benchmark]
 #[bench::of_one(Buckets::new(1))]
@@ -118,8 +119,21 @@ fn hedge(hedging: tidegate::upstream::hedge::Hedging) -> tidegate::upstream::hed
     hedging
 }
 
+#[library_benchmark]
+#[bench::bare_1_kib(Road::new(Features::Bare, 1 << 10, Answer::Whole(504)))]
+#[bench::bare_32_kib(Road::new(Features::Bare, 32 << 10, Answer::Whole(504)))]
+#[bench::everything_1_kib(Road::new(Features::Everything, 1 << 10, Answer::Whole(504)))]
+#[bench::everything_32_kib(Road::new(Features::Everything, 32 << 10, Answer::Whole(504)))]
+#[bench::bare_64_tokens(Road::new(Features::Bare, 1 << 10, Answer::Tokens(64)))]
+#[bench::everything_64_tokens(Road::new(Features::Everything, 1 << 10, Answer::Tokens(64)))]
+fn exchange(mut road: Road) -> Road {
+    road.pass();
+    road
+}
+
+library_benchmark_group!(name = whole; benchmarks = exchange);
 library_benchmark_group!(name = backends; benchmarks = lease, breaker, opens_and_closes, queue, turn, hedge);
 library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
 library_benchmark_group!(name = balancers; benchmarks = pick);
 library_benchmark_group!(name = cache; benchmarks = hit);
-main!(library_benchmark_groups = limits, balancers, backends, cache);
+main!(library_benchmark_groups = limits, balancers, backends, cache, whole);

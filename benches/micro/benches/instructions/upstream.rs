@@ -9,29 +9,14 @@ use tidegate::telemetry::Metrics;
 use tidegate::upstream::breaker::{Breakers, Verdict};
 use tidegate::upstream::hedge::Hedging;
 use tidegate::upstream::queue::{Claim, Queue, Ticket};
-use tidegate_config::{Breaker, Environment, Hedge, Source, load};
+use tidegate_bench_micro::file;
+use tidegate_config::{Breaker, Hedge};
 use tidegate_plugins::testing::exchange;
 use tidegate_plugins::{Exchange, Registry};
 use tokio::runtime::{Builder, Runtime};
 
 /// As long as anybody waits here.
 const LONG: Duration = Duration::from_secs(3600);
-
-struct Nothing;
-
-impl Environment for Nothing {
-    fn var(&self, _: &str) -> Option<String> {
-        None
-    }
-
-    fn vars(&self) -> Vec<(String, String)> {
-        Vec::new()
-    }
-
-    fn read_file(&self, _: &std::path::Path) -> std::io::Result<String> {
-        Err(std::io::ErrorKind::NotFound.into())
-    }
-}
 
 /// A pool as a file makes it.
 pub(crate) struct Pool {
@@ -44,7 +29,7 @@ impl Pool {
     pub(crate) fn new(balance: &str, count: usize) -> Self {
         let urls: Vec<_> = (0..count).map(|n| format!("{{ url: \"http://b{n}:1\", max_in_flight: 64 }}")).collect();
         let text = format!("pools:\n  main: {{ balance: {balance}, backends: [{}] }}\n", urls.join(", "));
-        let config = load(&Source { name: "bench".to_owned(), text }, &Nothing).expect("a good file").config;
+        let config = file::config(text);
         let (registry, metrics) = (Registry::built_in(), Metrics::new());
         let parts = Parts { registry: &registry, metrics: &metrics, previous: None };
         let snapshot = assemble::assemble(&config, &parts).expect("a good file");

@@ -111,6 +111,11 @@ impl Log {
         (log, guard)
     }
 
+    /// A log whose lines are made and thrown away.
+    pub(crate) fn nowhere(dropped: IntCounter, left_out: IntCounter) -> (Log, LogGuard) {
+        Self::over(Box::new(std::io::sink()), Style::Json, dropped, left_out)
+    }
+
     fn over(output: Box<dyn Write + Send>, style: Style, dropped: IntCounter, left_out: IntCounter) -> (Log, LogGuard) {
         let queue = Queue::start(output, dropped);
         let levels = ArcSwap::from_pointee(with_quiet(Targets::new().with_default(LevelFilter::INFO)));

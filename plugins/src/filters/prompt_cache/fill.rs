@@ -102,11 +102,13 @@ impl Fill {
 
     /// With an id that can be given anew, where that is what the file wants.
     fn told_apart(&self, endpoint: Endpoint, recorded: Bytes, streamed: bool) -> Bytes {
-        let mut random = [0; RANDOM];
-        if !self.cache.settings.ids.are_fresh(endpoint) || getrandom::fill(&mut random).is_err() {
+        if !self.cache.settings.ids.are_fresh(endpoint) {
             return recorded;
         }
-        with_long_id(endpoint, recorded, streamed, &random)
+        with_long_id(endpoint, recorded, streamed, || {
+            let mut random = [0; RANDOM];
+            getrandom::fill(&mut random).is_ok().then_some(random)
+        })
     }
 
     /// Keeps what was recorded.
