@@ -183,7 +183,5 @@ mod tests {
     fn an_odd_count_costs_that_count_only() {
         let odd = r#"{"usage":{"prompt_tokens":"9","completion_tokens":12.0,"prompt_tokens_details":null}}"#;
         assert_eq!(counts(odd), Some([None, Some(12), None, None]));
-        let huge = r#"{"usage":{"input_tokens":18446744073709551615,"cache_read_input_tokens":18446744073709551615}}"#;
-        assert_eq!(counts(huge), Some([Some(u64::MAX), None, Some(u64::MAX), None]));
     }
 }

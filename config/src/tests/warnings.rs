@@ -63,12 +63,12 @@ fn a_key_that_others_may_see_is_pointed_at() {
     let traces = |value: &str| {
         format!("{POOL}traces: {{ endpoint: 'http://10.0.0.1:4318', headers: {{ authorization: {value} }} }}\n")
     };
-    warned(&traces("Bearer x"), "plain text", 1);
+    warned(&traces("Bearer x"), "plain text", 2);
     silent(&traces("\"${env:K}\""));
     let record = |key: &str| {
         format!("{POOL}filters: [{{ record: {{ to: {{ files: {{ path: . }} }}, chain: {{ key: {key} }} }} }}]\n")
     };
-    warned(&record("plain"), "plain text", 1);
+    warned(&record("plain"), "plain text", 2);
     silent(&record("\"${env:K}\""));
     warned(&backend("url: http://a.com, key: \"${env:K}\""), "unencrypted", 1);
     silent(&backend("url: https://a.com, key: \"${env:K}\""));
