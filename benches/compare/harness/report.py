@@ -53,8 +53,23 @@ def write(result, docs):
     (DOCS / "benchmarks.md").write_text(page)
     for name, picture in drawn.items():
         (DOCS / f"{name}.svg").write_text(picture)
-    kept = {name: value for name, value in result.items() if name != "samples"} | {"medians": found}
-    RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    RESULTS.write_text(_medians(result, found))
+
+
+def _medians(result, found):
+    """The medians as JSON, a line for each target, so that a diff can be read."""
+    lines = [
+        json.dumps({"scenario": scenario, "target": target, **_rounded(values)})
+        for scenario, values_of in found.items()
+        for target, values in values_of.items()
+    ]
+    head = {name: result[name] for name in ("machine", "rounds", "skipped")}
+    head["versions"] = {one["name"]: one["version"] for one in result["targets"]}
+    return json.dumps({**head, "medians": []})[:-3] + "[\n" + ",\n".join(lines) + "\n]}\n"
+
+
+def _rounded(values):
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in values.items() if name != "spread"}
 
 
 def document(result, found, drawn):

@@ -1,5 +1,6 @@
 """What is made of samples: medians, ratios, tables, plots, and who is said to be ahead."""
 
+import json
 import pathlib
 import sys
 import unittest
@@ -64,6 +65,12 @@ class Tables(unittest.TestCase):
             self.assertIn(one.kind, judge.MEASURES)
 
 
+class Scenarios(unittest.TestCase):
+    def test_no_two_of_one_process_ask_the_same(self):
+        asked = [(one.mode, one.process, one.arguments[1]) for one in scenarios.every(quick=False) if one.kind in ("whole", "open")]
+        self.assertEqual(len(set(asked)), len(asked))
+
+
 class Judgement(unittest.TestCase):
     def ahead(self, **peer):
         samples = [sample("tidegate-full", cpu_us=20.0, rps=100), sample("peer", **peer)]
@@ -91,6 +98,12 @@ class Page(unittest.TestCase):
         page = report.document(shown, found, plots.draw(shown, found))
         for text in ("Linux 6", "- peer: it is not there", "| Requests | CPU | 25.0 us | - | nginx (10.0 us) |", "bench-request.svg"):
             self.assertIn(text, page)
+
+    def test_the_medians_are_json_with_a_line_for_each_target(self):
+        samples = [sample("nginx", cpu_us=10.12345)]
+        text = report._medians(result(samples), stats.summary(samples))
+        (line,) = json.loads(text)["medians"]
+        self.assertEqual((line["target"], line["cpu_us"], len(text.splitlines())), ("nginx", 10.12, 3))
 
     def test_a_plot_is_xml_with_a_mark_for_each_value(self):
         picture = svg.rows("T & t", "us", [("a", "ours", [3.0, 40.0]), ("b", "proxy", [None, 500.0])], ["one", "two"])

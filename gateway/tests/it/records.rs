@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::backend::{Backend, Gate, Script};
 use crate::client::{Connection, Request};
 use crate::gateway::{Folder, Gateway, Key, Metrics, command, command_with};
+use crate::upgrade::kept::in_files;
 
 /// A file with this filter and one backend.
 fn file(record: &str, backend: &Backend) -> String {
@@ -243,10 +244,12 @@ async fn load(gateway: &Gateway) -> (Vec<tokio::task::JoinHandle<Vec<(String, In
 
 #[tokio::test]
 async fn on_sigterm_nothing_is_lost_and_on_a_kill_only_what_was_over_a_moment_ago() {
-    for signal in ["TERM", "KILL"] {
+    // Into one file, and into many that are closed and compressed meanwhile.
+    let small = FILES.replace("records'", "records', size: 16KiB");
+    for (signal, files) in [("TERM", FILES), ("TERM", &small), ("KILL", FILES), ("KILL", &small)] {
         let backend = Backend::start().await;
         backend.always(Script::chat("fine"));
-        let record = format!("{FILES}, what: full, chain: {{}}");
+        let record = format!("{files}, what: full, chain: {{}}");
         let mut gateway = Gateway::start_in(folder(), &file(&record, &backend), &[]).await;
         let (clients, answered) = load(&gateway).await;
         let patience = Instant::now() + Duration::from_secs(30);
@@ -263,7 +266,7 @@ async fn on_sigterm_nothing_is_lost_and_on_a_kill_only_what_was_over_a_moment_ag
         assert!(over.len() >= 300, "{}", over.len());
         let path = gateway.folder.path().join("records");
         let known: std::collections::HashSet<String> =
-            kept(&path).iter().map(|one| one["request_id"].as_str().unwrap().to_owned()).collect();
+            in_files(&path).iter().map(|one| one["request_id"].as_str().unwrap().to_owned()).collect();
         let lost: Vec<Duration> = over
             .iter()
             .filter(|(id, _)| !known.contains(id))
@@ -271,7 +274,7 @@ async fn on_sigterm_nothing_is_lost_and_on_a_kill_only_what_was_over_a_moment_ag
             .collect();
         let longest = lost.iter().max().copied().unwrap_or_default();
         tell(&format!(
-            "{signal}: of {} answered {} are not recorded, the oldest over for {longest:?}",
+            "{signal}, {files}: of {} answered {} are not recorded, the oldest over for {longest:?}",
             over.len(),
             lost.len()
         ));

@@ -1,7 +1,7 @@
 //! Another binary takes the place of the running one: nobody is refused, no stream is cut, and one that cannot serve
 //! changes nothing.
 
-mod kept;
+pub(crate) mod kept;
 mod load;
 mod service_manager;
 

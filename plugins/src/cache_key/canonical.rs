@@ -54,12 +54,15 @@ struct Nest {
     next: u32,
 }
 
+/// From where to where something is.
+type Span = (u32, u32);
+
 /// Strings that are at least so long are not read again to find their end.
 const LONG: usize = 64;
 
 /// All containers from `start`, in the order in which they begin, so that each can be stepped over at once: stepping over
 /// them by reading, once a level, is what a hostile document would make expensive. And where long strings begin and end.
-fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<(u32, u32)>)> {
+fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<Span>)> {
     let (mut nests, mut long): (Vec<Nest>, Vec<_>) = (Vec::new(), Vec::new());
     if !matches!(json.get(skip_blanks(json, start))?, b'{' | b'[') {
         return Some((nests, long));
@@ -98,8 +101,8 @@ fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<(u32, u32)>)> {
 /// A member of an open object.
 #[derive(Clone, Copy)]
 struct Member {
-    key: (u32, u32),
-    value: (u32, u32),
+    key: Span,
+    value: Span,
     nest: u32,
 }
 
@@ -107,7 +110,7 @@ struct Writer<'a, S> {
     json: &'a [u8],
     nests: Vec<Nest>,
     /// Strings, in order.
-    long: Vec<(u32, u32)>,
+    long: Vec<Span>,
     /// Of all objects that are open, the innermost's last.
     members: Vec<Member>,
     sink: &'a mut S,
@@ -299,8 +302,8 @@ fn trim_end(digits: &[u8]) -> &[u8] {
 }
 
 /// By what two keys mean.
-fn compare(json: &[u8], one: (u32, u32), other: (u32, u32)) -> Ordering {
-    let text = |(start, end): (u32, u32)| &json[start as usize..end as usize];
+fn compare(json: &[u8], one: Span, other: Span) -> Ordering {
+    let text = |(start, end): Span| &json[start as usize..end as usize];
     let (one, other) = (text(one), text(other));
     let escaped = |text| memchr::memchr(b'\\', text).is_some();
     if escaped(one) || escaped(other) { meant(one).cmp(&meant(other)) } else { one.cmp(other) }

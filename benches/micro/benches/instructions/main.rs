@@ -121,6 +121,7 @@ fn hedge(hedging: tidegate::upstream::hedge::Hedging) -> tidegate::upstream::hed
 
 #[library_benchmark]
 #[bench::bare_1_kib(Road::new(Features::Bare, 1 << 10, Answer::Whole(504)))]
+#[bench::bare_32_kib(Road::new(Features::Bare, 32 << 10, Answer::Whole(504)))]
 #[bench::everything_1_kib(Road::new(Features::Everything, 1 << 10, Answer::Whole(504)))]
 #[bench::everything_32_kib(Road::new(Features::Everything, 32 << 10, Answer::Whole(504)))]
 #[bench::bare_64_tokens(Road::new(Features::Bare, 1 << 10, Answer::Tokens(64)))]
