@@ -79,6 +79,10 @@ instructions: ## Count what a decision over limits costs, and compare (valgrind;
 	@.ci/prepare instructions
 	.ci/instructions
 
+.PHONY: memory
+memory: ## What the gateway takes of memory at rest, and for each stream that is open
+	.ci/memory
+
 .PHONY: road
 road: ## Count what a whole request costs through the built gateway, and which functions take it (valgrind; ten minutes)
 	@.ci/prepare instructions

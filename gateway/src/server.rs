@@ -5,7 +5,7 @@
 //! docs/decisions/0002-our-own-server-loop.md for why.
 
 use crate::core::Core;
-use crate::downstream::http1::{Http1, Unreadable};
+use crate::downstream::http1::{Http1, Refused, Unreadable};
 use crate::downstream::proxy_protocol;
 use crate::downstream::{Session, Wire};
 use crate::exchange;
@@ -77,35 +77,11 @@ impl Server {
     async fn http1(&self, mut connection: Box<Http1<Stream>>, due: Instant, shutdown: &ShutdownWatch) {
         let mut due = Some(due);
         loop {
-            let limits = self.core.snapshot.load().limits.clone();
-            let first = due.take().map(|due| due.saturating_duration_since(Instant::now()));
-            let mut leaving = shutdown.clone();
-            let leaving = async {
-                drop(leaving.wait_for(|leaving| *leaving).await);
-                self.core.closes_idle().await;
-            };
-            let idle = first.unwrap_or(limits.keep_alive);
-            let came = tokio::select! {
-                biased;
-                came = pingora::time::timeout(idle, connection.await_request()) => came,
-                () = leaving => return connection.close().await,
-            };
-            match came {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(_) => {
-                    if first.is_some() {
-                        self.core.metrics.bad_request(BadHead::Timeout);
-                    }
-                    return connection.close().await;
-                }
-            }
-            let patience = first.map_or(limits.head_timeout, |first| first.min(limits.head_timeout));
-            let refused = match pingora::time::timeout(patience, connection.read_head(&limits)).await {
-                Ok(Ok(())) => None,
-                Ok(Err(Unreadable::Refused(refused))) => Some(refused),
-                Ok(Err(Unreadable::Gone)) => return,
-                Err(_) => return self.core.metrics.bad_request(BadHead::Timeout),
+            let refused = match self.next(&mut connection, due.take(), shutdown).await {
+                Next::Request => None,
+                Next::Refused(refused) => Some(refused),
+                Next::Closed => return connection.close().await,
+                Next::Gone => return,
             };
             let mut session = Session::new(Wire::Http1(connection));
             if let Some(refused) = refused {
@@ -124,6 +100,43 @@ impl Server {
 }
 
 impl Server {
+    /// Reads the head of the next request on a connection; of its first one by `due`.
+    async fn next(&self, connection: &mut Http1<Stream>, due: Option<Instant>, shutdown: &ShutdownWatch) -> Next {
+        let limits = self.core.snapshot.load().limits.clone();
+        let first = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let mut leaving = shutdown.clone();
+        let leaving = async {
+            drop(leaving.wait_for(|leaving| *leaving).await);
+            self.core.closes_idle().await;
+        };
+        let idle = first.unwrap_or(limits.keep_alive);
+        let came = tokio::select! {
+            biased;
+            came = pingora::time::timeout(idle, connection.await_request()) => came,
+            () = leaving => return Next::Closed,
+        };
+        match came {
+            Ok(true) => {}
+            Ok(false) => return Next::Gone,
+            Err(_) => {
+                if first.is_some() {
+                    self.core.metrics.bad_request(BadHead::Timeout);
+                }
+                return Next::Closed;
+            }
+        }
+        let patience = first.map_or(limits.head_timeout, |first| first.min(limits.head_timeout));
+        match pingora::time::timeout(patience, connection.read_head(&limits)).await {
+            Ok(Ok(())) => Next::Request,
+            Ok(Err(Unreadable::Refused(refused))) => Next::Refused(refused),
+            Ok(Err(Unreadable::Gone)) => Next::Gone,
+            Err(_) => {
+                self.core.metrics.bad_request(BadHead::Timeout);
+                Next::Gone
+            }
+        }
+    }
+
     /// Answers on a connection that nobody made over a network; who may call is settled.
     pub(crate) async fn in_memory(core: Arc<Core>, stream: DuplexStream, client: Option<IpAddr>) {
         let due = Instant::now() + core.snapshot.load().limits.head_timeout;
@@ -155,15 +168,42 @@ impl Server {
 
 #[async_trait]
 impl ServerApp for Server {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let limits = self.core.snapshot.load().limits.clone();
-        self.core.metrics.connections_total.inc();
+    /// Answers on a task of its own: Pingora's has room for a TLS handshake, and would be kept for as long as the
+    /// connection is.
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         self.begun.call_once(|| self.core.runtimes.add(Runtime::Clients, Handle::current()));
-        let Some(_counted) = self.core.connections.enter(limits.connections) else {
-            self.core.metrics.connections_refused_total.inc();
-            return None;
+        let (server, shutdown) = (self.clone(), shutdown.clone());
+        let served = async move { server.serve(stream, &shutdown).await };
+        let size = size_of_val(&served) + size_of::<Http1<Stream>>();
+        self.core.connection_size.store(size, Ordering::Relaxed);
+        tokio::spawn(served);
+        None
+    }
+}
+
+impl Server {
+    /// Answers what comes over a connection, to its end.
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        self.core.metrics.connections_total.inc();
+        let (most, patience) = {
+            let snapshot = self.core.snapshot.load();
+            (snapshot.limits.connections, snapshot.limits.head_timeout)
         };
-        let due = Instant::now() + limits.head_timeout;
+        let Some(_counted) = self.core.connections.enter(most) else {
+            return self.core.metrics.connections_refused_total.inc();
+        };
+        let due = Instant::now() + patience;
+        match Box::pin(self.begin(stream, patience)).await {
+            Some(Begun::Http1(connection)) => self.http1(connection, due, shutdown).await,
+            Some(Begun::Http2(stream)) => {
+                Box::pin(self.http2(stream, patience, shutdown)).await;
+            }
+            None => {}
+        }
+    }
+
+    /// Finds out what is spoken on a connection; none if it ends before that can be told.
+    async fn begin(&self, mut stream: Stream, patience: Duration) -> Option<Begun> {
         // In front of TLS it has been read already.
         if self.listener.proxy_protocol && stream.get_ssl_digest().is_none() {
             let mut plain = stream.into_any().downcast::<RawStream>().ok()?;
@@ -174,16 +214,13 @@ impl ServerApp for Server {
         let client = address.and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip().to_canonical()));
         let alpn = stream.get_ssl_digest().map(|_| matches!(stream.selected_alpn_proto(), Some(ALPN::H2)));
         if alpn == Some(true) {
-            return self.http2(stream, limits.head_timeout, shutdown).await;
+            return Some(Begun::Http2(stream));
         }
         let mut connection = Box::new(Http1::new(stream, client));
         // Where TLS has not settled it, the first bytes do.
         if alpn.is_none() {
-            match pingora::time::timeout(limits.head_timeout, connection.is_http2()).await {
-                Ok(Ok(true)) => {
-                    let stream = rewound(*connection)?;
-                    return self.http2(stream, limits.head_timeout, shutdown).await;
-                }
+            match pingora::time::timeout(patience, connection.is_http2()).await {
+                Ok(Ok(true)) => return rewound(*connection).map(Begun::Http2),
                 Ok(Ok(false)) => {}
                 Ok(Err(_)) => return None,
                 Err(_) => {
@@ -192,12 +229,26 @@ impl ServerApp for Server {
                 }
             }
         }
-        let served = self.http1(connection, due, shutdown);
-        let size = size_of_val(&served) + size_of::<Http1<Stream>>();
-        self.core.connection_size.store(size, Ordering::Relaxed);
-        served.await;
-        None
+        Some(Begun::Http1(connection))
     }
+}
+
+/// What comes next on a connection.
+enum Next {
+    /// A request, whose head has been read.
+    Request,
+    /// One that is not to be answered but with this.
+    Refused(Refused),
+    /// Nothing, for long enough: it is to be closed.
+    Closed,
+    /// Nothing: it has ended, or is of no use.
+    Gone,
+}
+
+/// A connection on which it is known what is spoken.
+enum Begun {
+    Http1(Box<Http1<Stream>>),
+    Http2(Stream),
 }
 
 /// The connection as it was before we looked.

@@ -225,7 +225,8 @@ pub(super) fn blame(trip: &mut Trip<'_>, fault: &Fault) {
 pub(super) async fn fetch(session: &mut Session, trip: &mut Trip<'_>) -> Result<Fetched> {
     let route = trip.route.clone().ok_or_else(|| Fault::ours("fetching without a route"))?;
     let deadline = Deadline::new(trip, &route);
-    along(session, trip, route, deadline).await.or_else(Missed::told)
+    // Boxed: it is larger than all that comes after it, and would be held for as long as a stream is.
+    Box::pin(along(session, trip, route, deadline)).await.or_else(Missed::told)
 }
 
 /// Gets the head of an answer by `deadline`: of `route`, or of the next that its model falls back to.

@@ -8,7 +8,6 @@ use super::{Route, Session, Trip, place};
 use crate::telemetry::HedgeOutcome;
 use crate::upstream::hedge::Hedging;
 use crate::upstream::queue::Place;
-use std::pin::pin;
 use std::time::Instant;
 
 /// Asks the backend of `place`, and reads the opening of its answer; asks another as well when that takes too long. Whose
@@ -25,7 +24,8 @@ pub(super) async fn ask(
     opening: Opening,
 ) -> Result<(Outcome<Opened>, Place)> {
     let (core, began) = (trip.core, Instant::now());
-    let mut first = pin!(open(Ask::new(trip, place.backend(), route, deadline), opening));
+    // Boxed: what both wait in would be several times as large.
+    let mut first = Box::pin(open(Ask::new(trip, place.backend(), route, deadline), opening));
     let stream = trip.exchange.wants_stream();
     let hedging = route.hedging.as_deref().filter(|hedging| hedging.is_for(stream));
     let late = hedging.and_then(|hedging| {
@@ -41,7 +41,7 @@ pub(super) async fn ask(
         (None, Some(hedging)) if let Some(second) = second(trip, route, hedging, &place) => {
             asks(trip, route, &second);
             let asked = open(Ask::new(trip, second.backend(), route, deadline), opening);
-            let Race { outcome, is_second } = alongside(core, session, race(first, asked)).await?;
+            let Race { outcome, is_second } = alongside(core, session, Box::pin(race(first.as_mut(), asked))).await?;
             let (how, winner) = match is_second {
                 true => {
                     // It took at least as long.

@@ -231,7 +231,7 @@ async fn road(session: &mut Session, trip: &mut Trip<'_>) -> Result<Answered> {
     let read = match &mut plan {
         Plan::Nowhere(fault) => Err(std::mem::replace(fault, Fault::ClientGone)),
         Plan::Call => admit::read_call(session, trip).await,
-        Plan::Form { boundary } => admit::read_form(session, trip, boundary).await,
+        Plan::Form { boundary } => Box::pin(admit::read_form(session, trip, boundary)).await,
         Plan::Socket => admit::read_query(trip),
         Plan::Opaque => admit::stream_through(session, trip).await,
         Plan::Reply(_) | Plan::Models | Plan::Model(_) => Ok(()),

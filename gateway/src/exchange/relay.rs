@@ -29,7 +29,7 @@ pub(super) async fn relay(session: &mut Session, trip: &mut Trip<'_>, mut fetche
         return Err(whole::too_late(session, trip, fetched, head).await?);
     }
     let (answered, unfinished) = match kind {
-        Kind::Tunnel => return socket::tunnel(session, trip, fetched, head).await,
+        Kind::Tunnel => return Box::pin(socket::tunnel(session, trip, fetched, head)).await,
         Kind::Stream => {
             let (answered, fetched) = stream::relay(session, trip, fetched, head).await?;
             match fetched {

@@ -139,7 +139,8 @@ async fn flow(
             Ok(step) => step,
             Err(fault) if resume::is_whole(trip, &it.watch, &fault) => return Ok(None),
             Err(fault) => {
-                fetched = resume::rest(session, trip, fetched, &it.watch, fault, false).await?;
+                // Boxed: rare, and many times as large as all else that a stream holds.
+                fetched = Box::pin(resume::rest(session, trip, fetched, &it.watch, fault, false)).await?;
                 it.read_on(trip, &mut fetched);
                 continue;
             }
@@ -159,7 +160,7 @@ async fn flow(
                 if resume::is_whole(trip, &it.watch, &fault) {
                     return Ok(None);
                 }
-                match resume::rest(session, trip, fetched, &it.watch, fault, true).await {
+                match Box::pin(resume::rest(session, trip, fetched, &it.watch, fault, true)).await {
                     Ok(next) => fetched = next,
                     Err(Fault::ClientGone) => return Err(Fault::ClientGone),
                     Err(_) => {

@@ -171,6 +171,9 @@ impl Backend {
         series: Arc<BackendSeries>,
         pool_in_flight: Arc<AtomicUsize>,
     ) -> Self {
+        if settings.tls.is_some() {
+            super::connect::prepare_tls();
+        }
         Self {
             settings,
             member,

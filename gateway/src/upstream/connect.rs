@@ -12,11 +12,15 @@ use http::{HeaderMap, Uri, Version};
 use pingora::connectors::http::v2;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::RequestHeader;
-use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v2::client::Http2Session;
+use pingora::protocols::l4::ext;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::l4::stream::Stream as RawStream;
+use pingora::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora::upstreams::peer::{HttpPeer, Peer};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 use tidegate_plugins::Head;
 use tokio::io::AsyncWriteExt;
@@ -26,17 +30,23 @@ const POOL: usize = 1024;
 
 /// Makes connections and keeps the idle ones. One for the whole process.
 pub struct Connector {
-    http1: TransportConnector,
     idle: Idle,
     // Made when first wanted: it reads the system's certificates a second time.
     http2: OnceLock<v2::Connector>,
 }
 
+/// Makes connections with TLS, for all of the process. Made when first wanted: it reads the system's certificates, which
+/// takes four times as long as all else that happens at the start. Its own pool stays empty.
+static TLS: LazyLock<TransportConnector> = LazyLock::new(|| TransportConnector::new(Some(ConnectorOptions::new(1))));
+
+/// Reads the system's certificates, before the first request has to wait for that.
+pub(super) fn prepare_tls() {
+    LazyLock::force(&TLS);
+}
+
 impl Default for Connector {
     fn default() -> Self {
-        // Its own pool stays empty.
-        let http1 = TransportConnector::new(Some(ConnectorOptions::new(1)));
-        Self { http1, idle: Idle::new(POOL), http2: OnceLock::new() }
+        Self { idle: Idle::new(POOL), http2: OnceLock::new() }
     }
 }
 
@@ -106,7 +116,7 @@ impl Connector {
         fresh: bool,
     ) -> std::result::Result<(Session, bool), Box<pingora::Error>> {
         if !http2 {
-            let stream = self.http1.new_stream(&**peer).await?;
+            let stream = if peer.tls() { TLS.new_stream(&**peer).await? } else { plain(peer).await? };
             return Ok((Session::Http1(Client::new(stream)), false));
         }
         // Boxed: rarely taken, and large enough to be felt in every request's future.
@@ -281,6 +291,24 @@ impl Upstream {
             Session::Http2(session) => session.shutdown(),
         }
     }
+}
+
+/// A connection without TLS, as Pingora makes them.
+async fn plain(peer: &HttpPeer) -> std::result::Result<Stream, Box<pingora::Error>> {
+    let address = peer.address();
+    let mut stream: RawStream = match address {
+        SocketAddr::Inet(address) => ext::connect(address, None).await?.into(),
+        SocketAddr::Unix(address) => {
+            let nameless = || pingora::Error::explain(pingora::ErrorType::ConnectError, "the socket has no path");
+            ext::connect_uds(address.as_pathname().ok_or_else(nameless)?).await?.into()
+        }
+    };
+    stream.set_nodelay()?;
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    // It is new: nothing is known yet.
+    let _ = digest.peer_addr.set(Some(address.clone()));
+    stream.set_socket_digest(digest);
+    Ok(Box::new(stream))
 }
 
 /// The head as HTTP/2 has it: the authority is part of the URI, and bodies have no framing of their own.

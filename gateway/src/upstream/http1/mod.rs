@@ -1,8 +1,8 @@
 //! An HTTP/1.1 client on one connection: one request, its answer, and then perhaps the next.
 //!
 //! Written for a gateway: a request whose body is known leaves with one system call, a body's pieces come uncopied out
-//! of one read buffer, trailers are kept, and framing that can be read in two ways is refused. See
-//! docs/decisions/0003-own-http1-client.md for why this is not Pingora's.
+//! of one read buffer, which is no larger than what has come, trailers are kept, and framing that can be read in two ways
+//! is refused. See docs/decisions/0003-own-http1-client.md for why this is not Pingora's.
 
 pub(crate) mod body;
 mod head;
@@ -13,20 +13,25 @@ pub use head::RequestHead;
 
 use super::error::{Error, Result};
 use body::Decoder;
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use head::Length;
 use http::{HeaderMap, Method, StatusCode};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::ready;
 use tidegate_plugins::Head;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// What is read at once from a backend that sends little at a time.
 const FIRST_PIECE: usize = 8 << 10;
 
-/// What is read at once from one that fills our buffer. As much as the buffer of Pingora's stream, which then is not
-/// gone through.
+/// What is read at once from one that fills our buffer.
 const LARGEST_PIECE: usize = 64 << 10;
+
+/// The least that a buffer is made for: some events, so that not each of them takes memory of its own.
+const LEAST_KEPT: usize = 1 << 10;
 
 /// One connection to a backend. All reading is cancel-safe.
 #[derive(Debug)]
@@ -231,13 +236,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// Reads what has come into the buffer; false at the end of the connection.
     async fn fill(&mut self) -> Result<bool> {
-        self.make_room();
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = self.stream.read_buf(&mut self.buffer).await;
+        let read = match self.piece {
+            FIRST_PIECE => self.fill_little().await,
+            piece => {
+                self.buffer.reserve(piece);
+                self.stream.read_buf(&mut (&mut self.buffer).limit(piece)).await
+            }
+        };
         let read = read.map_err(|cause| Error::Disconnected { bytes_read: self.answered, cause: Some(cause) })?;
         self.answered |= read > 0;
         // A backend that fills what it is offered is offered more; one that trickles is not kept a large buffer for.
-        if read == room {
+        if read == self.piece {
             self.piece = (self.piece * 2).min(LARGEST_PIECE);
         } else if read < self.piece / 4 {
             self.piece = FIRST_PIECE;
@@ -245,16 +254,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(read > 0)
     }
 
-    fn make_room(&mut self) {
-        let room = self.buffer.capacity() - self.buffer.len();
-        if self.buffer.is_empty() && self.piece == FIRST_PIECE && room > 2 * FIRST_PIECE {
+    /// Reads a little. Over the stack, so that what is kept while nothing comes is as large as what has come.
+    async fn fill_little(&mut self) -> io::Result<usize> {
+        if self.buffer.is_empty() && self.buffer.capacity() > FIRST_PIECE {
             self.buffer = BytesMut::new();
         }
-        if room < self.piece / 2 || self.piece == LARGEST_PIECE {
-            self.buffer.reserve(self.piece);
-        } else if self.buffer.capacity() == 0 {
-            self.buffer.reserve(FIRST_PIECE);
-        }
+        std::future::poll_fn(|context| {
+            let mut space = [const { MaybeUninit::uninit() }; FIRST_PIECE];
+            let mut read = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            let came = read.filled();
+            if self.buffer.capacity() - self.buffer.len() < came.len() {
+                self.buffer.reserve(came.len().max(LEAST_KEPT));
+            }
+            self.buffer.extend_from_slice(came);
+            Ok(came.len()).into()
+        })
+        .await
     }
 }
 

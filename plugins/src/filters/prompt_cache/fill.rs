@@ -2,6 +2,7 @@
 
 use super::control::{Status, forbids};
 use super::entry::{Entry, was_filtered};
+use super::recorded::Recorded;
 use super::{Asked, Inner};
 use crate::cache_key::CacheKey;
 use crate::call::Endpoint;
@@ -10,7 +11,7 @@ use crate::filter::{Always, Audience, Head, ResponseFilter, Result};
 use crate::forms::{self, RANDOM, with_long_id};
 use crate::reply::Reply;
 use crate::usage::Usage;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(super) struct Fill {
     content_type: Option<HeaderValue>,
     /// How long a whole answer says it is.
     length: Option<usize>,
-    recorded: BytesMut,
+    recorded: Recorded,
     state: State,
 }
 
@@ -61,14 +62,14 @@ impl Fill {
         why: &'static str,
         old: Option<Arc<Entry>>,
     ) -> Self {
-        let (recorded, state) = (BytesMut::new(), State::Running);
+        let (recorded, state) = (Recorded::default(), State::Running);
         Self { cache, asked, key, why, old, content_type: None, length: None, recorded, state }
     }
 
     fn give_up(&mut self, why: &'static str) {
         if self.state == State::Running {
             self.state = State::GivenUp(why);
-            self.recorded = BytesMut::new();
+            self.recorded = Recorded::default();
         }
     }
 
@@ -114,7 +115,7 @@ impl Fill {
     /// Keeps what was recorded.
     fn keep(&mut self, exchange: &Exchange) -> std::result::Result<(), &'static str> {
         let Some(content_type) = self.content_type.take() else { return Err("error") };
-        let recorded = std::mem::take(&mut self.recorded).freeze();
+        let recorded = std::mem::take(&mut self.recorded).whole();
         let label = self.asked.label.clone();
         if was_filtered(&recorded) {
             return Err("filtered");
@@ -173,7 +174,7 @@ impl ResponseFilter for Fill {
                 self.give_up("large");
                 return Ok(());
             }
-            self.recorded.extend_from_slice(data);
+            self.recorded.push(data);
             if self.is_over(exchange, data) {
                 let kept = self.keep(exchange);
                 self.state = kept.map_or_else(State::GivenUp, |()| State::Kept);

@@ -12,6 +12,7 @@ mod fill;
 pub mod memory;
 pub mod metrics;
 mod packed;
+mod recorded;
 mod replay;
 mod settings;
 pub mod stored;
