@@ -24,6 +24,7 @@ fn world() -> World {
         .var("TLS_CERT", "cert.pem")
         .var("TLS_KEY", "key.pem")
         .var("BACKEND_CA", "ca.pem")
+        .var("OPERATORS_CA", "ca.pem")
         .var("ADMIN_TOKEN", "token")
         .var("KEY_PEPPER", "pepper")
         .file("cert.pem", pem)

@@ -38,7 +38,7 @@ fn load(text: &str) -> Config {
         World::default().var("ADMIN_TOKEN", "t").var("BACKEND_KEY", "k").var("KEY_PEPPER", "p").var("OTLP_TOKEN", "t");
     let world = world.var("CACHE_SALT", "a salt of some length");
     let world = world.file("tls/cert.pem", pem).file("tls/key.pem", pem).file("tls/ca.pem", pem);
-    let world = world.file("backends.yaml", "[]");
+    let world = world.file("tls/operators.pem", pem).file("backends.yaml", "[]");
     world.load(text).unwrap_or_else(|faults| panic!("{faults}")).config
 }
 
