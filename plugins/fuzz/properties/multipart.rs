@@ -40,7 +40,8 @@ fn parts(body: &[u8]) -> Vec<(String, Vec<u8>)> {
     let parts = split(&body, format!("\r\n--{BOUNDARY}").as_bytes());
     let parts = parts.into_iter().skip(1).take_while(|part| !part.starts_with(b"--"));
     let cut = |part: &[u8]| {
-        let line = part.iter().position(|byte| *byte == b'\r').expect("the delimiter's line ends");
+        // A delimiter right behind a delimiter is a part without anything.
+        let Some(line) = part.iter().position(|byte| *byte == b'\r') else { return Default::default() };
         let pieces = split(&part[line..], b"\r\n\r\n");
         let content = pieces[1..].join(&b"\r\n\r\n"[..]);
         (String::from_utf8_lossy(pieces[0]).into_owned(), content)

@@ -69,11 +69,10 @@ impl Ids {
 
     fn of_object(object: &[u8]) -> Self {
         let member = |name| json::member(object, name).map(|at| &object[at]);
-        let looks_like_one = |id: &&[u8]| (SHORTEST + 1..=LONGEST).contains(&id.len()) && id[0] == b'"';
-        let id = member("id").filter(looks_like_one).filter(|id| !id.contains(&b'\\'));
+        let id = member("id").filter(|id| looks_like_one(id));
         let made = member("created").or_else(|| member("created_at"));
         let made = made.and_then(|made| made.get(..10)).filter(|made| made.iter().all(u8::is_ascii_digit));
-        Self::from_parts(id.unwrap_or_default(), made.unwrap_or_default())
+        Self::from_parts(id.unwrap_or_default(), made.unwrap_or_default()).unwrap_or_default()
     }
 
     /// The id with its quotes, and the second, as they are written; empty where there is none.
@@ -81,10 +80,14 @@ impl Ids {
         self.0.as_ref().map_or((&[], &[]), |known| (&known.id, &known.made))
     }
 
-    /// From what [`Self::parts`] gave.
-    pub fn from_parts(id: &[u8], made: &[u8]) -> Self {
+    /// From what [`Self::parts`] gave; none if it is nothing that could have been given.
+    pub fn from_parts(id: &[u8], made: &[u8]) -> Option<Self> {
+        let is_time = made.len() == TEN_DIGITS.ilog10() as usize + 1 && made.iter().all(u8::is_ascii_digit);
+        if !(id.is_empty() || looks_like_one(id)) || !(made.is_empty() || is_time) {
+            return None;
+        }
         let known = || Known { id: id.into(), made: made.into(), places: Box::default() };
-        Self((!id.is_empty() || !made.is_empty()).then(|| Arc::new(known())))
+        Some(Self((!id.is_empty() || !made.is_empty()).then(|| Arc::new(known()))))
     }
 
     /// Whether there is anything to give anew.
@@ -120,6 +123,13 @@ fn in_events<T>(endpoint: Endpoint, events: &[u8], read: impl FnOnce(&[u8]) -> T
         "" => Some(read(&payload)),
         name => json::member(&payload, name).map(|at| read(&payload[at])),
     }
+}
+
+/// Whether a value is an id, in its quotes, that another can come in the place of.
+fn looks_like_one(id: &[u8]) -> bool {
+    let inner = id.strip_prefix(b"\"").and_then(|id| id.strip_suffix(b"\""));
+    (SHORTEST + 1..=LONGEST).contains(&id.len())
+        && inner.is_some_and(|inner| !inner.iter().any(|byte| matches!(byte, b'"' | b'\\')))
 }
 
 /// Shorter ids than this are no ids to tell an answer by.

@@ -94,7 +94,7 @@ pub(super) fn read(bytes: &Bytes) -> Option<Entry> {
     let usage = reader.usage()?;
     let (tenant, route) = (reader.text()?.into(), reader.text()?.into());
     let content_type = HeaderValue::from_maybe_shared(reader.part()?).ok()?;
-    let ids = Ids::from_parts(&reader.part()?, &reader.part()?);
+    let ids = Ids::from_parts(&reader.part()?, &reader.part()?)?;
     let (usage_event, end, data) = (reader.part()?, reader.part()?, reader.part()?);
     let ids = if form == Form::Whole && size == 0 { ids.located_in(&data) } else { ids };
     let data = if size == 0 { Data::Plain(data) } else { Data::Packed(data, size) };
