@@ -13,6 +13,7 @@ use http::{Method, StatusCode};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tidegate_plugins::call::Endpoint;
+use tidegate_plugins::json;
 use tidegate_plugins::{Head, Pieces, Refusal, Reply, Source};
 
 /// How a request was answered.
@@ -97,14 +98,31 @@ async fn say(session: &mut Session, trip: &mut Trip<'_>, reply: Reply, blame: Bl
     trip.record.usage = reply.usage;
     trip.exchange.spend(reply.usage);
     let mut head = Head { status: reply.status, headers: reply.headers };
+    let log = is_refusal(reply.status, reply.source).then(|| words(reply.body.whole()?)).flatten();
     match reply.body {
         tidegate_plugins::Body::Whole(body) => whole(session, trip, &mut head, body, blame).await?,
         tidegate_plugins::Body::Pieces(pieces) => piecewise(session, trip, &mut head, pieces, blame).await?,
     }
     let Ending { status, cause, complete } = blame.ending(head.status);
-    let answered = Answered { status, cause, log: None, complete };
+    let answered = Answered { status, cause, log, complete };
     relay::end(session, trip, &answered).await?;
     Ok(answered)
+}
+
+/// Whether the gateway itself says no.
+fn is_refusal(status: StatusCode, source: Source) -> bool {
+    source == Source::Gateway && (status.is_client_error() || status.is_server_error())
+}
+
+/// What a refusal says, for the log: its code, by which docs/faults.md is searched, and its message.
+fn words(refusal: &[u8]) -> Option<String> {
+    let error = &refusal[json::member(refusal, "error")?];
+    let text = |name| {
+        let value = error[json::member(error, name)?].strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        json::unquoted(value)
+    };
+    // Anthropic's shape has no code.
+    Some(format!("{}: {}", text("code").or_else(|| text("type"))?, text("message")?))
 }
 
 /// Sends a body whose length is known.

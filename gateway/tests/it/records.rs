@@ -207,6 +207,9 @@ async fn a_place_that_cannot_be_written_costs_records_or_answers_as_the_file_say
             assert_eq!(statuses, [200, 200, 200, 503, 503, 503, 503, 503, 503, 503]);
             let refused = gateway.send(&chat("hi")).await.openai_error(503);
             assert_eq!(refused["code"], "record_unavailable");
+            let says =
+                |line: &Value| line["error"].as_str().is_some_and(|error| error.starts_with("record_unavailable: "));
+            gateway.log.line(says).await;
             assert_eq!((count("refused"), count("dropped")), (7.0, 0.0));
         } else {
             assert_eq!(statuses, [200; 10]);
