@@ -1,14 +1,14 @@
-//! What the gateway says itself, and the head of everything that is said.
+//! What the gateway says itself.
 
 use super::body::{self, Body};
 use super::fail::{Fault, Result, Wait};
-use super::headers::{BACKENDS_REQUEST_ID, CORRELATION_ID, REQUEST_ID};
+use super::headers::REQUEST_ID;
 use super::tally::{self, Ending};
-use super::{Session, Trip, cors, fetch, relay};
+use super::{Session, Trip, fetch, relay};
 use crate::core::Core;
 use crate::telemetry::{Cause, Record, TraceContext};
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header;
 use http::{Method, StatusCode};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -306,78 +306,6 @@ async fn linger(session: &mut Session) {
 
 /// Bytes listened to before hanging up: enough for what is under way.
 const LINGER: usize = 4 << 20;
-
-/// Sends the head of an answer, with the ids and the headers that say why. Its headers go with it.
-///
-/// # Errors
-/// That the client has left.
-pub(super) async fn send_head(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head) -> Result<()> {
-    let mut headers = std::mem::take(&mut head.headers);
-    identify(trip, &mut headers);
-    session.set_write_timeout(trip.snapshot.limits.write_timeout);
-    trip.head_sent = true;
-    session.write_head(head.status, headers).await.map_err(|_| Fault::ClientGone)
-}
-
-/// What the gateway itself has added until now.
-pub(super) fn measure(trip: &mut Trip<'_>) {
-    let queued = trip.record.queued + trip.in_line;
-    let waited = trip.receiving + trip.record.upstream_time + queued + trip.exchange.waited();
-    trip.record.overhead = trip.record.started.elapsed().saturating_sub(waited);
-}
-
-/// Adds who this is, who answered, and what it cost.
-pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
-    measure(trip);
-    let record = &trip.record;
-    headers.insert(REQUEST_ID, record.request_id.to_header());
-    if let Some(id) = &record.correlation_id {
-        headers.insert(CORRELATION_ID, id.to_header());
-    }
-    if matches!(trip.exchange.endpoint(), Endpoint::Messages | Endpoint::CountTokens) {
-        headers.insert(BACKENDS_REQUEST_ID, record.request_id.to_header());
-    }
-    if trip.snapshot.answer_headers {
-        if let Some(backend) = &record.backend {
-            insert(headers, BACKEND, backend);
-            headers.insert(ATTEMPTS, HeaderValue::from(record.attempts));
-        }
-        if let Some(why) = record.fallback.last() {
-            insert(headers, HeaderName::from_static("x-tidegate-fallback"), why);
-            insert(
-                headers,
-                HeaderName::from_static("x-tidegate-pool"),
-                trip.route.as_ref().map_or("", |route| &route.pool.name),
-            );
-            insert(
-                headers,
-                HeaderName::from_static("x-tidegate-model"),
-                record.model_served.as_deref().unwrap_or_default(),
-            );
-        }
-        if !record.queued.is_zero() {
-            let queued = u64::try_from(record.queued.as_millis()).unwrap_or(u64::MAX);
-            headers.insert("x-tidegate-queue-ms", super::headers::number(queued));
-        }
-        let millis = record.overhead.as_secs_f64() * 1000.0;
-        insert(headers, OVERHEAD, &format!("{millis:.3}"));
-    }
-    if let Some(cors) = &trip.snapshot.cors
-        && trip.exchange.head().method != Method::OPTIONS
-    {
-        cors::expose(cors, trip.exchange.headers(), headers);
-    }
-}
-
-const BACKEND: HeaderName = HeaderName::from_static("x-tidegate-backend");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
-const OVERHEAD: HeaderName = HeaderName::from_static("x-tidegate-overhead-ms");
-
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
-}
 
 /// `/v1/models`, or one of them.
 ///

@@ -3,6 +3,7 @@
 
 mod admit;
 mod answer;
+mod answer_head;
 mod arrive;
 mod ask;
 mod attempt;

@@ -4,10 +4,10 @@
 //! **whole** JSON answer is held and checked before the client sees any of it ([`super::whole`]); anything else is
 //! **opaque** and passes as it comes.
 
-use super::answer::{self, Answered};
+use super::answer::Answered;
 use super::fail::{Fault, Result, Wait};
 use super::fetch::{Fetched, wait};
-use super::{Session, Trip, headers, socket, stream, tally, trailers, whole};
+use super::{Session, Trip, answer_head, headers, socket, stream, tally, trailers, whole};
 use crate::telemetry::bounded;
 use bytes::Bytes;
 use http::header;
@@ -137,7 +137,7 @@ pub(super) fn release_body(trip: &mut Trip<'_>) {
 /// A filter's own fault, or that the client has left.
 pub(super) async fn start(session: &mut Session, trip: &mut Trip<'_>, head: &mut Head) -> Result<()> {
     show(trip, head)?;
-    answer::send_head(session, trip, head).await
+    answer_head::send_head(session, trip, head).await
 }
 
 /// Shows the head to the followers, last first.

@@ -1,6 +1,7 @@
 //! Event streams: cut into whole events, watched for whether they are complete, relayed as they come.
 
-use super::answer::{self, Answered};
+use super::answer::Answered;
+use super::answer_head;
 use super::fail::{Fault, Result, Wait};
 use super::fetch::Fetched;
 use super::{Session, Trip, relay, resume, tally};
@@ -179,8 +180,8 @@ async fn flow(
 async fn pass(session: &mut Session, trip: &mut Trip<'_>, it: &mut Streaming, block: Bytes) -> Result<()> {
     if !std::mem::replace(&mut it.has_begun, true) {
         match it.head.take() {
-            Some(mut head) => answer::send_head(session, trip, &mut head).await?,
-            None => answer::measure(trip),
+            Some(mut head) => answer_head::send_head(session, trip, &mut head).await?,
+            None => answer_head::measure(trip),
         }
     }
     relay::write(session, trip, block).await

@@ -39,7 +39,7 @@ impl Shared {
     pub(super) fn open(to: &To) -> io::Result<Self> {
         let path = match &to.place {
             Place::Files { path, .. } => path.join(format!(".{}.lock", to.name)),
-            Place::Sqlite { path } => path.with_extension("lock"),
+            Place::Sqlite { path } => path.with_added_extension("lock"),
         };
         let lock = File::options().create(true).read(true).write(true).truncate(false).mode(0o600).open(&path)?;
         let backing: Box<dyn Backing> = match &to.place {

@@ -6,7 +6,8 @@ mod frames;
 mod standing;
 mod talk;
 
-use super::answer::{self, Answered};
+use super::answer::Answered;
+use super::answer_head;
 use super::arrive::REALTIME;
 use super::fail::{Fault, Result};
 use super::fetch::Fetched;
@@ -40,7 +41,7 @@ pub(super) async fn tunnel(
         follower.head(&mut trip.exchange, &mut head).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
     let mut headers = head.headers;
-    answer::identify(trip, &mut headers);
+    answer_head::identify(trip, &mut headers);
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     trip.head_sent = true;
     session.set_write_timeout(trip.snapshot.limits.write_timeout);

@@ -162,7 +162,7 @@ metrics! {
     SHED: Counter, "tidegate_shed_requests_total", &["priority", "reason"],
         "Requests refused because the gateway's own limits are near (limits.shed) or reached, by how urgent they were and which limit: requests or bodies.";
     MEMORY: Gauge, "tidegate_memory_bytes", &["purpose"],
-        "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share, the last requests (recent), traces on their way.";
+        "Memory by what it is for: bodies in flight, connections of clients (at least: without TLS and what the kernel holds), the cache, answers kept for idempotency keys, recordings of answers that several requests share, the last requests (recent), traces on their way, records and usage that wait to be written.";
     TASKS: Gauge, "tidegate_tasks", &["of"],
         "Tasks that are not over: of clients (connections and streams), of the house (probes, the admin listener, reloads).";
     TASKS_WAITING: Gauge, "tidegate_tasks_waiting", &["of"],
