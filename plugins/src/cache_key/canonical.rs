@@ -8,7 +8,8 @@
 //! Members of the same name are all taken in, in their order: which of them counts is for the backend to say, so no two
 //! such objects may share a form.
 
-use crate::json::{backslash, end_of_string, end_of_value, skip_blanks};
+use crate::json::blocks::Odd;
+use crate::json::{end_of_string, end_of_value, skip_blanks};
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -31,7 +32,7 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// Ends a string, a number, an array or an object: no UTF-8 has this byte.
+/// Ends a number, an array or an object: no UTF-8 has this byte.
 const END: u8 = 0xff;
 
 /// Writes the canonical form of the value that begins at `start` of `json` to `sink`, without the members of its topmost
@@ -39,10 +40,10 @@ const END: u8 = 0xff;
 /// than [`crate::call::MAX_DEPTH`], and be smaller than 4 GiB: what [`crate::call::Call::read`] has read is both.
 #[must_use]
 pub fn write(json: &[u8], start: usize, leave_out: &dyn Fn(&str) -> bool, sink: &mut impl Sink) -> bool {
-    let Some((nests, long)) = survey(json, start) else { return false };
-    let mut writer = Writer { json, nests, long, members: Vec::new(), sink };
-    let mut nest = 0;
     let start = skip_blanks(json, start);
+    let Some(survey) = Survey::of(json, start) else { return false };
+    let mut writer = Writer { json, survey, members: Vec::new(), sink };
+    let mut nest = 0;
     let Some(end) = writer.end(start, nest) else { return false };
     writer.value(start, end, &mut nest, Some(leave_out)).is_some()
 }
@@ -60,42 +61,78 @@ type Span = (u32, u32);
 /// Strings that are at least so long are not read again to find their end.
 const LONG: usize = 64;
 
-/// All containers from `start`, in the order in which they begin, so that each can be stepped over at once: stepping over
-/// them by reading, once a level, is what a hostile document would make expensive. And where long strings begin and end.
-fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<Span>)> {
-    let (mut nests, mut long): (Vec<Nest>, Vec<_>) = (Vec::new(), Vec::new());
-    if !matches!(json.get(skip_blanks(json, start))?, b'{' | b'[') {
-        return Some((nests, long));
+/// What one look over a value tells about it.
+#[derive(Default)]
+struct Survey {
+    /// All containers in the order in which they begin, so that each can be stepped over at once: stepping over them by
+    /// reading, once a level, is what a hostile document would make expensive.
+    nests: Vec<Nest>,
+    /// Long strings, in order.
+    long: Vec<Span>,
+    /// Whether a letter may be written in a way that it need not be.
+    is_spelled: bool,
+}
+
+impl Survey {
+    /// Of the value at `start`. None if it does not end.
+    fn of(json: &[u8], start: usize) -> Option<Self> {
+        let (mut survey, mut odd) = (Self::default(), Odd::new(json));
+        match json.get(start)? {
+            b'{' | b'[' => survey.container(json, start, &mut odd)?,
+            b'"' => drop(survey.string(json, start, &mut odd)?),
+            _ => {}
+        }
+        Some(survey)
     }
-    let mut open: Vec<u32> = Vec::new();
-    let mut at = start;
-    while let Some(step) = json.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']')) {
-        at += step;
-        match json[at] {
-            b'"' => {
-                let end = end_of_string(json, at)?;
-                if end - at >= LONG {
-                    long.push((u32::try_from(at).ok()?, u32::try_from(end).ok()?));
+
+    fn container(&mut self, json: &[u8], start: usize, odd: &mut Odd<'_>) -> Option<()> {
+        let mut open: Vec<u32> = Vec::new();
+        let mut at = start;
+        loop {
+            at += json.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))?;
+            match json[at] {
+                b'"' => {
+                    at = self.string(json, at, odd)?;
+                    continue;
                 }
-                at = end;
-                continue;
-            }
-            b'{' | b'[' => {
-                open.push(u32::try_from(nests.len()).ok()?);
-                nests.push(Nest { end: 0, next: 0 });
-            }
-            _ => {
-                let nest = open.pop()? as usize;
-                let next = u32::try_from(nests.len()).ok()?;
-                nests[nest] = Nest { end: u32::try_from(at + 1).ok()?, next };
-                if open.is_empty() {
-                    return Some((nests, long));
+                b'{' | b'[' => {
+                    open.push(u32::try_from(self.nests.len()).ok()?);
+                    self.nests.push(Nest { end: 0, next: 0 });
                 }
+                _ => {
+                    let nest = open.pop()? as usize;
+                    let next = u32::try_from(self.nests.len()).ok()?;
+                    self.nests[nest] = Nest { end: u32::try_from(at + 1).ok()?, next };
+                    if open.is_empty() {
+                        return Some(());
+                    }
+                }
+            }
+            at += 1;
+        }
+    }
+
+    /// Where the string that begins at `start` ends.
+    fn string(&mut self, json: &[u8], start: usize, odd: &mut Odd<'_>) -> Option<usize> {
+        let mut at = start + 1;
+        loop {
+            at = odd.from(at)?;
+            match json[at] {
+                b'"' => break,
+                b'\\' => {
+                    let short = matches!(json.get(at + 1)?, b'"' | b'\\' | b'n' | b't' | b'r' | b'b' | b'f');
+                    self.is_spelled |= !short;
+                    at += 2;
+                }
+                _ => at += 1,
             }
         }
-        at += 1;
+        let end = at + 1;
+        if end - start >= LONG {
+            self.long.push((u32::try_from(start).ok()?, u32::try_from(end).ok()?));
+        }
+        Some(end)
     }
-    open.is_empty().then_some((nests, long))
 }
 
 /// A member of an open object.
@@ -108,9 +145,7 @@ struct Member {
 
 struct Writer<'a, S> {
     json: &'a [u8],
-    nests: Vec<Nest>,
-    /// Strings, in order.
-    long: Vec<Span>,
+    survey: Survey,
     /// Of all objects that are open, the innermost's last.
     members: Vec<Member>,
     sink: &'a mut S,
@@ -120,9 +155,9 @@ impl<S: Sink> Writer<'_, S> {
     /// Where the value at `at` ends. `nest` counts the containers that begin before it.
     fn end(&self, at: usize, nest: usize) -> Option<usize> {
         match self.json.get(at)? {
-            b'{' | b'[' => Some(self.nests.get(nest)?.end as usize),
-            b'"' => match self.long.binary_search_by_key(&at, |(start, _)| *start as usize) {
-                Ok(found) => Some(self.long[found].1 as usize),
+            b'{' | b'[' => Some(self.survey.nests.get(nest)?.end as usize),
+            b'"' => match self.survey.long.binary_search_by_key(&at, |(start, _)| *start as usize) {
+                Ok(found) => Some(self.survey.long[found].1 as usize),
                 Err(_) => end_of_string(self.json, at),
             },
             _ => end_of_value(self.json, at),
@@ -152,7 +187,7 @@ impl<S: Sink> Writer<'_, S> {
     }
 
     fn array(&mut self, start: usize, nest: &mut usize) -> Option<()> {
-        let end = self.nests.get(*nest)?.end as usize;
+        let end = self.survey.nests.get(*nest)?.end as usize;
         *nest += 1;
         self.sink.put_byte(b'[');
         let mut at = skip_blanks(self.json, start + 1);
@@ -175,7 +210,7 @@ impl<S: Sink> Writer<'_, S> {
     }
 
     fn object(&mut self, start: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<()> {
-        let Nest { end, next } = *self.nests.get(*nest)?;
+        let Nest { end, next } = *self.survey.nests.get(*nest)?;
         let first = self.members.len();
         self.list(start, end as usize, *nest + 1)?;
         // Stable: members of the same name stay in their order.
@@ -215,18 +250,32 @@ impl<S: Sink> Writer<'_, S> {
             let (key, place) = (place(at + 1, key_end - 1)?, place(value, over)?);
             self.members.push(Member { key, value: place, nest: u32::try_from(nest).ok()? });
             if matches!(json[value], b'{' | b'[') {
-                nest = self.nests.get(nest)?.next as usize;
+                nest = self.survey.nests.get(nest)?.next as usize;
             }
             at = self.behind(over, end)?;
         }
         Some(())
     }
 
-    /// Writes what stands between two quotes.
+    /// Writes a string, given what stands between its quotes: letters as themselves, and those that cannot be in the
+    /// shortest way, which is how nearly everybody writes them.
     fn string(&mut self, start: usize, end: usize) -> Option<()> {
-        self.sink.put_byte(b's');
-        unescape(self.json.get(start..end)?, |piece| self.sink.put(piece))?;
-        self.sink.put_byte(END);
+        if !self.survey.is_spelled {
+            self.sink.put(self.json.get(start - 1..end + 1)?);
+            return Some(());
+        }
+        self.sink.put_byte(b'"');
+        unescape(self.json.get(start..end)?, |piece| match piece {
+            b"\n" => self.sink.put(b"\\n"),
+            b"\t" => self.sink.put(b"\\t"),
+            b"\r" => self.sink.put(b"\\r"),
+            b"\x08" => self.sink.put(b"\\b"),
+            b"\x0c" => self.sink.put(b"\\f"),
+            // Others have no short way, so that this one is taken by nobody.
+            [special @ (b'"' | b'\\' | 0..b' ')] => self.sink.put(&[b'\\', *special]),
+            piece => self.sink.put(piece),
+        })?;
+        self.sink.put_byte(b'"');
         Some(())
     }
 
@@ -319,8 +368,9 @@ fn meant(inner: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(text))
 }
 
+/// Hands out what a string means: what stands in it as it is meant, and each letter that does not.
 fn unescape(mut inner: &[u8], mut put: impl FnMut(&[u8])) -> Option<()> {
-    while let Some(at) = backslash(inner) {
+    while let Some(at) = memchr::memchr(b'\\', inner) {
         put(&inner[..at]);
         let escape = &inner[at + 1..];
         let (plain, rest) = match escape.first()? {

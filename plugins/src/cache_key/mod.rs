@@ -108,7 +108,7 @@ pub struct KeyMaker {
 }
 
 /// Changes when what is hashed does, so that keys of another version of the gateway are no keys here.
-const VERSION: &str = "tidegate 2026-11 cache key";
+const VERSION: &str = "tidegate 2026-11-22 cache key";
 
 impl KeyMaker {
     /// With a secret: the same secret makes the same keys, in another process too. `vary` names headers that change the
