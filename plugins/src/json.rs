@@ -5,15 +5,17 @@
 //! nothing and never recurse. They do not validate: on bytes that are not JSON they stop early or find nothing, and
 //! where validity matters, [`is_document`] or `call` has read the document strictly beforehand.
 
-pub(crate) mod blocks;
+mod blocks;
+pub(crate) mod outline;
 pub(crate) mod strict;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::memmem::Finder;
 use memchr::memchr;
+use memchr::memmem::Finder;
 
+pub use outline::Outline;
 pub use strict::is_document;
 
 /// One member of an object: where its key and its value lie.

@@ -8,7 +8,7 @@
 //! Members of the same name are all taken in, in their order: which of them counts is for the backend to say, so no two
 //! such objects may share a form.
 
-use crate::json::blocks::Odd;
+use crate::json::outline::{Nest, Outline, Span};
 use crate::json::{end_of_string, end_of_value, skip_blanks};
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -36,103 +36,27 @@ impl Sink for Vec<u8> {
 const END: u8 = 0xff;
 
 /// Writes the canonical form of the value that begins at `start` of `json` to `sink`, without the members of its topmost
-/// object that `leave_out` names. False if it is no JSON; `sink` has got half a form then. `json` must not nest deeper
-/// than [`crate::call::MAX_DEPTH`], and be smaller than 4 GiB: what [`crate::call::Call::read`] has read is both.
+/// object that `leave_out` names. False if it is no JSON, nests deeper than [`crate::call::MAX_DEPTH`], or is larger than
+/// 4 GiB; `sink` may have got half a form then. That `json` is UTF-8 is for the caller to know.
 #[must_use]
 pub fn write(json: &[u8], start: usize, leave_out: &dyn Fn(&str) -> bool, sink: &mut impl Sink) -> bool {
+    Outline::of(json, start).is_some_and(|outline| write_outlined(json, start, &outline, leave_out, sink))
+}
+
+/// The same, given the outline of that very value.
+#[must_use]
+pub(super) fn write_outlined(
+    json: &[u8],
+    start: usize,
+    outline: &Outline,
+    leave_out: &dyn Fn(&str) -> bool,
+    sink: &mut impl Sink,
+) -> bool {
     let start = skip_blanks(json, start);
-    let Some(survey) = Survey::of(json, start) else { return false };
-    let mut writer = Writer { json, survey, members: Vec::new(), sink };
+    let mut writer = Writer { json, outline, members: Vec::new(), sink };
     let mut nest = 0;
     let Some(end) = writer.end(start, nest) else { return false };
     writer.value(start, end, &mut nest, Some(leave_out)).is_some()
-}
-
-/// A container: where it ends, and how many containers begin before that end.
-#[derive(Clone, Copy)]
-struct Nest {
-    end: u32,
-    next: u32,
-}
-
-/// From where to where something is.
-type Span = (u32, u32);
-
-/// Strings that are at least so long are not read again to find their end.
-const LONG: usize = 64;
-
-/// What one look over a value tells about it.
-#[derive(Default)]
-struct Survey {
-    /// All containers in the order in which they begin, so that each can be stepped over at once: stepping over them by
-    /// reading, once a level, is what a hostile document would make expensive.
-    nests: Vec<Nest>,
-    /// Long strings, in order.
-    long: Vec<Span>,
-    /// Whether a letter may be written in a way that it need not be.
-    is_spelled: bool,
-}
-
-impl Survey {
-    /// Of the value at `start`. None if it does not end.
-    fn of(json: &[u8], start: usize) -> Option<Self> {
-        let (mut survey, mut odd) = (Self::default(), Odd::new(json));
-        match json.get(start)? {
-            b'{' | b'[' => survey.container(json, start, &mut odd)?,
-            b'"' => drop(survey.string(json, start, &mut odd)?),
-            _ => {}
-        }
-        Some(survey)
-    }
-
-    fn container(&mut self, json: &[u8], start: usize, odd: &mut Odd<'_>) -> Option<()> {
-        let mut open: Vec<u32> = Vec::new();
-        let mut at = start;
-        loop {
-            at += json.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']'))?;
-            match json[at] {
-                b'"' => {
-                    at = self.string(json, at, odd)?;
-                    continue;
-                }
-                b'{' | b'[' => {
-                    open.push(u32::try_from(self.nests.len()).ok()?);
-                    self.nests.push(Nest { end: 0, next: 0 });
-                }
-                _ => {
-                    let nest = open.pop()? as usize;
-                    let next = u32::try_from(self.nests.len()).ok()?;
-                    self.nests[nest] = Nest { end: u32::try_from(at + 1).ok()?, next };
-                    if open.is_empty() {
-                        return Some(());
-                    }
-                }
-            }
-            at += 1;
-        }
-    }
-
-    /// Where the string that begins at `start` ends.
-    fn string(&mut self, json: &[u8], start: usize, odd: &mut Odd<'_>) -> Option<usize> {
-        let mut at = start + 1;
-        loop {
-            at = odd.from(at)?;
-            match json[at] {
-                b'"' => break,
-                b'\\' => {
-                    let short = matches!(json.get(at + 1)?, b'"' | b'\\' | b'n' | b't' | b'r' | b'b' | b'f');
-                    self.is_spelled |= !short;
-                    at += 2;
-                }
-                _ => at += 1,
-            }
-        }
-        let end = at + 1;
-        if end - start >= LONG {
-            self.long.push((u32::try_from(start).ok()?, u32::try_from(end).ok()?));
-        }
-        Some(end)
-    }
 }
 
 /// A member of an open object.
@@ -145,7 +69,7 @@ struct Member {
 
 struct Writer<'a, S> {
     json: &'a [u8],
-    survey: Survey,
+    outline: &'a Outline,
     /// Of all objects that are open, the innermost's last.
     members: Vec<Member>,
     sink: &'a mut S,
@@ -155,11 +79,8 @@ impl<S: Sink> Writer<'_, S> {
     /// Where the value at `at` ends. `nest` counts the containers that begin before it.
     fn end(&self, at: usize, nest: usize) -> Option<usize> {
         match self.json.get(at)? {
-            b'{' | b'[' => Some(self.survey.nests.get(nest)?.end as usize),
-            b'"' => match self.survey.long.binary_search_by_key(&at, |(start, _)| *start as usize) {
-                Ok(found) => Some(self.survey.long[found].1 as usize),
-                Err(_) => end_of_string(self.json, at),
-            },
+            b'{' | b'[' => Some(self.outline.nest(nest)?.end as usize),
+            b'"' => self.outline.long_string(at).or_else(|| end_of_string(self.json, at)),
             _ => end_of_value(self.json, at),
         }
     }
@@ -187,7 +108,7 @@ impl<S: Sink> Writer<'_, S> {
     }
 
     fn array(&mut self, start: usize, nest: &mut usize) -> Option<()> {
-        let end = self.survey.nests.get(*nest)?.end as usize;
+        let end = self.outline.nest(*nest)?.end as usize;
         *nest += 1;
         self.sink.put_byte(b'[');
         let mut at = skip_blanks(self.json, start + 1);
@@ -210,7 +131,7 @@ impl<S: Sink> Writer<'_, S> {
     }
 
     fn object(&mut self, start: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<()> {
-        let Nest { end, next } = *self.survey.nests.get(*nest)?;
+        let Nest { end, next } = self.outline.nest(*nest)?;
         let first = self.members.len();
         self.list(start, end as usize, *nest + 1)?;
         // Stable: members of the same name stay in their order.
@@ -250,7 +171,7 @@ impl<S: Sink> Writer<'_, S> {
             let (key, place) = (place(at + 1, key_end - 1)?, place(value, over)?);
             self.members.push(Member { key, value: place, nest: u32::try_from(nest).ok()? });
             if matches!(json[value], b'{' | b'[') {
-                nest = self.survey.nests.get(nest)?.next as usize;
+                nest = self.outline.nest(nest)?.next as usize;
             }
             at = self.behind(over, end)?;
         }
@@ -260,7 +181,7 @@ impl<S: Sink> Writer<'_, S> {
     /// Writes a string, given what stands between its quotes: letters as themselves, and those that cannot be in the
     /// shortest way, which is how nearly everybody writes them.
     fn string(&mut self, start: usize, end: usize) -> Option<()> {
-        if !self.survey.is_spelled {
+        if !self.outline.is_spelled() {
             self.sink.put(self.json.get(start - 1..end + 1)?);
             return Some(());
         }

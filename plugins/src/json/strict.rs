@@ -1,7 +1,7 @@
 //! JSON read strictly in one pass.
 //!
-//! It takes nothing that `serde_json` would not take; it gives up on keys with escapes and on too many levels, which
-//! are rare, so that who asks has to look again with other means.
+//! It takes nothing that `serde_json` would not take; it gives up on too many levels and, unless told otherwise, on keys
+//! with escapes, which are rare, so that who asks has to look again with other means.
 
 use super::blocks::Odd;
 use super::skip_blanks;
@@ -15,20 +15,45 @@ const MOST_LEVELS: usize = 128;
 #[must_use]
 pub fn is_document(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    let mut scan = Scan::new(text);
+    let mut notes = ();
+    let mut scan = Scan::new(text, &mut notes);
     scan.value(MOST_LEVELS).is_some() && scan.is_over() || serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
+/// What may be noted of a text while it is read.
+pub(crate) trait Notes {
+    /// A container begins.
+    fn open(&mut self) {}
+
+    /// The innermost container has ended before `end`.
+    fn close(&mut self, _end: usize) {}
+
+    /// A string, with its quotes.
+    fn string(&mut self, _start: usize, _end: usize) {}
+
+    /// A letter is written in a way that it need not be.
+    fn spelled(&mut self) {}
+}
+
+impl Notes for () {}
+
 /// A place in a text that is strictly read. Its functions say `None` where the text is not what they expect.
-pub(crate) struct Scan<'a> {
+pub(crate) struct Scan<'a, N> {
     json: &'a [u8],
     at: usize,
     odd: Odd<'a>,
+    notes: &'a mut N,
+    any_key: bool,
 }
 
-impl<'a> Scan<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
-        Self { json: text.as_bytes(), at: 0, odd: Odd::new(text.as_bytes()) }
+impl<'a, N: Notes> Scan<'a, N> {
+    pub(crate) fn new(text: &'a str, notes: &'a mut N) -> Self {
+        Self { any_key: false, ..Self::over(text.as_bytes(), 0, notes) }
+    }
+
+    /// From `start` on, and with whatever keys there are. That `json` is UTF-8 is for the caller to know.
+    pub(crate) fn over(json: &'a [u8], start: usize, notes: &'a mut N) -> Self {
+        Self { json, at: start, odd: Odd::new(json), notes, any_key: true }
     }
 
     /// The next byte that is not blank, which stays.
@@ -48,20 +73,33 @@ impl<'a> Scan<'a> {
         (self.next()? == byte).then_some(())
     }
 
+    /// The container whose opening bracket is behind begins.
+    pub(crate) fn open(&mut self) {
+        self.notes.open();
+    }
+
+    /// The innermost container, whose closing bracket is behind, has ended.
+    pub(crate) fn close(&mut self) {
+        self.notes.close(self.at);
+    }
+
     pub(crate) fn is_over(&mut self) -> bool {
         self.peek().is_none()
     }
 
-    /// A key without escapes, and past its colon. What stands between the quotes.
+    /// A key, and past its colon. What stands between the quotes.
     pub(crate) fn key(&mut self) -> Option<Range<usize>> {
         self.expect(b'"')?;
         let start = self.at;
-        self.plain()?;
-        let end = self.at;
-        if self.json[end] != b'"' {
-            return None;
+        if !self.any_key {
+            self.plain()?;
+            if self.json[self.at] != b'"' {
+                return None;
+            }
+            self.at = start;
         }
-        self.at += 1;
+        self.string()?;
+        let end = self.at - 1;
         self.expect(b':')?;
         Some(start..end)
     }
@@ -79,6 +117,7 @@ impl<'a> Scan<'a> {
                     if depth > levels {
                         return None;
                     }
+                    self.open();
                     objects = objects << 1 | u128::from(open == b'{');
                     if self.peek()? != open + 2 {
                         if open == b'{' {
@@ -107,6 +146,7 @@ impl<'a> Scan<'a> {
                     (b'}', 1) | (b']', 0) => {
                         objects >>= 1;
                         depth -= 1;
+                        self.close();
                     }
                     _ => return None,
                 }
@@ -116,11 +156,13 @@ impl<'a> Scan<'a> {
 
     /// Past a string whose opening quote is behind.
     fn string(&mut self) -> Option<()> {
+        let start = self.at - 1;
         loop {
             self.plain()?;
             match self.json[self.at] {
                 b'"' => {
                     self.at += 1;
+                    self.notes.string(start, self.at);
                     return Some(());
                 }
                 b'\\' => self.escape()?,
@@ -139,8 +181,15 @@ impl<'a> Scan<'a> {
     #[inline]
     fn escape(&mut self) -> Option<()> {
         let length = match self.json.get(self.at + 1)? {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
-            b'u' if self.json.get(self.at + 2..self.at + 6)?.iter().all(u8::is_ascii_hexdigit) => 6,
+            b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
+            b'/' => {
+                self.notes.spelled();
+                2
+            }
+            b'u' if self.json.get(self.at + 2..self.at + 6)?.iter().all(u8::is_ascii_hexdigit) => {
+                self.notes.spelled();
+                6
+            }
             _ => return None,
         };
         self.at += length;
