@@ -67,7 +67,7 @@ class Gateway:
     """One that runs, under callgrind unless it is to run as it is."""
 
     def __init__(self, tools, configuration, counted=True):
-        """`configuration` has @PORT@, @ADMIN@, @HASH@, @MOCK@ and @DIR@ in it."""
+        """`configuration` has @PORT@, @ADMIN@, @HASH@, @MOCK@, @MOCK_PORT@ and @DIR@ in it."""
         self.tools, self.port, self.admin = tools, free_port(), free_port()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="counted-"))
         self.file = self.folder / "gateway.yaml"
@@ -76,7 +76,7 @@ class Gateway:
         if counted:
             out = f"--callgrind-out-file={self.folder}/out"
             command = ["valgrind", "-q", "--tool=callgrind", out, *command]
-        self.log, self.parts = self.folder / "log", 0
+        self.log, self.parts, self.profile, self.took = self.folder / "log", 0, None, 0.0
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         try:
@@ -88,7 +88,8 @@ class Gateway:
     def write(self, configuration):
         """Another file in the place of the one it began with."""
         values = {"PORT": self.port, "ADMIN": self.admin, "HASH": self.tools.hash, "MOCK": self.tools.backend}
-        for name, value in {**values, "DIR": self.folder}.items():
+        values |= {"MOCK_PORT": self.tools.backend.rsplit(":", 1)[1], "DIR": self.folder}
+        for name, value in values.items():
             configuration = configuration.replace(f"@{name}@", str(value))
         self.file.write_text(configuration)
 
@@ -134,6 +135,10 @@ class Gateway:
         """KiB of memory."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0])
+
+    def busy(self):
+        """Nanoseconds of processor time, of all threads."""
+        return sum(int(file.read_text().split()[0]) for file in pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"))
 
     def close(self):
         """Ends it, as SIGINT does: at once."""

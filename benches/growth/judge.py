@@ -8,6 +8,9 @@ NOISE = 0.02
 MOST = 1.1
 """The largest power of a line that may be linear, beyond what does not grow."""
 
+LOOSE = 1.3
+"""The same of what is told in processor time, in which memory that is far away has a part."""
+
 
 def power(counted):
     """The largest power with which it grows from one step to the next; none where it does not grow.
@@ -29,9 +32,12 @@ def each(counted):
     return (more - less) / (after - before)
 
 
-def holds(counted, may):
+def holds(counted, may, most=MOST):
     """`may` is `flat`, `linear`, or how much more the last may be than the first, as a part of it."""
+    if min(cost for _, cost in counted) <= 0:
+        # Nothing costs nothing: it was not counted.
+        return False
     if may == "linear":
-        return (power(counted) or 0) <= MOST
-    most = 2 * NOISE if may == "flat" else may
-    return max(cost for _, cost in counted) <= counted[0][1] * (1 + most)
+        return (power(counted) or 0) <= most
+    more = 2 * NOISE if may == "flat" else may
+    return max(cost for _, cost in counted) <= counted[0][1] * (1 + more)

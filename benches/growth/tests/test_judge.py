@@ -18,7 +18,7 @@ def counted(cost, constant=100_000):
 
 class Powers(unittest.TestCase):
     def test_what_grows_with_the_size_is_linear_whatever_is_constant(self):
-        for constant in (0, 1000, 1_000_000):
+        for constant in (1, 1000, 1_000_000):
             self.assertTrue(judge.holds(counted(lambda size: 200 * size, constant), "linear"))
         self.assertAlmostEqual(judge.power(counted(lambda size: 200 * size, 0)), 1.0, delta=0.05)
 
@@ -40,6 +40,9 @@ class Powers(unittest.TestCase):
 
     def test_what_shrinks_holds(self):
         self.assertTrue(judge.holds([(1, 500), (10, 400), (100, 300)], "flat"))
+
+    def test_what_was_not_counted_does_not_hold(self):
+        self.assertFalse(judge.holds([(1, 0), (10, 0), (100, 0)], "flat"))
 
     def test_one_more_costs_what_it_costs_at_the_end(self):
         self.assertAlmostEqual(judge.each(counted(lambda size: 200 * size)), 200)
