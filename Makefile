@@ -88,6 +88,15 @@ road: ## Count what a whole request costs through the built gateway, and which f
 	@.ci/prepare instructions
 	benches/road/run --write
 
+.PHONY: growth
+growth: ## Count how a request's cost grows with backends, models, keys, rules, filters, bytes, connections (valgrind; half an hour)
+	@.ci/prepare instructions
+	benches/growth/run --write
+
+.PHONY: streams
+streams: ## Ten thousand streams open at a time through one gateway, and no error
+	benches/streams/run
+
 .PHONY: compare
 compare: ## Measure the gateway beside nginx, Envoy, LiteLLM and others, and write docs/benchmarks.md (an hour; two quiet cores)
 	benches/compare/run --docs

@@ -92,7 +92,10 @@ def _paced(quick):
     for streams, tokens, pace, ramp, duration in plans:
         note = ""
         if streams == most and most < 10_000:
-            note = f"Not 10,000: a process may have {machine.files():,} files open here, and a stream takes two."
+            note = (
+                f"Not 10,000: a process may have {machine.files():,} files open here, and a stream takes two. `make streams` has 10,000 "
+                "through Tidegate, with HTTP/2 on one side, which not all of these speak to a backend."
+            )
         found.append(
             Scenario(f"paced-{'10000' if streams == most else streams}",
                      f"{streams:,} streams open at a time, {tokens} tokens, {pace} ms apart", "paced",
