@@ -12,6 +12,7 @@
 
 use crate::call::{Call, Endpoint};
 pub use crate::caller::Caller;
+use crate::json::Outline;
 use crate::shadow::Shadow;
 use crate::store::Level;
 use crate::usage::Usage;
@@ -58,6 +59,7 @@ pub struct Exchange {
     caller: Option<Arc<Caller>>,
     body: Bytes,
     call: Option<Call>,
+    outline: Option<Outline>,
     model: Option<Arc<str>>,
     priced_as: Option<Arc<str>>,
     source: Source,
@@ -155,6 +157,7 @@ impl Exchange {
             caller: None,
             body: Bytes::new(),
             call: None,
+            outline: None,
             model: None,
             priced_as: None,
             source: Source::Gateway,
@@ -235,6 +238,11 @@ impl Exchange {
     /// The body read as an LLM call; none where the endpoint has no JSON body.
     pub fn call(&self) -> Option<&Call> {
         self.call.as_ref()
+    }
+
+    /// Where the parts of the body stand, as long as it is as it came, and made of not too many.
+    pub fn outline(&self) -> Option<&Outline> {
+        self.outline.as_ref()
     }
 
     /// The class that this classifier gave it, if it was asked.
@@ -361,6 +369,12 @@ impl Exchange {
     pub fn replace_body(&mut self, body: Bytes, call: Option<Call>) {
         self.body = body;
         self.call = call;
+        self.outline = None;
+    }
+
+    /// Says where the parts of the body stand. For the gateway, once it has read it.
+    pub fn outline_as(&mut self, outline: Option<Outline>) {
+        self.outline = outline;
     }
 
     /// Says how much of its rates is left; the tighter one stays. For limiting filters.

@@ -5,14 +5,17 @@
 //! nothing and never recurse. They do not validate: on bytes that are not JSON they stop early or find nothing, and
 //! where validity matters, [`is_document`] or `call` has read the document strictly beforehand.
 
+mod blocks;
+pub(crate) mod outline;
 pub(crate) mod strict;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
+use memchr::memchr;
 use memchr::memmem::Finder;
-use memchr::{memchr, memchr2};
 
+pub use outline::Outline;
 pub use strict::is_document;
 
 /// One member of an object: where its key and its value lie.
@@ -159,54 +162,12 @@ pub fn end_of_string(json: &[u8], start: usize) -> Option<usize> {
     }
     let mut at = start + 1;
     loop {
-        at += quote_or_backslash(json.get(at..)?)?;
+        at += blocks::quote_or_backslash(json.get(at..)?)?;
         if json[at] == b'"' {
             return Some(at + 1);
         }
         at += 2;
     }
-}
-
-fn quote_or_backslash(text: &[u8]) -> Option<usize> {
-    let odd = |word| strict::bytes_of(word, b'"') | strict::bytes_of(word, b'\\');
-    nearest(text, |byte| (byte == b'"') | (byte == b'\\'), odd, |far| memchr2(b'"', b'\\', far))
-}
-
-/// Where the first backslash is.
-pub(crate) fn backslash(text: &[u8]) -> Option<usize> {
-    nearest(text, |byte| byte == b'\\', |word| strict::bytes_of(word, b'\\'), |far| memchr(b'\\', far))
-}
-
-/// Where the first byte is that `is` says, `of` the lowest of a word. Most are near: strings are short, and escapes stand
-/// closely in longer ones, for which the preparations of `memchr` cost more than the search.
-#[inline]
-fn nearest(
-    text: &[u8],
-    is: impl Fn(u8) -> bool,
-    of: impl Fn(u64) -> u64,
-    far: impl FnOnce(&[u8]) -> Option<usize>,
-) -> Option<usize> {
-    const STEP: usize = 16;
-    const NEAR: usize = 16 * STEP;
-    let mut at = 0;
-    while let Some(step) = text[at..].first_chunk::<STEP>() {
-        // Without a branch for each, so that they are compared at once.
-        if step.iter().fold(false, |found, byte| found | is(*byte)) {
-            break;
-        }
-        at += STEP;
-        if at == NEAR {
-            return far(&text[at..]).map(|more| at + more);
-        }
-    }
-    while let Some(word) = text[at..].first_chunk() {
-        let found = of(u64::from_le_bytes(*word)) & strict::HIGHEST;
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    text[at..].iter().position(|byte| is(*byte)).map(|more| at + more)
 }
 
 /// The position behind the value that begins at `start`; `None` if none does or it never ends.

@@ -57,6 +57,7 @@ impl Banner<'_> {
         text += &row("key", &self.key.map_or("none is asked for".to_owned(), |key| paint.green(key)));
         text += &row("models", &self.models.join(&format!("\n{:12}", "")));
         let scheme = if self.config.admin.tls.is_some() { "https" } else { "http" };
+        text += &row("page", &format!("{scheme}://{}/", self.config.admin.listen));
         text += &row("metrics", &format!("{scheme}://{}/metrics", self.config.admin.listen));
         text += &title("With an OpenAI SDK, nothing but this");
         text += &format!("export OPENAI_BASE_URL={base_url}\n");

@@ -126,13 +126,14 @@ pub(super) async fn read_call(session: &mut Session, trip: &mut Trip<'_>) -> Res
     // A chunked body that is no JSON may have been cut short by a chunk size that two servers read differently: what
     // follows on the connection is not to be trusted as a request.
     let chunked = trip.exchange.headers().contains_key(http::header::TRANSFER_ENCODING);
-    let call = body::large(bytes.len(), || Call::read(&bytes, endpoint)).map_err(|fault| {
+    let (call, outline) = body::large(bytes.len(), || Call::outlined(&bytes, endpoint)).map_err(|fault| {
         let fault = Fault::call(&fault);
         if chunked { fault.closing() } else { fault }
     })?;
     let model: Option<Arc<str>> = call.model(&bytes).map(|model| model.as_ref().into());
     trip.record.stream = call.stream;
     trip.exchange.replace_body(bytes, Some(call));
+    trip.exchange.outline_as(outline);
     let optional = !trip.exchange.endpoint().needs_model();
     ask_for(trip, model, optional)
 }

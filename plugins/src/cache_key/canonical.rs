@@ -8,7 +8,8 @@
 //! Members of the same name are all taken in, in their order: which of them counts is for the backend to say, so no two
 //! such objects may share a form.
 
-use crate::json::{backslash, end_of_string, end_of_value, skip_blanks};
+use crate::json::outline::{Nest, Outline, Span};
+use crate::json::{end_of_string, end_of_value, skip_blanks};
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -31,71 +32,31 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// Ends a string, a number, an array or an object: no UTF-8 has this byte.
+/// Ends a number, an array or an object: no UTF-8 has this byte.
 const END: u8 = 0xff;
 
 /// Writes the canonical form of the value that begins at `start` of `json` to `sink`, without the members of its topmost
-/// object that `leave_out` names. False if it is no JSON; `sink` has got half a form then. `json` must not nest deeper
-/// than [`crate::call::MAX_DEPTH`], and be smaller than 4 GiB: what [`crate::call::Call::read`] has read is both.
+/// object that `leave_out` names. False if it is no JSON, nests deeper than [`crate::call::MAX_DEPTH`], or is larger than
+/// 4 GiB; `sink` may have got half a form then. That `json` is UTF-8 is for the caller to know.
 #[must_use]
 pub fn write(json: &[u8], start: usize, leave_out: &dyn Fn(&str) -> bool, sink: &mut impl Sink) -> bool {
-    let Some((nests, long)) = survey(json, start) else { return false };
-    let mut writer = Writer { json, nests, long, members: Vec::new(), sink };
-    let mut nest = 0;
+    Outline::of(json, start).is_some_and(|outline| write_outlined(json, start, &outline, leave_out, sink))
+}
+
+/// The same, given the outline of that very value.
+#[must_use]
+pub(super) fn write_outlined(
+    json: &[u8],
+    start: usize,
+    outline: &Outline,
+    leave_out: &dyn Fn(&str) -> bool,
+    sink: &mut impl Sink,
+) -> bool {
     let start = skip_blanks(json, start);
+    let mut writer = Writer { json, outline, members: Vec::new(), sink };
+    let mut nest = 0;
     let Some(end) = writer.end(start, nest) else { return false };
     writer.value(start, end, &mut nest, Some(leave_out)).is_some()
-}
-
-/// A container: where it ends, and how many containers begin before that end.
-#[derive(Clone, Copy)]
-struct Nest {
-    end: u32,
-    next: u32,
-}
-
-/// From where to where something is.
-type Span = (u32, u32);
-
-/// Strings that are at least so long are not read again to find their end.
-const LONG: usize = 64;
-
-/// All containers from `start`, in the order in which they begin, so that each can be stepped over at once: stepping over
-/// them by reading, once a level, is what a hostile document would make expensive. And where long strings begin and end.
-fn survey(json: &[u8], start: usize) -> Option<(Vec<Nest>, Vec<Span>)> {
-    let (mut nests, mut long): (Vec<Nest>, Vec<_>) = (Vec::new(), Vec::new());
-    if !matches!(json.get(skip_blanks(json, start))?, b'{' | b'[') {
-        return Some((nests, long));
-    }
-    let mut open: Vec<u32> = Vec::new();
-    let mut at = start;
-    while let Some(step) = json.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'{' | b'}' | b'[' | b']')) {
-        at += step;
-        match json[at] {
-            b'"' => {
-                let end = end_of_string(json, at)?;
-                if end - at >= LONG {
-                    long.push((u32::try_from(at).ok()?, u32::try_from(end).ok()?));
-                }
-                at = end;
-                continue;
-            }
-            b'{' | b'[' => {
-                open.push(u32::try_from(nests.len()).ok()?);
-                nests.push(Nest { end: 0, next: 0 });
-            }
-            _ => {
-                let nest = open.pop()? as usize;
-                let next = u32::try_from(nests.len()).ok()?;
-                nests[nest] = Nest { end: u32::try_from(at + 1).ok()?, next };
-                if open.is_empty() {
-                    return Some((nests, long));
-                }
-            }
-        }
-        at += 1;
-    }
-    open.is_empty().then_some((nests, long))
 }
 
 /// A member of an open object.
@@ -108,9 +69,7 @@ struct Member {
 
 struct Writer<'a, S> {
     json: &'a [u8],
-    nests: Vec<Nest>,
-    /// Strings, in order.
-    long: Vec<Span>,
+    outline: &'a Outline,
     /// Of all objects that are open, the innermost's last.
     members: Vec<Member>,
     sink: &'a mut S,
@@ -120,11 +79,8 @@ impl<S: Sink> Writer<'_, S> {
     /// Where the value at `at` ends. `nest` counts the containers that begin before it.
     fn end(&self, at: usize, nest: usize) -> Option<usize> {
         match self.json.get(at)? {
-            b'{' | b'[' => Some(self.nests.get(nest)?.end as usize),
-            b'"' => match self.long.binary_search_by_key(&at, |(start, _)| *start as usize) {
-                Ok(found) => Some(self.long[found].1 as usize),
-                Err(_) => end_of_string(self.json, at),
-            },
+            b'{' | b'[' => Some(self.outline.nest(nest)?.end as usize),
+            b'"' => self.outline.long_string(at).or_else(|| end_of_string(self.json, at)),
             _ => end_of_value(self.json, at),
         }
     }
@@ -152,7 +108,7 @@ impl<S: Sink> Writer<'_, S> {
     }
 
     fn array(&mut self, start: usize, nest: &mut usize) -> Option<()> {
-        let end = self.nests.get(*nest)?.end as usize;
+        let end = self.outline.nest(*nest)?.end as usize;
         *nest += 1;
         self.sink.put_byte(b'[');
         let mut at = skip_blanks(self.json, start + 1);
@@ -175,7 +131,7 @@ impl<S: Sink> Writer<'_, S> {
     }
 
     fn object(&mut self, start: usize, nest: &mut usize, leave_out: Option<&dyn Fn(&str) -> bool>) -> Option<()> {
-        let Nest { end, next } = *self.nests.get(*nest)?;
+        let Nest { end, next } = self.outline.nest(*nest)?;
         let first = self.members.len();
         self.list(start, end as usize, *nest + 1)?;
         // Stable: members of the same name stay in their order.
@@ -215,18 +171,32 @@ impl<S: Sink> Writer<'_, S> {
             let (key, place) = (place(at + 1, key_end - 1)?, place(value, over)?);
             self.members.push(Member { key, value: place, nest: u32::try_from(nest).ok()? });
             if matches!(json[value], b'{' | b'[') {
-                nest = self.nests.get(nest)?.next as usize;
+                nest = self.outline.nest(nest)?.next as usize;
             }
             at = self.behind(over, end)?;
         }
         Some(())
     }
 
-    /// Writes what stands between two quotes.
+    /// Writes a string, given what stands between its quotes: letters as themselves, and those that cannot be in the
+    /// shortest way, which is how nearly everybody writes them.
     fn string(&mut self, start: usize, end: usize) -> Option<()> {
-        self.sink.put_byte(b's');
-        unescape(self.json.get(start..end)?, |piece| self.sink.put(piece))?;
-        self.sink.put_byte(END);
+        if !self.outline.is_spelled() {
+            self.sink.put(self.json.get(start - 1..end + 1)?);
+            return Some(());
+        }
+        self.sink.put_byte(b'"');
+        unescape(self.json.get(start..end)?, |piece| match piece {
+            b"\n" => self.sink.put(b"\\n"),
+            b"\t" => self.sink.put(b"\\t"),
+            b"\r" => self.sink.put(b"\\r"),
+            b"\x08" => self.sink.put(b"\\b"),
+            b"\x0c" => self.sink.put(b"\\f"),
+            // Others have no short way, so that this one is taken by nobody.
+            [special @ (b'"' | b'\\' | 0..b' ')] => self.sink.put(&[b'\\', *special]),
+            piece => self.sink.put(piece),
+        })?;
+        self.sink.put_byte(b'"');
         Some(())
     }
 
@@ -319,8 +289,9 @@ fn meant(inner: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(text))
 }
 
+/// Hands out what a string means: what stands in it as it is meant, and each letter that does not.
 fn unescape(mut inner: &[u8], mut put: impl FnMut(&[u8])) -> Option<()> {
-    while let Some(at) = backslash(inner) {
+    while let Some(at) = memchr::memchr(b'\\', inner) {
         put(&inner[..at]);
         let escape = &inner[at + 1..];
         let (plain, rest) = match escape.first()? {

@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+use canonical::write_outlined;
 pub use canonical::{Sink, write as write_canonical};
 pub use fields::{is_moot, telling_headers};
 
@@ -108,7 +109,7 @@ pub struct KeyMaker {
 }
 
 /// Changes when what is hashed does, so that keys of another version of the gateway are no keys here.
-const VERSION: &str = "tidegate 2026-11 cache key";
+const VERSION: &str = "tidegate 2026-11-22 cache key";
 
 impl KeyMaker {
     /// With a secret: the same secret makes the same keys, in another process too. `vary` names headers that change the
@@ -135,7 +136,7 @@ impl KeyMaker {
         let mut hash = self.request(exchange, answerer, tenant);
         let endpoint = exchange.endpoint();
         exchange.call()?;
-        write_canonical(exchange.body(), 0, &|name| is_moot(endpoint, name), &mut hash).then(|| hash.finish())
+        write_body(exchange, &|name| is_moot(endpoint, name), &mut hash).then(|| hash.finish())
     }
 
     /// The key of one input of a request that has several: of everything but `input`, and of the input that begins at
@@ -159,7 +160,7 @@ impl KeyMaker {
         hash.field(b"shared");
         let endpoint = exchange.endpoint();
         let leave_out = |name: &str| is_moot(endpoint, name) || apart.contains(&name);
-        write_canonical(exchange.body(), 0, &leave_out, &mut hash).then(|| hash.finish())
+        write_body(exchange, &leave_out, &mut hash).then(|| hash.finish())
     }
 
     /// Everything but the body.
@@ -183,6 +184,13 @@ impl KeyMaker {
         }
         hash.field(b"body");
         hash
+    }
+}
+
+fn write_body(exchange: &Exchange, leave_out: &dyn Fn(&str) -> bool, hash: &mut Hash) -> bool {
+    match exchange.outline() {
+        Some(outline) => write_outlined(exchange.body(), 0, outline, leave_out, hash),
+        None => write_canonical(exchange.body(), 0, leave_out, hash),
     }
 }
 

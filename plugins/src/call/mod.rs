@@ -15,6 +15,7 @@ mod scan;
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::json::Outline;
 pub use endpoint::Endpoint;
 pub use fault::{CallFault, FaultKind};
 pub use keys::Key;
@@ -60,7 +61,15 @@ impl Call {
     /// Reads `body`. A body without a model is no fault here, since the gateway may know a default: see
     /// [`Call::model`] and [`CallFault::missing_model`].
     pub fn read(body: &[u8], endpoint: Endpoint) -> Result<Self, CallFault> {
-        read::read(body, endpoint)
+        read::read(body, endpoint, &mut ())
+    }
+
+    /// The same, with an outline of the body for who has to look through it again; none where it is written in an unusual
+    /// way, or made of so many parts that it would be large.
+    pub fn outlined(body: &[u8], endpoint: Endpoint) -> Result<(Self, Option<Outline>), CallFault> {
+        let mut outline = Outline::beside(body.len());
+        let call = read::read(body, endpoint, &mut outline)?;
+        Ok((call, outline.whole()))
     }
 
     /// The model that the call names. Borrowed, unless the name is written with escapes.

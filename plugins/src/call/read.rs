@@ -3,11 +3,11 @@
 use super::object::Object;
 use super::scan;
 use super::{Call, CallFault, Endpoint, FaultKind, Key, MAX_DEPTH, MAX_MODEL, Span};
-use crate::json;
+use crate::json::{self, strict::Notes};
 
-pub(super) fn read(body: &[u8], endpoint: Endpoint) -> Result<Call, CallFault> {
+pub(super) fn read(body: &[u8], endpoint: Endpoint, notes: &mut impl Notes) -> Result<Call, CallFault> {
     let text = text_of(body)?;
-    let top = scan::object(text, &Key::NAMES).map_or_else(|| slowly(text), Ok)?;
+    let top = scan::object(text, &Key::NAMES, notes).map_or_else(|| slowly(text), Ok)?;
     let values = Values { body, top };
     values.check_model()?;
     let most = [Key::MaxTokens, Key::MaxCompletionTokens, Key::MaxOutputTokens]
@@ -105,7 +105,7 @@ impl<'a> Values<'a> {
             return Err(self.wrong_type(key, raw, "an object"));
         }
         let names = ["include_usage"];
-        let options = match scan::object(raw, &names) {
+        let options = match scan::object(raw, &names, &mut ()) {
             Some(options) => options,
             None => Object::read(raw, &names)
                 .map_err(|refusal| refusal.into_fault().within(key, self.body, self.offset(raw)))?,

@@ -7,15 +7,21 @@
 use super::MAX_DEPTH;
 use super::keys::reads_as;
 use super::object::Object;
-use crate::json::strict::Scan;
+use crate::json::strict::{Notes, Scan};
 
 /// Reads all of `text`, which must be one object, as [`Object::read`] would.
-pub(super) fn object<'a, const N: usize>(text: &'a str, names: &[&'static str; N]) -> Option<Object<'a, N>> {
-    let mut scan = Scan::new(text);
+pub(super) fn object<'a, const N: usize>(
+    text: &'a str,
+    names: &[&'static str; N],
+    notes: &mut impl Notes,
+) -> Option<Object<'a, N>> {
+    let mut scan = Scan::new(text, notes);
     let mut object = Object { values: [None; N], is_empty: true };
     scan.expect(b'{')?;
+    scan.open();
     if scan.peek()? == b'}' {
         scan.next();
+        scan.close();
         return scan.is_over().then_some(object);
     }
     object.is_empty = false;
@@ -29,7 +35,10 @@ pub(super) fn object<'a, const N: usize>(text: &'a str, names: &[&'static str; N
         }
         match scan.next()? {
             b',' => {}
-            b'}' => return scan.is_over().then_some(object),
+            b'}' => {
+                scan.close();
+                return scan.is_over().then_some(object);
+            }
             _ => return None,
         }
     }
@@ -49,7 +58,7 @@ mod tests {
 
     /// Both readings of a text: the slow one only where it has the guards that stand before it in `read`.
     fn agree(text: &str) {
-        let Some(quick) = object(text, &Key::NAMES) else { return };
+        let Some(quick) = object(text, &Key::NAMES, &mut ()) else { return };
         let slow = Object::read(text, &Key::NAMES).ok().expect("what is taken here is taken there");
         assert_eq!((quick.values, quick.is_empty), (slow.values, slow.is_empty), "{text}");
         assert_eq!(crate::json::deeper_than(text.as_bytes(), MAX_DEPTH), None, "{text}");
@@ -64,7 +73,7 @@ mod tests {
             r#"{"model":"m","stream":true,"n":-1.5e+3,"x":[[],{},"\u00e9\"",null,false,{"a":{"b":[0]}}]}"#,
             "{\"messages\":[{\"role\":\"user\",\"content\":\"a long text that needs more than one step, ö\"}] }\n",
         ] {
-            assert!(object(text, &Key::NAMES).is_some(), "{text}");
+            assert!(object(text, &Key::NAMES, &mut ()).is_some(), "{text}");
             agree(text);
         }
     }
@@ -98,10 +107,10 @@ mod tests {
             "{\"Model\":\"a\"}",
             &deep,
         ] {
-            assert!(object(text, &Key::NAMES).is_none(), "{text}");
+            assert!(object(text, &Key::NAMES, &mut ()).is_none(), "{text}");
         }
         let deepest = format!("{{\"a\":{}1{}}}", "[".repeat(MAX_DEPTH - 1), "]".repeat(MAX_DEPTH - 1));
-        assert!(object(&deepest, &Key::NAMES).is_some());
+        assert!(object(&deepest, &Key::NAMES, &mut ()).is_some());
         agree(&deepest);
     }
 
