@@ -109,8 +109,10 @@ fn each_scalar(node: &Node, with: &mut dyn FnMut(Span, bool)) {
 
 /// What a line read on its own takes for a secret, and the tree knows better.
 fn unmask_span(span: Span, lines: &mut [Line]) {
-    if let Some(line) = lines.get_mut(span.start.0 - 1) {
-        line.masked.retain(|(start, _)| *start != span.start.1 - 1);
+    let Some(line) = lines.get_mut(span.start.0 - 1) else { return };
+    // They are in order still: a file may be one long line.
+    if let Ok(at) = line.masked.binary_search_by_key(&(span.start.1 - 1), |(start, _)| *start) {
+        line.masked.remove(at);
     }
 }
 

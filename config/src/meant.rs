@@ -278,9 +278,12 @@ pub struct Fallback {
 }
 
 impl Fallback {
-    /// Whether it is this pool.
-    pub fn is_pool(&self, name: &str) -> bool {
-        matches!(&self.to, FallbackTo::Pool { pool, .. } if pool == name)
+    /// The pool that it is, if it is one.
+    pub fn pool(&self) -> Option<&str> {
+        match &self.to {
+            FallbackTo::Pool { pool, .. } => Some(pool),
+            FallbackTo::Model { .. } => None,
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use crate::fault::Fault;
 use crate::key_path::KeyPath;
-use crate::meant::{Backend, Config, FilterEntry, Model, Pool, Target};
+use crate::meant::{Backend, Config, Fallback, FilterEntry, Model, Pool};
 use crate::positions::Positions;
 use crate::secret::is_secret_name;
 use crate::settings::{OtherPaths, TimeoutOverrides, Timeouts};
 use crate::tree::{Content, Node, Origin, Resolved};
+use std::collections::{HashMap, HashSet};
 
 /// Everything in the file that its writer may want to know.
 pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> Vec<Fault> {
@@ -24,16 +25,18 @@ pub(crate) fn warnings(config: &Config, tree: &Node, positions: &Positions) -> V
         found.in_plain_text(&record.path.key("chain").key("key"));
     }
     found.timeouts(&root.key("timeouts"), &config.timeouts);
+    let led_to = LedTo::new(config, tree);
     for pool in &config.pools {
-        found.unused(config, pool);
+        found.unused(&led_to, pool);
         found.unwatched(pool);
         found.nobody_resumes(config, pool);
         found.idle_tls(pool);
         found.overrides(&pool.path, &pool.timeouts, &config.timeouts);
         pool.backends.iter().for_each(|backend| found.backend(pool, backend));
     }
+    let pools = by_name(config);
     for model in &config.models {
-        let pool = model.targets.first().and_then(|target| config.pool(&target.pool));
+        let pool = model.targets.first().and_then(|target| pools.get(&*target.pool));
         let base = pool.map_or(config.timeouts, |pool| pool.timeouts.resolve(&config.timeouts));
         found.overrides(&model.path, &model.timeouts, &base);
     }
@@ -48,6 +51,36 @@ fn identifies(filter: &FilterEntry) -> bool {
 /// Whether a limit per this needs to know who asks.
 fn is_somebody(per: &str) -> bool {
     matches!(per, "key" | "user" | "service" | "team" | "org")
+}
+
+/// The pools by their names: a file with a thousand of them is read as fast as it is long.
+fn by_name(config: &Config) -> HashMap<&str, &Pool> {
+    config.pools.iter().map(|pool| (&*pool.name, pool)).collect()
+}
+
+/// The pools that something is sent to.
+struct LedTo<'a> {
+    pools: HashSet<&'a str>,
+    /// Whether that is known: a model that names no known pool may mean any.
+    is_settled: bool,
+}
+
+impl<'a> LedTo<'a> {
+    fn new(config: &'a Config, tree: &Node) -> Self {
+        let known = by_name(config);
+        let mut pools = HashSet::new();
+        let mut is_settled = !config.models.is_empty() && !tree.has_gone(&KeyPath::root().key("models"));
+        for model in &config.models {
+            is_settled &= !model.targets.is_empty();
+            is_settled &= model.targets.iter().all(|target| known.contains_key(&*target.pool));
+            pools.extend(model.targets.iter().map(|target| &*target.pool));
+            pools.extend(model.fallback.iter().filter_map(Fallback::pool));
+        }
+        if let OtherPaths::Pool(name) = &config.other_paths {
+            pools.insert(name);
+        }
+        Self { pools, is_settled }
+    }
 }
 
 struct Warnings<'a> {
@@ -143,14 +176,8 @@ impl Warnings<'_> {
         }
     }
 
-    fn unused(&mut self, config: &Config, pool: &Pool) {
-        let used = config.models.iter().flat_map(|model| &model.targets).any(|target| target.pool == pool.name)
-            || config.models.iter().flat_map(|model| &model.fallback).any(|step| step.is_pool(&pool.name))
-            || config.other_paths == OtherPaths::Pool(pool.name.clone());
-        // A model that names no known pool may mean this one.
-        let known = |target: &Target| config.pool(&target.pool).is_some();
-        let settled = config.models.iter().all(|model| !model.targets.is_empty() && model.targets.iter().all(known));
-        if !used && settled && !config.models.is_empty() && !self.tree.has_gone(&KeyPath::root().key("models")) {
+    fn unused(&mut self, led_to: &LedTo<'_>, pool: &Pool) {
+        if led_to.is_settled && !led_to.pools.contains(&*pool.name) {
             let message = format!("nothing is ever sent to the pool `{}`", pool.name);
             let fault = self.positions.fault_at_key(&pool.path, message).as_warning();
             self.faults.push(fault.with_help("name it in `models`, or take it out"));
@@ -166,8 +193,8 @@ impl Warnings<'_> {
 
     fn nobody_resumes(&mut self, config: &Config, pool: &Pool) {
         let falls_back = |model: &&Model| model.targets.iter().any(|target| target.pool == pool.name);
-        let others = config.models.iter().filter(falls_back).any(|model| !model.fallback.is_empty());
-        if pool.resume.is_some() && pool.backends.len() == 1 && pool.discover.is_none() && !others {
+        let others = || config.models.iter().filter(falls_back).any(|model| !model.fallback.is_empty());
+        if pool.resume.is_some() && pool.backends.len() == 1 && pool.discover.is_none() && !others() {
             let message = "the pool has one backend and its models no fallback: nobody else could continue a stream";
             self.warn(&pool.path.key("resume"), message, "add a backend, or leave `resume` out");
         }

@@ -3,7 +3,7 @@
 use crate::telemetry::Series;
 use crate::upstream::Pool;
 use crate::upstream::hedge::Hedging;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,8 +12,10 @@ use tidegate_config::{FallbackOn, Pattern, Timeouts};
 /// All models of one configuration.
 pub struct Models {
     exact: HashMap<Box<str>, Arc<Model>>,
-    /// Longest prefix first, so that the first match is the closest.
-    prefixes: Vec<Arc<Model>>,
+    prefixes: HashMap<Box<str>, Arc<Model>>,
+    /// How long prefixes are, the longest first, so that the first match is the closest: they are of few lengths, however
+    /// many there are.
+    lengths: Vec<usize>,
     in_order: Vec<Arc<Model>>,
     /// What a request without a model gets.
     pub default: Option<Arc<str>>,
@@ -105,22 +107,25 @@ impl Models {
     /// The models of a file, in its order.
     pub fn new(in_order: Vec<Arc<Model>>, default: Option<Arc<str>>) -> Self {
         let mut exact = HashMap::new();
-        let mut prefixes = Vec::new();
+        let mut prefixes = HashMap::new();
         for model in &in_order {
             match &model.pattern {
                 Pattern::Exact(name) => {
                     exact.insert(name.as_str().into(), model.clone());
                 }
-                Pattern::Prefix(_) => prefixes.push(model.clone()),
+                Pattern::Prefix(prefix) => {
+                    prefixes.insert(prefix.as_str().into(), model.clone());
+                }
             }
         }
-        prefixes.sort_by_key(|model| std::cmp::Reverse(model.name.len()));
-        Self { exact, prefixes, in_order, default }
+        let lengths: BTreeSet<usize> = prefixes.keys().map(|prefix: &Box<str>| prefix.len()).collect();
+        Self { exact, prefixes, lengths: lengths.into_iter().rev().collect(), in_order, default }
     }
 
     /// Who answers to `name`.
     pub fn resolve(&self, name: &str) -> Option<&Arc<Model>> {
-        self.exact.get(name).or_else(|| self.prefixes.iter().find(|model| model.pattern.matches(name)))
+        let closest = || self.lengths.iter().find_map(|length| self.prefixes.get(name.get(..*length)?));
+        self.exact.get(name).or_else(closest)
     }
 
     /// All models, in the order of the file.

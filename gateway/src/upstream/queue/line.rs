@@ -175,7 +175,20 @@ impl<T> Line<T> {
     /// How many are before this place.
     pub(super) fn before(&self, spot: Spot) -> usize {
         let higher: usize = self.classes[..spot.class].iter().map(|class| class.waiting.len()).sum();
-        higher + self.classes[spot.class].waiting.range(..spot.tag).count()
+        let waiting = &self.classes[spot.class].waiting;
+        // From both sides: whoever has just come stands at the end mostly, or near the beginning.
+        let (mut before, mut behind) = (waiting.range(..spot.tag), waiting.range(spot.tag..).rev());
+        let mut seen = 0;
+        higher
+            + loop {
+                if before.next().is_none() {
+                    break seen;
+                }
+                if behind.next().is_none() {
+                    break waiting.len() - seen;
+                }
+                seen += 1;
+            }
     }
 
     /// Whose turn it is: the first class in which somebody waits, unless another was passed over for long.

@@ -33,6 +33,25 @@ fn who_comes_after_a_crowd_of_another_organisation_is_next() {
 }
 
 #[test]
+fn each_knows_how_many_are_before_it_wherever_it_stands() {
+    for crowd in 0..9 {
+        let mut line = Line::default();
+        let urgent = Claim { priority: 9, ..claim("a", 10) };
+        line.join(&urgent, usize::MAX);
+        let spots: Vec<Spot> = (0..crowd).map(|n| line.join(&claim("a", 10), n)).collect();
+        for (before, spot) in spots.iter().enumerate() {
+            assert_eq!(line.before(*spot), 1 + before, "of {crowd}");
+        }
+        // One that was called is in line no more, and stands where it stood.
+        for (before, spot) in spots.iter().enumerate() {
+            line.leave(*spot);
+            assert_eq!(line.before(*spot), 1 + before, "of {crowd}, having left");
+            line.come_back(*spot, before);
+        }
+    }
+}
+
+#[test]
 fn a_request_counts_by_its_tokens() {
     let mut line = Line::default();
     for n in 0..3 {
