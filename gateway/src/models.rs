@@ -118,7 +118,7 @@ impl Models {
                 }
             }
         }
-        let lengths: BTreeSet<usize> = prefixes.keys().map(|prefix: &Box<str>| prefix.len()).collect();
+        let lengths: BTreeSet<usize> = prefixes.keys().map(|prefix| str::len(prefix)).collect();
         Self { exact, prefixes, lengths: lengths.into_iter().rev().collect(), in_order, default }
     }
 
