@@ -107,7 +107,7 @@ impl Models {
     /// The models of a file, in its order.
     pub fn new(in_order: Vec<Arc<Model>>, default: Option<Arc<str>>) -> Self {
         let mut exact = HashMap::new();
-        let mut prefixes = HashMap::new();
+        let mut prefixes: HashMap<Box<str>, _> = HashMap::new();
         for model in &in_order {
             match &model.pattern {
                 Pattern::Exact(name) => {
@@ -118,7 +118,7 @@ impl Models {
                 }
             }
         }
-        let lengths: BTreeSet<usize> = prefixes.keys().map(|prefix: &Box<str>| prefix.len()).collect();
+        let lengths: BTreeSet<usize> = prefixes.keys().map(|prefix| prefix.len()).collect();
         Self { exact, prefixes, lengths: lengths.into_iter().rev().collect(), in_order, default }
     }
 
