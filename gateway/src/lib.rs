@@ -31,6 +31,7 @@ pub mod models;
 pub mod networks;
 pub mod openapi;
 pub mod outbound;
+mod patience;
 pub mod records;
 pub mod reference;
 mod reload;

@@ -112,7 +112,7 @@ impl Server {
         let idle = first.unwrap_or(limits.keep_alive);
         let came = tokio::select! {
             biased;
-            came = pingora::time::timeout(idle, connection.await_request()) => came,
+            came = crate::patience::timeout(idle, connection.await_request()) => came,
             () = leaving => return Next::Closed,
         };
         match came {
@@ -126,7 +126,7 @@ impl Server {
             }
         }
         let patience = first.map_or(limits.head_timeout, |first| first.min(limits.head_timeout));
-        match pingora::time::timeout(patience, connection.read_head(&limits)).await {
+        match crate::patience::timeout(patience, connection.read_head(&limits)).await {
             Ok(Ok(())) => Next::Request,
             Ok(Err(Unreadable::Refused(refused))) => Next::Refused(refused),
             Ok(Err(Unreadable::Gone)) => Next::Gone,
@@ -219,7 +219,7 @@ impl Server {
         let mut connection = Box::new(Http1::new(stream, client));
         // Where TLS has not settled it, the first bytes do.
         if alpn.is_none() {
-            match pingora::time::timeout(patience, connection.is_http2()).await {
+            match crate::patience::timeout(patience, connection.is_http2()).await {
                 Ok(Ok(true)) => return rewound(*connection).map(Begun::Http2),
                 Ok(Ok(false)) => {}
                 Ok(Err(_)) => return None,

@@ -31,6 +31,18 @@ const SIZES: [(&str, u64); 8] = [
     ("GiB", 1 << 30),
 ];
 
+/// Appends a decimal number of `least` digits or more.
+pub fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
+    let mut digits = [b'0'; 20];
+    let mut start = digits.len();
+    while number > 0 || digits.len() - start < least {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
 /// A number with a unit of these, in the smallest of them.
 fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (number, factor) = split(text, units)?;
@@ -215,5 +227,16 @@ mod tests {
             assert_eq!(Percent::parse(text), None, "{text}");
         }
         assert!(Percent::ALL.has(u64::MAX) && Percent::parse("0%").unwrap().is_nothing());
+    }
+
+    #[test]
+    fn digits_are_as_many_as_it_takes_and_no_fewer_than_wanted() {
+        for (number, least, text) in
+            [(0, 1, "0"), (7, 3, "007"), (1234, 3, "1234"), (u64::MAX, 1, "18446744073709551615")]
+        {
+            let mut out = Vec::new();
+            write_digits(&mut out, number, least);
+            assert_eq!(out, text.as_bytes());
+        }
     }
 }

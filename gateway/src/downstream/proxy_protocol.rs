@@ -143,7 +143,7 @@ pub(crate) async fn receive(
     if !trusted.contain(peer.map(|peer| peer.ip())) {
         return Err(Some(BadHead::UntrustedProxy));
     }
-    let (said, behind) = match pingora::time::timeout(patience, read(stream)).await {
+    let (said, behind) = match crate::patience::timeout(patience, read(stream)).await {
         Ok(Ok(Ok(found))) => found,
         Ok(Ok(Err(Malformed))) => return Err(Some(BadHead::ProxyHeader)),
         Ok(Err(_)) => return Err(None),

@@ -283,7 +283,7 @@ async fn settle_body(session: &mut Session, trip: &Trip<'_>) {
     let drained = small
         && session.keeps_alive()
         && !waits
-        && pingora::time::timeout(DRAIN_TIME, session.drain_body()).await.is_ok_and(|drained| drained.is_ok());
+        && crate::patience::timeout(DRAIN_TIME, session.drain_body()).await.is_ok_and(|drained| drained.is_ok());
     if !drained {
         session.close_after();
     }
@@ -301,7 +301,7 @@ async fn linger(session: &mut Session) {
             }
         }
     };
-    let _ = pingora::time::timeout(DRAIN_TIME, discard).await;
+    let _ = crate::patience::timeout(DRAIN_TIME, discard).await;
 }
 
 /// Bytes listened to before hanging up: enough for what is under way.

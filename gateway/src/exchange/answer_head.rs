@@ -3,6 +3,8 @@
 use super::fail::{Fault, Result};
 use super::headers::{BACKENDS_REQUEST_ID, CORRELATION_ID, REQUEST_ID, number};
 use super::{Session, Trip, cors};
+use crate::telemetry::write_millis;
+use bytes::Bytes;
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tidegate_plugins::Head;
@@ -41,7 +43,9 @@ pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
     if trip.snapshot.answer_headers {
         if let Some(backend) = &record.backend {
             insert(headers, BACKEND, backend);
-            headers.insert(ATTEMPTS, HeaderValue::from(record.attempts));
+            let once = || HeaderValue::from_static("1");
+            let attempts = record.attempts;
+            headers.insert(ATTEMPTS, if attempts == 1 { once() } else { attempts.into() });
         }
         if let Some(why) = record.fallback.last() {
             insert(headers, FALLBACK, why);
@@ -52,8 +56,11 @@ pub(super) fn identify(trip: &mut Trip<'_>, headers: &mut HeaderMap) {
             let queued = u64::try_from(record.queued.as_millis()).unwrap_or(u64::MAX);
             headers.insert(QUEUE, number(queued));
         }
-        let millis = record.overhead.as_secs_f64() * 1000.0;
-        insert(headers, OVERHEAD, &format!("{millis:.3}"));
+        let mut overhead = Vec::with_capacity(16);
+        write_millis(&mut overhead, record.overhead);
+        if let Ok(overhead) = HeaderValue::from_maybe_shared(Bytes::from(overhead)) {
+            headers.insert(OVERHEAD, overhead);
+        }
     }
     if let Some(cors) = &trip.snapshot.cors
         && trip.exchange.head().method != Method::OPTIONS

@@ -133,7 +133,7 @@ impl<'a> Ask<'a> {
     async fn in_time<T>(&self, since: Instant, future: impl Future<Output = T>) -> Outcome<T> {
         let (until, limit) = self.deadline.until(Wait::FirstByte, since, self.timeouts.first_byte, true);
         let patience = until.saturating_duration_since(Instant::now());
-        pingora::time::timeout(patience, future).await.map_err(|_| match limit {
+        crate::patience::timeout(patience, future).await.map_err(|_| match limit {
             Wait::FirstByte => Failed::Missed(Miss::Timeout, Fault::timed_out(limit)),
             limit => Failed::Final(Fault::timed_out(limit)),
         })
@@ -168,7 +168,7 @@ impl<'a> Ask<'a> {
         let (began, backend) = (Instant::now(), &self.backend);
         let (until, limit) = self.deadline.until(Wait::FirstByte, began, self.timeouts.connect, true);
         let patience = until.saturating_duration_since(began);
-        let upstream = match pingora::time::timeout(patience, self.core.connector.connect(backend, fresh)).await {
+        let upstream = match crate::patience::timeout(patience, self.core.connector.connect(backend, fresh)).await {
             Ok(Ok(upstream)) => upstream,
             Ok(Err(error)) => return Err(unreachable(backend, began, BackendFault::Connect, &error.to_string())),
             Err(_) if limit == Wait::FirstByte => {
@@ -206,7 +206,7 @@ impl<'a> Ask<'a> {
             return Err(Failed::Final(Fault::ours(why)));
         }
         let sent = Instant::now();
-        let unanswered = match pingora::time::timeout(EARLY_ANSWER, upstream.read_head()).await {
+        let unanswered = match crate::patience::timeout(EARLY_ANSWER, upstream.read_head()).await {
             Ok(Ok(head)) => return Ok(self.got(upstream, head, sent)),
             Ok(Err(error)) => error.is_unanswered(),
             Err(_) => true,

@@ -94,7 +94,7 @@ impl Reader {
     /// # Errors
     /// Too large, too slow, badly framed, or the client has left.
     pub(crate) async fn next(&mut self, session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Bytes>> {
-        let read = pingora::time::timeout(self.patience(&trip.snapshot.limits), session.read_body()).await;
+        let read = crate::patience::timeout(self.patience(&trip.snapshot.limits), session.read_body()).await;
         let data = read.map_err(|_| too_slow().closing())?.map_err(unreadable)?;
         self.count(trip, data.as_ref().map(Bytes::len))?;
         Ok(data)
@@ -111,7 +111,7 @@ impl Reader {
         body: &mut BytesMut,
     ) -> Result<Option<usize>> {
         let before = body.len();
-        let read = pingora::time::timeout(self.patience(&trip.snapshot.limits), session.read_body_into(body)).await;
+        let read = crate::patience::timeout(self.patience(&trip.snapshot.limits), session.read_body_into(body)).await;
         let more = read.map_err(|_| too_slow().closing())?.map_err(unreadable)?;
         let piece = more.then(|| body.len() - before);
         self.count(trip, piece)?;

@@ -121,7 +121,7 @@ pub(super) async fn wait<T>(
     tokio::select! {
         // The backend first: what it has sent is passed on even to a client that is about to leave.
         biased;
-        outcome = pingora::time::timeout(patience, future) => outcome.map_err(|_| Fault::timed_out(until.1)),
+        outcome = crate::patience::timeout(patience, future) => outcome.map_err(|_| Fault::timed_out(until.1)),
         () = session.left() => Err(Fault::ClientGone),
         () = core.is_cut() => Err(Fault::leaving()),
     }

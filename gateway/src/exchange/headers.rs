@@ -1,6 +1,7 @@
 //! Which headers pass, in both directions. Hop-by-hop headers end here (RFC 9110 section 7.6.1), credentials and
 //! claims of identity too; everything else passes untouched.
 
+use crate::upstream::Fields;
 use http::header::{self, AsHeaderName, HeaderMap, HeaderName, HeaderValue};
 
 /// Never forwarded, in neither direction.
@@ -69,15 +70,15 @@ pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// What of a client's headers goes on to a backend, with room for what the gateway adds.
-pub(super) fn forwarded(client: &HeaderMap, upgrade: bool) -> HeaderMap {
+pub(super) fn forwarded(client: &HeaderMap, upgrade: bool) -> Fields {
     const ADDED: usize = 8;
     let named = named_by_connection(client);
-    let mut headers = HeaderMap::with_capacity(client.len() + ADDED);
+    let mut headers = Fields::with_capacity(client.len() + ADDED);
     for (name, value) in client {
         // Of the handshake only what asks for a WebSocket may pass: browsers put the key among the subprotocols.
         let handshake = !upgrade && name.as_str().starts_with("sec-websocket-");
         if !is_hop_by_hop(name) && !is_for_us(name) && !handshake && !named.contains(name) {
-            headers.append(name, value.clone());
+            headers.append(name.clone(), value.clone());
         }
     }
     headers
@@ -164,10 +165,14 @@ mod tests {
         pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
+    fn names(fields: &Fields) -> Vec<&HeaderName> {
+        fields.iter().map(|(name, _)| name).collect()
+    }
+
     #[test]
     fn what_connection_names_ends_here_with_it() {
         let map = headers(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("x-kept", "1"), ("te", "gzip")]);
-        assert_eq!(forwarded(&map, false).keys().collect::<Vec<_>>(), ["x-kept"]);
+        assert_eq!(names(&forwarded(&map, false)), ["x-kept"]);
     }
 
     #[test]
@@ -180,7 +185,7 @@ mod tests {
             ("x_user_id", "root"),
             ("anthropic-version", "2023-06-01"),
         ]);
-        assert_eq!(forwarded(&map, false).keys().collect::<Vec<_>>(), ["anthropic-version"]);
+        assert_eq!(names(&forwarded(&map, false)), ["anthropic-version"]);
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn judge(ask: &Ask<'_>, opened: &mut Opened, opening: Opening, is_stream: bool) 
 /// Reads one more piece, no later than `until`.
 async fn piece(ask: &Ask<'_>, opened: &mut Opened, (until, wait): (Instant, Wait)) -> Outcome<Option<Bytes>> {
     let patience = until.saturating_duration_since(Instant::now());
-    match pingora::time::timeout(patience, opened.got.upstream.read_body()).await {
+    match crate::patience::timeout(patience, opened.got.upstream.read_body()).await {
         Ok(Ok(piece)) => {
             if piece.is_some() {
                 ask.alive();

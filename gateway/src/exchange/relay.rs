@@ -259,7 +259,7 @@ fn put_back(trip: &Trip<'_>, fetched: Fetched) {
 /// A backend that says `[DONE]` gets a moment for the end of its message; the client has its answer already. What does
 /// not end then is closed.
 async fn finish_reading(trip: &Trip<'_>, mut fetched: Fetched) {
-    let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.read_body()).await;
+    let rest = crate::patience::timeout(END_OF_MESSAGE, fetched.read_body()).await;
     if matches!(rest, Ok(Ok(None))) {
         put_back(trip, fetched);
     } else {

@@ -2,12 +2,12 @@
 
 use super::body::{self, Body};
 use super::{Trip, headers};
-use crate::upstream::{Backend, RequestHead};
+use crate::upstream::{Backend, Fields, RequestHead};
 use http::Method;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 
 /// The headers that every attempt sends: the client's, less what ends here, plus ids. `length` is that of a whole body.
-pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
+pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> Fields {
     let mut headers = headers::forwarded(trip.exchange.headers(), trip.upgrade);
     for name in &trip.snapshot.kept_headers {
         headers.remove(name);
@@ -16,17 +16,17 @@ pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
     if trip.exchange.model().is_some() {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if matches!(trip.body, Body::Whole) {
-            headers.remove(header::CONTENT_ENCODING);
+            headers.remove(&header::CONTENT_ENCODING);
         }
     }
     if trip.shadow {
         headers.insert(headers::SHADOW, HeaderValue::from_static("1"));
     }
     let record = &trip.record;
-    headers.insert(headers::REQUEST_ID, record.request_id.to_header());
+    headers.append(headers::REQUEST_ID, record.request_id.to_header());
     headers.insert(headers::TRACEPARENT, record.trace.to_header(record.attempts));
     if !record.trace.continued() {
-        headers.remove(headers::TRACESTATE);
+        headers.remove(&headers::TRACESTATE);
     }
     if trip.upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -34,7 +34,7 @@ pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
         strip_key(&mut headers);
         // Who reads along cannot read what is compressed.
         if !trip.turns.is_empty() {
-            headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+            headers.remove(&header::SEC_WEBSOCKET_EXTENSIONS);
         }
     }
     frame(trip, &mut headers, length);
@@ -42,16 +42,16 @@ pub(super) fn headers_for_all(trip: &Trip<'_>, length: usize) -> HeaderMap {
 }
 
 /// Takes the key that browsers put among the subprotocols out again: see the `api_key` filter.
-fn strip_key(headers: &mut HeaderMap) {
+fn strip_key(headers: &mut Fields) {
     let offered: Vec<String> = headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
         .iter()
-        .filter_map(|value| value.to_str().ok())
+        .filter(|(name, _)| **name == header::SEC_WEBSOCKET_PROTOCOL)
+        .filter_map(|(_, value)| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|protocol| protocol.trim().to_owned())
         .filter(|protocol| !protocol.starts_with("openai-insecure-api-key."))
         .collect();
-    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    headers.remove(&header::SEC_WEBSOCKET_PROTOCOL);
     if let Ok(value) = HeaderValue::from_str(&offered.join(", "))
         && !value.is_empty()
     {
@@ -60,34 +60,34 @@ fn strip_key(headers: &mut HeaderMap) {
 }
 
 /// Says how long the body is: our own framing, whatever the client's was.
-fn frame(trip: &Trip<'_>, headers: &mut HeaderMap, length: usize) {
+fn frame(trip: &Trip<'_>, headers: &mut Fields, length: usize) {
     match &trip.body {
         Body::None | Body::Unread => {
             if trip.exchange.head().method == Method::POST {
-                headers.insert(header::CONTENT_LENGTH, headers::number(0_u32));
+                headers.append(header::CONTENT_LENGTH, headers::number(0_u32));
             }
         }
         Body::Whole => {
-            headers.insert(header::CONTENT_LENGTH, headers::number(length as u64));
+            headers.append(header::CONTENT_LENGTH, headers::number(length as u64));
         }
         Body::Streamed { held, more: false } => {
             let length: usize = held.iter().map(bytes::Bytes::len).sum();
-            headers.insert(header::CONTENT_LENGTH, headers::number(length as u64));
+            headers.append(header::CONTENT_LENGTH, headers::number(length as u64));
         }
         Body::Streamed { more: true, .. } => match body::declared_length(trip.exchange.headers()) {
             Some(length) => {
                 let length = length.saturating_add_signed(trip.grown);
-                headers.insert(header::CONTENT_LENGTH, headers::number(length));
+                headers.append(header::CONTENT_LENGTH, headers::number(length));
             }
             None => {
-                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                headers.append(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         },
     }
 }
 
 /// The head for one backend: its base path, its credential.
-pub(super) fn head_for(backend: &Backend, trip: &Trip<'_>, mut headers: HeaderMap) -> RequestHead {
+pub(super) fn head_for(backend: &Backend, trip: &Trip<'_>, mut headers: Fields) -> RequestHead {
     let (settings, head) = (&backend.settings, trip.exchange.head());
     let mut target = String::with_capacity(settings.base_path.len() + head.path.len());
     target.push_str(&settings.base_path);

@@ -11,9 +11,9 @@ use super::fetch::{self, Deadline, Fetched, Missed};
 use super::{Route, Session, Trip, headers, relay, whole};
 use crate::telemetry::ResumeOutcome;
 use crate::upstream::too_long::says_too_long;
-use crate::upstream::{Backend, Pool};
+use crate::upstream::{Backend, Fields, Pool};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderName, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 use tidegate_config::{Resume, ResumeStyle};
@@ -153,11 +153,13 @@ pub(super) fn body(trip: &Trip<'_>, route: &Route) -> Bytes {
     rest_body(trip, route).unwrap_or_else(|| trip.exchange.body().clone())
 }
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// What asks for the rest is not the request that the client's key stands for: a backend that keeps answers by it would
 /// give the first one again, or refuse.
-pub(super) fn headers(trip: &Trip<'_>, headers: &mut HeaderMap) {
+pub(super) fn headers(trip: &Trip<'_>, headers: &mut Fields) {
     if trip.resuming.as_ref().is_some_and(|resuming| resuming.continues()) {
-        headers.remove("idempotency-key");
+        headers.remove(&IDEMPOTENCY_KEY);
     }
 }
 

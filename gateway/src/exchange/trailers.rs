@@ -13,7 +13,7 @@ pub(super) async fn take(session: &mut Session, trip: &mut Trip<'_>, fetched: &m
         return;
     }
     if !fetched.is_done() {
-        let rest = pingora::time::timeout(END_OF_MESSAGE, fetched.read_body()).await;
+        let rest = crate::patience::timeout(END_OF_MESSAGE, fetched.read_body()).await;
         if !matches!(rest, Ok(Ok(None))) {
             return;
         }

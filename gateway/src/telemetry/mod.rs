@@ -19,7 +19,7 @@ pub use course::{Attempted, Course, Step, What};
 pub use finished::Finished;
 pub use ids::{RequestId, SpanId, TraceContext, TraceId};
 pub use log::{Clean, Format, Log, LogGuard};
-pub(crate) use log::{Stamp, write_digits, write_json_string};
+pub(crate) use log::{Stamp, write_json_string, write_millis};
 
 pub use metrics::{
     BackendFault, BackendSeries, BadHead, FilterSeries, HedgeOutcome, InFlight, IntCounter, Judged, Laps, Metrics,

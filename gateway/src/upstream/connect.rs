@@ -317,7 +317,7 @@ fn over_http2(head: RequestHead, peer: &HttpPeer, authority: &str) -> Result<Box
     let scheme = if peer.tls() { "https" } else { "http" };
     let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(head.target);
     parts.uri = uri.build().map_err(|_| Error::Unsendable("its target is no part of a URI"))?;
-    (parts.method, parts.version, parts.headers) = (head.method, Version::HTTP_2, head.headers);
+    (parts.method, parts.version, parts.headers) = (head.method, Version::HTTP_2, head.headers.into());
     parts.headers.remove(http::header::TRANSFER_ENCODING);
     Ok(Box::new(parts.into()))
 }

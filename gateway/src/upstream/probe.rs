@@ -252,7 +252,7 @@ async fn ask(upstream: &mut Upstream, backend: &Backend, what: Asked) -> super::
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(what.body.len()));
     }
     let target = format!("{}{}", backend.settings.base_path, what.path);
-    upstream.send(RequestHead { method: what.method, target, headers }, what.body).await?;
+    upstream.send(RequestHead { method: what.method, target, headers: headers.into() }, what.body).await?;
     let head = upstream.read_head().await?;
     let status = head.status.as_u16();
     let retry_after = head.headers.contains_key(header::RETRY_AFTER);

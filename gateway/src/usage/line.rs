@@ -3,11 +3,12 @@
 //! A line has a line break before it and one behind: what a killed process left half written ends where the next line
 //! begins. Its first eight letters are the CRC of the rest, so that half a line is never taken for a whole one.
 
-use crate::telemetry::{write_digits, write_json_string};
+use crate::telemetry::write_json_string;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Write;
+use tidegate_plugins::units::write_digits;
 
 /// What usage is told by: who, what, and how it ended. In the order of the columns.
 pub const NAMES: [&str; 7] = ["org", "team", "user", "service", "key", "model", "cause"];

@@ -8,7 +8,9 @@ use crate::call::Endpoint;
 use crate::events::Events;
 use crate::json;
 use bytes::{Bytes, BytesMut};
+use memchr::memchr;
 use memchr::memmem::Finder;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -29,7 +31,7 @@ struct Known {
 /// Where an id or a time begins.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    at: u32,
+    at: usize,
     is_id: bool,
 }
 
@@ -37,8 +39,10 @@ struct Place {
 static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"id\""));
 
 /// The names that the time goes by.
-static MADE: LazyLock<[Finder<'static>; 3]> =
-    LazyLock::new(|| [r#""created""#, r#""created_at""#, r#""completed_at""#].map(Finder::new));
+const MADE: [&[u8]; 3] = [br#""created""#, br#""created_at""#, br#""completed_at""#];
+
+/// The same, to look for where much is read.
+static MADE_FINDERS: LazyLock<[Finder<'static>; 3]> = LazyLock::new(|| MADE.map(Finder::new));
 
 impl Ids {
     /// Of a whole answer.
@@ -48,18 +52,18 @@ impl Ids {
 
     /// The same, with where they stand in this whole answer, which is the one that will be told.
     #[must_use]
-    pub fn located_in(self, whole: &[u8]) -> Self {
-        let Some(known) = self.0.as_ref().filter(|_| u32::try_from(whole.len()).is_ok()) else { return self };
-        let fresh = Fresh::new(&self, TEN_DIGITS, 0);
-        let places = fresh.places(whole);
-        let places = places.iter().map(|(at, new)| Place { at: *at as u32, is_id: new.starts_with(b"\"") }).collect();
-        Self(Some(Arc::new(Known { places, ..Known::clone(known) })))
+    pub fn located_in(mut self, whole: &[u8]) -> Self {
+        if let Some(known) = self.0.as_mut().map(Arc::make_mut) {
+            known.places = known.look(whole).into();
+        }
+        self
     }
 
     /// Where in a whole answer something is given anew, in order.
     pub fn spans(&self, whole: &[u8]) -> Vec<Range<usize>> {
-        let fresh = Fresh::new(self, TEN_DIGITS, 0);
-        fresh.places_in_whole(whole).into_iter().map(|(at, new)| at..at + new.len()).collect()
+        let Some(known) = &self.0 else { return Vec::new() };
+        let span = |place: &Place| place.at..place.at + if place.is_id { known.id.len() } else { known.made.len() };
+        known.places_in(whole).iter().map(span).collect()
     }
 
     /// Of a stream: of what its first events say.
@@ -101,6 +105,32 @@ impl Ids {
         const BESIDE: usize = size_of::<Known>() + 64;
         let size = |known: &Arc<Known>| BESIDE + known.id.len() + known.made.len() + size_of_val(&*known.places);
         self.0.as_ref().map_or(0, size)
+    }
+}
+
+impl Known {
+    /// Where in the whole answer that the ids are of something is given anew, in order.
+    fn places_in(&self, whole: &[u8]) -> Cow<'_, [Place]> {
+        if self.places.is_empty() { self.look(whole).into() } else { Cow::Borrowed(&self.places) }
+    }
+
+    /// Looks for the id, and the time where it is a name's value. Both begin with a quote.
+    fn look(&self, answer: &[u8]) -> Vec<Place> {
+        let (mut places, mut from) = (Vec::new(), 0);
+        while let Some(at) = answer.get(from..).and_then(|rest| memchr(b'"', rest)).map(|at| from + at) {
+            let rest = &answer[at..];
+            from = at + 1;
+            if !self.id.is_empty() && rest.starts_with(&self.id) {
+                places.push(Place { at, is_id: true });
+                from = at + self.id.len();
+            } else if !self.made.is_empty()
+                && let Some(name) = MADE.iter().find(|name| rest.starts_with(name))
+            {
+                from = at + name.len();
+                places.extend(time_after(answer, from, &self.made).map(|at| Place { at, is_id: false }));
+            }
+        }
+        places
     }
 }
 
@@ -191,7 +221,7 @@ pub struct Fresh {
     ids: Ids,
     id: Option<Vec<u8>>,
     made: Option<Vec<u8>>,
-    /// Looks for the id; made when it is needed.
+    /// Looks for the id in one block after the other; made when it is needed.
     finder: OnceLock<Finder<'static>>,
 }
 
@@ -203,12 +233,6 @@ impl Fresh {
         let now = now.to_string().into_bytes();
         let made = (made.len() == now.len()).then_some(now);
         Self { ids: ids.clone(), id, made, finder: OnceLock::new() }
-    }
-
-    /// What looks for the id, and what comes in its place.
-    fn id(&self) -> Option<(&Finder<'static>, &[u8])> {
-        let new = self.id.as_ref()?;
-        Some((self.finder.get_or_init(|| Finder::new(self.ids.parts().0).into_owned()), new))
     }
 
     /// The time as it stands, and what comes in its place.
@@ -231,21 +255,19 @@ impl Fresh {
 
     /// Where what stands in the whole answer that the ids are of, in order.
     fn places_in_whole(&self, answer: &[u8]) -> Vec<(usize, &[u8])> {
-        let places = self.ids.0.as_ref().map_or(&[][..], |known| &known.places);
-        if places.is_empty() {
-            return self.places(answer);
-        }
+        let Some(known) = &self.ids.0 else { return Vec::new() };
         let new = |place: &Place| {
             let new = if place.is_id { &self.id } else { &self.made };
-            Some((place.at as usize, &new.as_ref()?[..]))
+            Some((place.at, &new.as_ref()?[..]))
         };
-        places.iter().filter_map(new).collect()
+        known.places_in(answer).iter().filter_map(new).collect()
     }
 
     /// Puts the new ones in the place of the old, with no memory of its own.
     pub fn renew(&self, block: &mut [u8]) {
         let next = |block: &[u8], from: usize, finder: &Finder<'_>| finder.find(&block[from..]).map(|at| from + at);
-        if let Some((finder, new)) = self.id() {
+        if let Some(new) = &self.id {
+            let finder = self.finder.get_or_init(|| Finder::new(self.ids.parts().0).into_owned());
             let mut from = 0;
             while let Some(at) = next(block, from, finder) {
                 from = at + new.len();
@@ -253,7 +275,7 @@ impl Fresh {
             }
         }
         let Some((old, new)) = self.made() else { return };
-        for name in &*MADE {
+        for name in &*MADE_FINDERS {
             let mut from = 0;
             while let Some(at) = next(block, from, name) {
                 from = at + name.needle().len();
@@ -284,22 +306,6 @@ impl Fresh {
         share(block.slice(copied..), &mut short);
         segments.push(short.freeze());
         segments
-    }
-
-    /// Where what stands, in order.
-    fn places(&self, block: &[u8]) -> Vec<(usize, &[u8])> {
-        let mut places: Vec<(usize, &[u8])> = Vec::new();
-        if let Some((finder, new)) = self.id() {
-            places.extend(finder.find_iter(block).map(|at| (at, new)));
-        }
-        if let Some((old, new)) = self.made() {
-            for name in &*MADE {
-                let ends = name.find_iter(block).map(|at| at + name.needle().len());
-                places.extend(ends.filter_map(|end| time_after(block, end, old)).map(|value| (value, new)));
-            }
-        }
-        places.sort_unstable_by_key(|(at, _)| *at);
-        places
     }
 }
 

@@ -175,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                 self.stream.flush().await?;
                 io::Result::Ok(written)
             };
-            match pingora::time::timeout(self.write_timeout, write).await {
+            match crate::patience::timeout(self.write_timeout, write).await {
                 Ok(Ok(written @ 1..)) => IoSlice::advance_slices(&mut pieces, written),
                 _ => return Err(Error::Gone),
             }

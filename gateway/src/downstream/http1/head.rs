@@ -1,13 +1,16 @@
 //! The head of a request, read once and strictly (RFC 9112). What another server on the path could read differently is
 //! refused, and the connection ends: nobody may smuggle a request through a disagreement.
 
+use super::names;
 use crate::telemetry::BadHead;
 use crate::upstream::http1::body::Decoder;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri, Version};
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
+use memchr::memmem::Finder;
+use std::sync::LazyLock;
 use tidegate_config::Limits;
 
 /// Why a head is refused.
@@ -80,22 +83,23 @@ const NOT_HTTP: &str = "The request's head is not valid HTTP.";
 
 /// Where the head ends, its empty line included; none if that has not come yet.
 fn block_end(block: &[u8], scanned: &mut usize, largest: usize) -> Result<Option<usize>, Refused> {
-    let large = || too_large(BadHead::TooLarge, "The request's head is larger than this gateway accepts.");
-    let from = *scanned;
-    for newline in memchr_iter(b'\n', &block[from..]).map(|at| from + at) {
-        if newline >= largest {
-            return Err(large());
-        }
-        if newline == 0 || block[newline - 1] != b'\r' {
-            return Err(framing("A line of the head ends with a bare line feed."));
-        }
-        if newline >= 2 && block[newline - 2] == b'\n' {
-            return Ok(Some(newline + 1));
-        }
+    let unseen = scanned.saturating_sub(END.needle().len() - 1);
+    let end = END.find(&block[unseen..]).map(|at| unseen + at + END.needle().len());
+    let lines = &block[unseen..end.unwrap_or(block.len()).min(largest)];
+    // Without an early end, so that it is done many bytes at a time.
+    let is_bare = |(&before, &byte): (&u8, &u8)| (byte == b'\n') & (before != b'\r');
+    if lines.iter().zip(lines.iter().skip(1)).fold(false, |found, pair| found | is_bare(pair)) {
+        return Err(framing("A line of the head ends with a bare line feed."));
+    }
+    if end.unwrap_or(block.len() + 1) > largest {
+        return Err(too_large(BadHead::TooLarge, "The request's head is larger than this gateway accepts."));
     }
     *scanned = block.len();
-    if block.len() < largest { Ok(None) } else { Err(large()) }
+    Ok(end)
 }
+
+/// How a head ends.
+static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\r\n\r\n"));
 
 /// The lines of a head, without their ends.
 struct Lines<'a> {
@@ -166,12 +170,18 @@ fn field(raw: &Bytes, line: &[u8]) -> Result<(HeaderName, HeaderValue), Refused>
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(framing("A header is folded over lines, which is obsolete."));
     }
-    let Some(colon) = memchr(b':', line) else { return Err(framing("A line of the head is no header.")) };
+    // Names are short.
+    let Some(colon) = line.iter().position(|&byte| byte == b':') else {
+        return Err(framing("A line of the head is no header."));
+    };
     let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
     if name.last().is_some_and(u8::is_ascii_whitespace) {
         return Err(framing("A header's name is followed by a space."));
     }
-    let name = HeaderName::from_bytes(name).map_err(|_| framing("A header's name is none."))?;
+    let name = match names::known(name) {
+        Some(name) => name,
+        None => HeaderName::from_bytes(name).map_err(|_| framing("A header's name is none."))?,
+    };
     let value = HeaderValue::from_maybe_shared(raw.slice_ref(value));
     let value = value.map_err(|_| framing("A header has a bare carriage return or another control character."))?;
     Ok((name, value))

@@ -6,6 +6,7 @@
 
 mod answer;
 mod head;
+mod names;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -214,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                     }
                 }
             };
-            let _ = pingora::time::timeout(LINGER_TIME, discard).await;
+            let _ = crate::patience::timeout(LINGER_TIME, discard).await;
         }
     }
 
@@ -225,6 +226,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     }
 
     async fn hang_up(&mut self) {
-        let _ = pingora::time::timeout(LINGER_TIME, self.stream.shutdown()).await;
+        let _ = crate::patience::timeout(LINGER_TIME, self.stream.shutdown()).await;
     }
 }

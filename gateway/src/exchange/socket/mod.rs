@@ -51,10 +51,10 @@ pub(super) async fn tunnel(
     let patience = fetched.deadline.total().saturating_duration_since(Instant::now());
     let turns = std::mem::take(&mut trip.turns);
     let both = match turns.is_empty() {
-        true => pingora::time::timeout(patience, carry(session, trip, &mut fetched)).await.map(Ok),
+        true => crate::patience::timeout(patience, carry(session, trip, &mut fetched)).await.map(Ok),
         false => {
             let mut talk = Talk::new(turns, trip.snapshot.limits.event);
-            let both = pingora::time::timeout(patience, listen(session, trip, &mut fetched, &mut talk)).await;
+            let both = crate::patience::timeout(patience, listen(session, trip, &mut fetched, &mut talk)).await;
             talk.end(trip).await;
             both
         }

@@ -27,9 +27,10 @@ use super::metrics::IntCounter;
 use super::record::Record;
 use events::Wanted;
 use queue::Queue;
+pub(crate) use request::write_millis;
 use sample::{Sampled, Sampling};
 pub use text::Clean;
-pub(crate) use text::{Stamp, write_digits, write_json_string};
+pub(crate) use text::{Stamp, write_json_string};
 use tidegate_config::Sample;
 
 /// The target of the lines of requests, for `level`: `warn,tidegate::request=info`.

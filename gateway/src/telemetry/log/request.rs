@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tidegate_plugins::Source;
+use tidegate_plugins::units::write_digits;
 use tracing::Level;
 
 use super::sample::Sampled;
-use super::text::{Clean, Stamp, write_digits, write_json_string};
+use super::text::{Clean, Stamp, write_json_string};
 use super::{Style, level_name};
 use crate::telemetry::metrics::HedgeOutcome;
 use crate::telemetry::record::{Cause, Record, bounded};
@@ -197,11 +198,16 @@ impl Fields<'_> {
     /// Milliseconds with whole microseconds.
     fn millis(&mut self, key: &'static str, time: Duration) {
         self.key(key);
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        write_digits(self.0, micros / 1000, 1);
-        self.0.push(b'.');
-        write_digits(self.0, micros % 1000, 3);
+        write_millis(self.0, time);
     }
+}
+
+/// Appends milliseconds with whole microseconds.
+pub(crate) fn write_millis(out: &mut Vec<u8>, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    write_digits(out, micros / 1000, 1);
+    out.push(b'.');
+    write_digits(out, micros % 1000, 3);
 }
 
 /// Milliseconds with whole microseconds.

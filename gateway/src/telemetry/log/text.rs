@@ -103,18 +103,6 @@ pub(crate) fn write_json_string(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends a decimal number of `least` digits or more.
-pub(crate) fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
-    let mut digits = [b'0'; 20];
-    let mut start = digits.len();
-    while number > 0 || digits.len() - start < least {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-    out.extend_from_slice(&digits[start..]);
-}
-
 /// Whether a character moves a terminal's cursor, ends a line or turns the direction of writing.
 fn disturbs(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -171,18 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_and_numbers_are_what_serde_makes_of_them() {
+    fn plain_text_is_what_serde_makes_of_it() {
         for text in ["", "llama-3.1-8b", "a\"b", "a\\b", "~\u{7f}", "\u{1f}", "é"] {
             let mut out = Vec::new();
             write_json_string(&mut out, text);
             assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
-        }
-        for (number, least, text) in
-            [(0, 1, "0"), (7, 3, "007"), (1234, 3, "1234"), (u64::MAX, 1, "18446744073709551615")]
-        {
-            let mut out = Vec::new();
-            write_digits(&mut out, number, least);
-            assert_eq!(out, text.as_bytes());
         }
     }
 }

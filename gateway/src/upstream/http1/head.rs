@@ -3,6 +3,7 @@
 
 use super::body::Decoder;
 use crate::upstream::error::{Error, Result};
+use crate::upstream::fields::Fields;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -24,7 +25,7 @@ pub struct RequestHead {
     /// Path and query.
     pub target: String,
     /// All but `Host`, which the connection knows.
-    pub headers: HeaderMap,
+    pub headers: Fields,
 }
 
 /// How long a request's body says it is.
@@ -53,7 +54,7 @@ pub(super) fn encode(head: &RequestHead, authority: &str) -> Result<(Vec<u8>, Le
     out.extend_from_slice(b" HTTP/1.1\r\n");
     field(&mut out, "host", authority.as_bytes())?;
     let (mut length, mut chunked) = (None, false);
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter() {
         match *name {
             header::HOST => continue,
             header::CONTENT_LENGTH if length.is_some() => return Err(Error::Unsendable("it has two lengths")),
@@ -156,12 +157,15 @@ fn parse(raw: &Bytes, to_head: bool) -> Result<Answer> {
     Ok(Answer { head: Head { status, headers }, body, keeps_alive })
 }
 
+/// How many headers the gateway itself may well add to an answer: room for them is made once.
+const ADDED: usize = 12;
+
 /// The fields as a map whose values share `raw`.
 ///
 /// # Errors
 /// A field that the map cannot hold.
 pub(super) fn header_map(raw: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
+    let mut headers = HeaderMap::with_capacity(fields.len() + ADDED);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(raw.slice_ref(field.value));

@@ -8,6 +8,8 @@ use crate::exchange::{Exchange, Rates};
 use crate::reply::{Refusal, Reply};
 use crate::store::{Demand, Level, Quota};
 use crate::tenants::Tenant;
+use crate::units::write_digits;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -50,29 +52,44 @@ fn rfc3339(wall: u64, later: Duration) -> String {
     Timestamp::from_second(at).unwrap_or(Timestamp::MAX).to_string()
 }
 
-fn write(headers: &mut HeaderMap, [limit, remaining, full]: &Names, level: Level, reset: &str) {
-    headers.insert(limit, HeaderValue::from(level.most));
-    headers.insert(remaining, HeaderValue::from(level.left));
-    if let Ok(value) = HeaderValue::from_str(reset) {
-        headers.insert(full, value);
+/// Writes a rate, in values that share one allocation.
+fn write(headers: &mut HeaderMap, names: &Names, level: Level, reset: impl FnOnce(&mut Vec<u8>)) {
+    let mut text = Vec::with_capacity(64);
+    write_digits(&mut text, level.most, 1);
+    let most = text.len();
+    write_digits(&mut text, level.left, 1);
+    let left = text.len();
+    reset(&mut text);
+    let text = Bytes::from(text);
+    for (name, part) in names.iter().zip([0..most, most..left, left..text.len()]) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(part)) {
+            headers.insert(name, value);
+        }
     }
 }
 
-/// A duration as OpenAI's servers write it: `6m0s`, `1s`, `45ms`; rounded up.
-fn go_duration(time: Duration) -> String {
+/// Appends a duration as OpenAI's servers write it: `6m0s`, `1s`, `45ms`; rounded up.
+fn go_duration(out: &mut Vec<u8>, time: Duration) {
     let millis = whole_millis(time);
-    let (minutes, seconds, rest) = (millis / 60_000, millis / 1000 % 60, millis % 1000);
-    match (minutes, seconds, rest) {
-        (0, 0, millis) => format!("{millis}ms"),
-        (0, seconds, 0) => format!("{seconds}s"),
-        (0, seconds, millis) => format!("{seconds}.{millis:03}s"),
+    let mut put = |number, least, unit: &str| {
+        write_digits(out, number, least);
+        out.extend_from_slice(unit.as_bytes());
+    };
+    match (millis / 60_000, millis / 1000 % 60, millis % 1000) {
+        (0, 0, millis) => put(millis, 1, "ms"),
+        (0, seconds, 0) => put(seconds, 1, "s"),
+        (0, seconds, millis) => {
+            put(seconds, 1, ".");
+            put(millis, 3, "s");
+        }
         // So far off a fraction says nothing.
         (..) => {
             let seconds = millis.div_ceil(1000);
-            match seconds / 3600 {
-                0 => format!("{}m{}s", seconds / 60, seconds % 60),
-                hours => format!("{hours}h{}m{}s", seconds / 60 % 60, seconds % 60),
+            if seconds >= 3600 {
+                put(seconds / 3600, 1, "h");
             }
+            put(seconds / 60 % 60, 1, "m");
+            put(seconds % 60, 1, "s");
         }
     }
 }
@@ -90,7 +107,7 @@ impl Inner {
         let levels = [rates.requests, rates.tokens];
         for (names, level) in OPENAI.iter().zip(levels) {
             if let Some(level) = level {
-                write(headers, names, level, &go_duration(level.full_in));
+                write(headers, names, level, |out| go_duration(out, level.full_in));
             }
         }
         if !is_anthropic(exchange.endpoint()) {
@@ -102,7 +119,7 @@ impl Inner {
         let wall = self.store.clock().wall();
         for (names, level) in ANTHROPIC.iter().zip(levels) {
             if let Some(level) = level {
-                write(headers, names, level, &rfc3339(wall, level.full_in));
+                write(headers, names, level, |out| out.extend_from_slice(rfc3339(wall, level.full_in).as_bytes()));
             }
         }
     }
@@ -265,6 +282,11 @@ mod tests {
 
     #[test]
     fn resets_are_written_as_openai_does() {
+        let told = |time| {
+            let mut out = Vec::new();
+            go_duration(&mut out, time);
+            String::from_utf8(out).unwrap()
+        };
         for (millis, text) in [
             (0, "0ms"),
             (45, "45ms"),
@@ -274,8 +296,8 @@ mod tests {
             (90_001, "1m31s"),
             (3_661_000, "1h1m1s"),
         ] {
-            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+            assert_eq!(told(Duration::from_millis(millis)), text);
         }
-        assert_eq!(go_duration(Duration::from_nanos(1)), "1ms");
+        assert_eq!(told(Duration::from_nanos(1)), "1ms");
     }
 }

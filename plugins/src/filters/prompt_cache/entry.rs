@@ -96,16 +96,13 @@ const PIECE: usize = 512;
 const WORD: usize = 1;
 
 impl Entry {
-    /// A whole answer that has cost so much; none if it is not one to keep.
-    pub(super) fn whole(label: Label, content_type: HeaderValue, body: Bytes, usage: Option<Usage>) -> Option<Self> {
-        if was_filtered(&body) {
-            return None;
-        }
+    /// A whole answer that has cost so much.
+    pub(super) fn whole(label: Label, content_type: HeaderValue, body: Bytes, usage: Option<Usage>) -> Self {
         let ids = Ids::of_whole(label.endpoint, &body);
-        Some(Self::new(label, Form::Whole, body, (Bytes::new(), Bytes::new()), (content_type, ids, usage)))
+        Self::new(label, Form::Whole, body, (Bytes::new(), Bytes::new()), (content_type, ids, usage))
     }
 
-    /// A stream; none if it is not complete, or not one to keep. Where its own client asked for the usage, what the chunks
+    /// A stream; none if it is not complete. Where its own client asked for the usage, what the chunks
     /// say of it stays in them, for the next one who asks.
     pub(super) fn events(
         label: Label,
@@ -116,7 +113,7 @@ impl Entry {
     ) -> Option<Self> {
         let mut watch = StreamWatch::new(label.endpoint).with_choices(choices);
         watch.see(&stream);
-        if !watch.complete() || watch.saw_error() || was_filtered(&stream) {
+        if !watch.complete() || watch.saw_error() {
             return None;
         }
         let mut usage_event = Bytes::new();

@@ -39,6 +39,8 @@ pub(super) struct Fill {
     /// How long a whole answer says it is.
     length: Option<usize>,
     recorded: Recorded,
+    /// The whole answer, if that was looked at before and no backend's filter has cut it short.
+    uncut: Bytes,
     state: State,
 }
 
@@ -63,13 +65,13 @@ impl Fill {
         old: Option<Arc<Entry>>,
     ) -> Self {
         let (recorded, state) = (Recorded::default(), State::Running);
-        Self { cache, asked, key, why, old, content_type: None, length: None, recorded, state }
+        Self { cache, asked, key, why, old, content_type: None, length: None, recorded, uncut: Bytes::new(), state }
     }
 
     fn give_up(&mut self, why: &'static str) {
         if self.state == State::Running {
             self.state = State::GivenUp(why);
-            self.recorded = Recorded::default();
+            (self.recorded, self.uncut) = (Recorded::default(), Bytes::new());
         }
     }
 
@@ -117,7 +119,8 @@ impl Fill {
         let Some(content_type) = self.content_type.take() else { return Err("error") };
         let recorded = std::mem::take(&mut self.recorded).whole();
         let label = self.asked.label.clone();
-        if was_filtered(&recorded) {
+        let is_uncut = recorded.as_ptr_range() == self.uncut.as_ptr_range();
+        if !is_uncut && was_filtered(&recorded) {
             return Err("filtered");
         }
         let streamed = self.asked.wanted.stream && forms::streams(label.endpoint);
@@ -130,7 +133,7 @@ impl Fill {
             false => {
                 // Mostly it has been read on the way here.
                 let usage = exchange.spent().filter(|usage| !usage.estimated).or_else(|| Usage::from_answer(&recorded));
-                Entry::whole(label, content_type, recorded, usage)
+                Some(Entry::whole(label, content_type, recorded, usage))
             }
         };
         let entry = entry.ok_or("incomplete")?;
@@ -143,6 +146,8 @@ impl ResponseFilter for Fill {
     fn whole(&mut self, _: &mut Exchange, answer: &Bytes) {
         if was_filtered(answer) {
             self.give_up("filtered");
+        } else if self.state == State::Running {
+            self.uncut = answer.clone();
         }
     }
 

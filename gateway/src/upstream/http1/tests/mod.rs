@@ -5,6 +5,7 @@ mod reusing;
 mod writing;
 
 use super::{Client, FIRST_PIECE, RequestHead};
+use crate::upstream::Fields;
 use crate::upstream::error::{self, Error};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -88,7 +89,7 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 /// A client that has asked for something.
 fn asked(method: Method, wire: Wire) -> Client<Wire> {
     let mut client = Client::new(wire);
-    let head = RequestHead { method, target: "/".into(), headers: HeaderMap::new() };
+    let head = RequestHead { method, target: "/".into(), headers: Fields::default() };
     now(client.send(&head, "backend", b"")).unwrap();
     client
 }

@@ -40,8 +40,8 @@ fn an_unread_answer_or_an_unsent_request_ends_the_connection() {
     assert!(client.reuse().is_none(), "the body was not read");
 
     let mut client = Client::new(Wire::of([answer]));
-    let head =
-        RequestHead { method: Method::POST, target: "/".into(), headers: headers(&[(header::CONTENT_LENGTH, "5")]) };
+    let headers = headers(&[(header::CONTENT_LENGTH, "5")]).into();
+    let head = RequestHead { method: Method::POST, target: "/".into(), headers };
     now(client.send(&head, "backend", b"half")).unwrap();
     now(read_all(&mut client)).unwrap();
     assert!(client.reuse().is_none(), "the request was not sent whole");

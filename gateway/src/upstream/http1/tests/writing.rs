@@ -1,7 +1,7 @@
 use super::*;
 
 fn post(headers: HeaderMap) -> RequestHead {
-    RequestHead { method: Method::POST, target: "/v1?x=%2F".into(), headers }
+    RequestHead { method: Method::POST, target: "/v1?x=%2F".into(), headers: headers.into() }
 }
 
 fn written(client: &Client<Wire>) -> &str {
