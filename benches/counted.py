@@ -39,7 +39,7 @@ class Tools:
     """The programs, a mock that answers, and a key."""
 
     def __init__(self, folder, address="127.0.0.1:0"):
-        self.folder = folder
+        self.folder, self.scratch = folder, tempfile.TemporaryDirectory(prefix="counted-")
         command = [folder / "tidegate-bench-mock", "--listen", address]
         self.mock = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.backend = self.mock.stdout.readline().strip()
@@ -51,6 +51,7 @@ class Tools:
     def close(self):
         self.mock.kill()
         self.mock.wait()
+        self.scratch.cleanup()
 
     def load(self, port, asked, requests, key=True):
         """Asks so many times, one after the other unless `asked` says how many at once."""
@@ -69,7 +70,7 @@ class Gateway:
     def __init__(self, tools, configuration, counted=True):
         """`configuration` has @PORT@, @ADMIN@, @HASH@, @MOCK@, @MOCK_PORT@ and @DIR@ in it."""
         self.tools, self.port, self.admin = tools, free_port(), free_port()
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="counted-"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(dir=tools.scratch.name))
         self.file = self.folder / "gateway.yaml"
         self.write(configuration)
         command = [tools.folder / "tidegate", "run", "--config", self.file]
