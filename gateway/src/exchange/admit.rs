@@ -1,6 +1,6 @@
 //! The filters are asked, in the order of the file, and the request's model becomes a route.
 
-use super::arrive::{client_patience, short};
+use super::arrive::short;
 use super::body::{self, Body};
 use super::fail::{Fault, Result, Wait};
 use super::{Route, Session, Trip, fetch, query, salt};
@@ -42,7 +42,7 @@ pub(super) async fn early(session: &mut Session, trip: &mut Trip<'_>) -> Result<
 /// A filter's own fault, that the client has left, or that its patience or the time for draining is over.
 pub(super) async fn late(session: &mut Session, trip: &mut Trip<'_>) -> Result<Option<Reply>> {
     let snapshot = trip.snapshot.clone();
-    let patience = client_patience(trip).unwrap_or(A_DAY);
+    let patience = trip.patience.unwrap_or(A_DAY);
     let until = (trip.record.started + patience, Wait::Client);
     let mut laps = Laps::begin();
     for named in &snapshot.late {

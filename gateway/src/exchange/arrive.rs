@@ -10,7 +10,7 @@ use crate::downstream::forwarded::{self, Contradiction, Source};
 use crate::networks::Lists;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Course, Record, RequestId, TraceContext};
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Version};
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +97,7 @@ pub(super) fn begin<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut S
     Trip {
         core,
         wishes: Wishes::of(exchange.headers()),
+        patience: client_patience(exchange.headers()),
         #[cfg(feature = "otlp")]
         content,
         share: core.bodies.share(),
@@ -305,12 +306,12 @@ pub(super) fn expects_continue(trip: &Trip<'_>) -> bool {
 }
 
 /// How long this client waits for an answer, as the SDKs tell in seconds.
-pub(super) fn client_patience(trip: &Trip<'_>) -> Option<Duration> {
+pub(super) fn client_patience(client: &HeaderMap) -> Option<Duration> {
     const NAMES: [HeaderName; 2] =
         [HeaderName::from_static("x-stainless-read-timeout"), HeaderName::from_static("x-stainless-timeout")];
     NAMES
         .iter()
-        .filter_map(|name| headers::text(trip.exchange.headers(), name)?.trim().parse::<f64>().ok())
+        .filter_map(|name| headers::text(client, name)?.trim().parse::<f64>().ok())
         .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
         .map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0)))
         .min()

@@ -1,7 +1,6 @@
 //! From a route to the head of an answer: attempts, one after the other, until a backend answers or no other may be
 //! asked. What fails before a backend can have run the request moves on to the next one; the client does not notice.
 
-use super::arrive::client_patience;
 use super::attempt::{Failed, Got, Miss, attempt};
 use super::body::Body;
 use super::fail::{Fault, Result, Wait};
@@ -72,7 +71,7 @@ fn in_time(patience: Duration) -> Duration {
 
 impl Deadline {
     fn new(trip: &Trip<'_>, route: &Route) -> Self {
-        let (started, patience) = (trip.record.started, client_patience(trip));
+        let (started, patience) = (trip.record.started, trip.patience);
         let client = patience.map(|patience| started + patience);
         let in_line = patience.map(|patience| started + patience - in_time(patience));
         Self { total: started + route.timeouts.total, client, in_line }

@@ -77,6 +77,8 @@ pub(crate) struct Trip<'a> {
     exchange: Exchange,
     /// What it asks of the gateway itself.
     wishes: Wishes,
+    /// How long its client waits for an answer, if it says so.
+    patience: Option<Duration>,
     record: Record,
     body: Body,
     share: Share,

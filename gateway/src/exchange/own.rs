@@ -55,7 +55,7 @@ pub(super) fn trip<'a>(core: &'a Core, snapshot: Arc<Snapshot>, session: &mut Se
     trip.record.model_asked = exchange.model().map(|model| mask(arrive::short(model)).into());
     trip.asked = exchange.model().cloned();
     (trip.voice, trip.known, trip.body) = (exchange.endpoint(), true, Body::Whole);
-    trip.wishes = Wishes::of(exchange.headers());
+    (trip.wishes, trip.patience) = (Wishes::of(exchange.headers()), arrive::client_patience(exchange.headers()));
     trip.exchange = exchange;
     trip
 }

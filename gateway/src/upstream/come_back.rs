@@ -10,25 +10,31 @@
 //! A reset counts where nothing of its rate remains. OpenAI's and Anthropic's say when all of the rate is there again, which
 //! is later than when some of it is: they count only where the request was refused for it.
 
-use http::{HeaderMap, StatusCode};
+use http::header::AsHeaderName;
+use http::{HeaderMap, HeaderName, StatusCode};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 use std::time::Duration;
 
 /// What says how much of a rate remains, and what says when there is more.
-type Rate = [&'static str; 2];
+type Rate = [HeaderName; 2];
+
+const fn rate(remaining: &'static str, reset: &'static str) -> Rate {
+    [HeaderName::from_static(remaining), HeaderName::from_static(reset)]
+}
 
 /// Rates of which only the next window brings more.
-const WINDOWS: [Rate; 2] = [["x-ratelimit-remaining", "x-ratelimit-reset"], ["ratelimit-remaining", "ratelimit-reset"]];
+static WINDOWS: [Rate; 2] =
+    [rate("x-ratelimit-remaining", "x-ratelimit-reset"), rate("ratelimit-remaining", "ratelimit-reset")];
 
 /// Rates that come back by and by.
-const BUCKETS: [Rate; 6] = [
-    ["x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-    ["x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
-    ["anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"],
-    ["anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"],
-    ["anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"],
-    ["anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"],
+static BUCKETS: [Rate; 6] = [
+    rate("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    rate("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    rate("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
+    rate("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
+    rate("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
+    rate("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
 ];
 
 /// Numbers from here on are no seconds to wait but a time since 1970 (it is September 2001).
@@ -68,11 +74,11 @@ fn latest(rates: &[Rate], headers: &HeaderMap, spent: impl Fn(Option<f64>) -> bo
     spent.filter_map(|[_, reset]| moment(text(headers, reset)?, headers)).max()
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-fn number(headers: &HeaderMap, name: &str) -> Option<f64> {
+fn number(headers: &HeaderMap, name: impl AsHeaderName) -> Option<f64> {
     text(headers, name)?.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
@@ -104,7 +110,7 @@ fn until(then: Timestamp, headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     const NOW: (&str, &str) = ("date", "Sat, 21 Nov 2026 10:00:00 GMT");
 

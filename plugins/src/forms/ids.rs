@@ -72,9 +72,18 @@ impl Ids {
     }
 
     fn of_object(object: &[u8]) -> Self {
-        let member = |name| json::member(object, name).map(|at| &object[at]);
-        let id = member("id").filter(|id| looks_like_one(id));
-        let made = member("created").or_else(|| member("created_at"));
+        let (mut id, mut made) = (None, None);
+        for member in json::members(object) {
+            if id.is_none() && member.is("id") {
+                id = Some(&object[member.value]);
+            } else if made.is_none() && (member.is("created") || member.is("created_at")) {
+                made = Some(&object[member.value]);
+            }
+            if id.is_some() && made.is_some() {
+                break;
+            }
+        }
+        let id = id.filter(|id| looks_like_one(id));
         let made = made.and_then(|made| made.get(..10)).filter(|made| made.iter().all(u8::is_ascii_digit));
         Self::from_parts(id.unwrap_or_default(), made.unwrap_or_default()).unwrap_or_default()
     }

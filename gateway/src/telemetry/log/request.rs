@@ -175,8 +175,20 @@ impl Fields<'_> {
 
     fn address(&mut self, key: &'static str, address: IpAddr) {
         self.key(key);
-        // Writing to memory does not fail.
-        drop(write!(self.0, "\"{address}\""));
+        self.0.push(b'"');
+        match address {
+            IpAddr::V4(address) => {
+                for (at, part) in address.octets().into_iter().enumerate() {
+                    if at > 0 {
+                        self.0.push(b'.');
+                    }
+                    write_digits(self.0, part.into(), 1);
+                }
+            }
+            // Writing to memory does not fail.
+            IpAddr::V6(address) => drop(write!(self.0, "{address}")),
+        }
+        self.0.push(b'"');
     }
 
     fn number(&mut self, key: &'static str, value: u64) {

@@ -90,9 +90,11 @@ impl Status {
             Self::Hit { ttl, detail: None } => format!("tidegate; hit; ttl={ttl}"),
             Self::Hit { ttl, detail: Some(detail) } => format!("tidegate; hit; ttl={ttl}; detail={detail}"),
             Self::Fetched { why, stored, detail } => {
-                let stored = if *stored { "; stored" } else { "" };
-                let detail = detail.as_ref().map_or(String::new(), |detail| format!("; detail=\"{detail}\""));
-                format!("tidegate; fwd={why}{stored}{detail}")
+                let mut text = ["tidegate; fwd=", why, if *stored { "; stored" } else { "" }].concat();
+                if let Some(detail) = detail {
+                    text += &format!("; detail=\"{detail}\"");
+                }
+                text
             }
             Self::Instead { ttl, why, status } => {
                 let status = status.map_or(String::new(), |status| format!("; fwd-status={}", status.as_u16()));
@@ -101,7 +103,7 @@ impl Status {
             Self::Absent => "tidegate; detail=only-if-cached".to_owned(),
             Self::Bypass { why } => format!("tidegate; fwd=bypass; detail={why}"),
         };
-        if let Ok(value) = HeaderValue::from_str(&text) {
+        if let Ok(value) = HeaderValue::try_from(text) {
             // A cache behind us has said its own: each on the way adds to the list.
             headers.append(CACHE_STATUS, value);
         }

@@ -356,7 +356,7 @@ impl Inner {
 /// Whose an answer is, as a label: `org/acme`.
 fn owner(tenant: Tenant<'_>) -> Arc<str> {
     let (kind, name) = tenant.parts();
-    if name.is_empty() { kind.into() } else { format!("{kind}/{name}").into() }
+    if name.is_empty() { kind.into() } else { [kind, "/", name].concat().into() }
 }
 
 /// Keys as the log has them and a purge takes them: the first ones, with blanks between.
