@@ -8,7 +8,7 @@ use crate::call::Endpoint;
 use crate::events::Events;
 use crate::json;
 use bytes::{Bytes, BytesMut};
-use memchr::memchr;
+use memchr::memchr_iter;
 use memchr::memmem::Finder;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -126,17 +126,21 @@ impl Known {
     /// Looks for the id, and the time where it is a name's value. Both begin with a quote.
     fn look(&self, answer: &[u8]) -> Vec<Place> {
         let (mut places, mut from) = (Vec::new(), 0);
-        while let Some(at) = answer.get(from..).and_then(|rest| memchr(b'"', rest)).map(|at| from + at) {
+        for at in memchr_iter(b'"', answer).filter(|at| at + 1 < answer.len()) {
             let rest = &answer[at..];
-            from = at + 1;
-            if !self.id.is_empty() && rest.starts_with(&self.id) {
-                places.push(Place { at, is_id: true });
-                from = at + self.id.len();
-            } else if !self.made.is_empty()
-                && let Some(name) = MADE.iter().find(|name| rest.starts_with(name))
-            {
-                from = at + name.len();
-                places.extend(time_after(answer, from, &self.made).map(|at| Place { at, is_id: false }));
+            // What follows the quote tells nearly all of them apart.
+            match rest[1] {
+                _ if at < from => {}
+                first if self.id.get(1) == Some(&first) && rest.starts_with(&self.id) => {
+                    places.push(Place { at, is_id: true });
+                    from = at + self.id.len();
+                }
+                b'c' if !self.made.is_empty() => {
+                    let Some(name) = MADE.iter().find(|name| rest.starts_with(name)) else { continue };
+                    from = at + name.len();
+                    places.extend(time_after(answer, from, &self.made).map(|at| Place { at, is_id: false }));
+                }
+                _ => {}
             }
         }
         places

@@ -88,7 +88,8 @@ fn block_end(block: &[u8], scanned: &mut usize, largest: usize) -> Result<Option
     let lines = &block[unseen..end.unwrap_or(block.len()).min(largest)];
     // Without an early end, so that it is done many bytes at a time.
     let is_bare = |(&before, &byte): (&u8, &u8)| (byte == b'\n') & (before != b'\r');
-    if lines.iter().zip(lines.iter().skip(1)).fold(false, |found, pair| found | is_bare(pair)) {
+    let behind = lines.get(1..).unwrap_or_default();
+    if lines.iter().zip(behind).fold(false, |found, pair| found | is_bare(pair)) {
         return Err(framing("A line of the head ends with a bare line feed."));
     }
     if end.unwrap_or(block.len() + 1) > largest {
