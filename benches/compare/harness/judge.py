@@ -64,11 +64,14 @@ def bars(found):
     hits, idle = ratio(full("cache", "rps"), full("whole-1k-32", "rps")), full("start", "memory_kib")
     base = direct("paced-500", "first_p99_us")
     added = None if first is None or base is None else (first - base) / 1000
+    nginx = {name: _value(found, scenario, "nginx", name) for scenario, name in (("whole-1k-32", "cpu_us"), ("paced-500", "cpu_us_event"))}
     mine, floor = full("open", "p99_us"), _value(found, "open", "nginx", "p99_us")
     over = None if mine is None or floor is None else mine - floor
     return [
         _at_most("CPU of a request of 1 KiB, us", 45, one),
+        _at_most("the same, times nginx (45 were asked of a machine on which nginx takes 10.4)", 4.33, ratio(one, nginx["cpu_us"])),
         _at_most("CPU of a paced token, 500 streams, us", 11.5, full("paced-500", "cpu_us_event")),
+        _at_most("the same, times nginx (11.5 where nginx takes 9.9)", 1.16, ratio(full("paced-500", "cpu_us_event"), nginx["cpu_us_event"])),
         _at_most("memory of a stream, 500 open, KiB", 37, full("paced-500", "kib_per_stream")),
         _at_most("idle memory, MiB", 15, idle and idle / 1024),
         _at_most("start to first answer, ms", 50, full("start", "ready_ms")),
