@@ -12,7 +12,7 @@ Tidegate, what people use in its place, and general proxies, measured in one run
 in rounds that visit every target and begin with another one each time. This page and its plots are written by
 `make compare` (`benches/compare/run --docs`); no number in it was written by hand.
 
-Each number is the median of {rounds} rounds; *spread* is how far the outermost rounds lie apart, as a share of it. What is
+{each} What is
 measured had one core to itself; the mock and the load shared {asking}. **CPU** is user and system time of the measured
 process and its children, divided by what it answered: the number that says how many machines it takes, and the one that
 depends least on what asks. *x nginx* is its ratio to nginx passing through, which is the floor of what a proxy costs on
@@ -75,7 +75,7 @@ def _rounded(values):
 def document(result, found, drawn):
     """The whole page."""
     asking = "another one" if result["machine"]["cores"] < 3 else "the others"
-    parts = [INTRODUCTION.format(rounds=result["rounds"], asking=asking), _machine(result)]
+    parts = [INTRODUCTION.format(each=_each(result["rounds"]), asking=asking), _machine(result)]
     if result["quick"]:
         parts.append("**This was a quick run: one short round, to see that it works. Its numbers are worth nothing.**\n")
     parts.append("## At a glance\n\n" + _summary(result, found))
@@ -83,6 +83,12 @@ def document(result, found, drawn):
     parts += [_bars(found), _ahead(result, found), COMPARED, _targets(result), _skipped(result)]
     parts += [_scenario(one, result, found) for one in result["scenarios"]]
     return "\n".join(part for part in parts if part)
+
+
+def _each(rounds):
+    if rounds < 2:
+        return "Each number is of **one round**, so that nothing says how far another would lie from it."
+    return f"Each number is the median of {rounds} rounds; *spread* is how far the outermost rounds lie apart, as a share of it."
 
 
 def _machine(result):
