@@ -32,6 +32,7 @@ pub mod filter;
 pub mod filters;
 pub mod flight;
 pub mod forms;
+mod hashed;
 pub mod json;
 pub mod keys;
 mod misfits;

@@ -258,9 +258,9 @@ async fn people_get_a_bar_while_it_runs_and_a_picture_when_it_is_over() {
 async fn what_a_process_of_the_server_spends_is_told() {
     let backend = Backend::start().await;
     backend.always(Script::chat("x"));
-    // The backend is this very process.
+    // The backend is this very process. With one connection, it has nothing to do between two requests.
     let pid = std::process::id().to_string();
-    let output = bench(backend.url(), &["--model", "m", "-n", "200", "--pid", &pid, "--json"]).await;
+    let output = bench(backend.url(), &["--model", "m", "-n", "200", "-c", "1", "--pid", &pid, "--json"]).await;
     let (json, code) = told(&output);
     assert!(code == 0 && json["server"]["cpu_us_per_request"].as_f64().unwrap() > 0.0, "{json}");
     assert!(

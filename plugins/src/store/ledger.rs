@@ -9,8 +9,8 @@ use super::clock::Moment;
 use super::quota::{At, Bucket, Quota, TICKS};
 use super::sync::{AtomicI64, AtomicU64, RwLock};
 use super::{Standing, Subject};
+use crate::hashed::BuildHashed;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -90,27 +90,9 @@ enum Buckets {
 
 #[derive(Debug, Default)]
 struct Part {
-    map: HashMap<Subject, Bucket, BuildHasherDefault<Spread>>,
+    map: HashMap<Subject, Bucket, BuildHashed>,
     /// When the idle were last forgotten: all of them were full then, and are taken for no fuller before.
     searched: u64,
-}
-
-/// Subjects are hashes already: see their `Hash`.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
 }
 
 /// How long a place in flight is taken to be held before anybody has given one back.

@@ -7,11 +7,11 @@
 use super::entry::Entry;
 use super::metrics::Counts;
 use crate::cache_key::CacheKey;
+use crate::hashed::BuildHashed;
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Kept answers.
 pub(super) struct Memory {
-    answers: Cache<CacheKey, Arc<Entry>, BuildHasherDefault<Beginning>>,
+    answers: Cache<CacheKey, Arc<Entry>, BuildHashed>,
     size: u64,
     compress_above: usize,
     /// Bytes put in since what is too much was last taken out.
@@ -60,7 +60,7 @@ impl Memory {
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(Time)
             .eviction_listener(forget)
-            .build_with_hasher(BuildHasherDefault::default());
+            .build_with_hasher(BuildHashed::default());
         let (packer, waiting) = sync_channel(WAITING);
         let memory = Arc::new(Self { answers, size, compress_above, added: AtomicU64::new(0), packer });
         let weak = Arc::downgrade(&memory);
@@ -120,22 +120,6 @@ impl Memory {
     pub(super) fn load(&self) -> (u64, u64) {
         self.answers.run_pending_tasks();
         (self.answers.weighted_size(), self.answers.entry_count())
-    }
-}
-
-/// The hash of a key: its beginning, since it is one of a secret already, and nobody can choose it.
-#[derive(Default)]
-struct Beginning(u64);
-
-impl Hasher for Beginning {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(beginning) = bytes.first_chunk() {
-            self.0 = u64::from_le_bytes(*beginning);
-        }
     }
 }
 
