@@ -44,13 +44,13 @@ pub(crate) enum Silence {
     Stall,
 }
 
-/// An event stream: a head, the same event again and again, an end.
+/// An event stream: a head, the same few events again and again, an end.
 #[derive(Debug)]
 pub(crate) struct Stream {
     /// The response head and the first event.
     pub first: Vec<u8>,
-    /// Every other token's event, as one chunk.
-    pub event: Vec<u8>,
+    /// Every other token's event, as one chunk, by turns: no two after one another have the same text.
+    pub events: [Vec<u8>; WORDS],
     /// What follows the last token.
     pub end: Vec<u8>,
     /// Tokens in all; the first of them goes out with the head.
@@ -59,6 +59,16 @@ pub(crate) struct Stream {
     pub pace: Duration,
     /// What there is in place of its end, if that is missing.
     pub breaks: Option<Silence>,
+}
+
+/// How many different tokens there are.
+const WORDS: usize = 6;
+
+impl Stream {
+    /// The event of the token that comes after `sent` others.
+    pub(crate) fn event(&self, sent: u32) -> &[u8] {
+        &self.events[sent as usize % WORDS]
+    }
 }
 
 /// All answers that have been asked for.
@@ -101,7 +111,7 @@ fn make(model: &str, usage: bool) -> Answer {
         ("fault", "stall") => Answer::None(Silence::Stall),
         ("fault", "garbage") => Answer::Whole { bytes: b"\x16\x03\x01 this is no HTTP\r\n\r\n".to_vec(), delay: time },
         ("fault", "nonsense") => {
-            Answer::Whole { bytes: response("200 OK", "{\"id\":\"chatcmpl-mock\",\"cho"), delay: time }
+            Answer::Whole { bytes: response("200 OK", &format!("{{\"id\":\"{ID}\",\"cho")), delay: time }
         }
         ("fault", "cut") => broken(Silence::Close),
         ("fault", "hang") => broken(Silence::Stall),
@@ -113,11 +123,14 @@ fn make(model: &str, usage: bool) -> Answer {
     }
 }
 
+/// As long as those of model servers.
+const ID: &str = "chatcmpl-3f2a9c51d07b4e68a1c4f05e9b7d2836";
+
 /// A completion of exactly `size` bytes of JSON, or as little above it as its frame takes.
 fn completion(model: &str, size: usize, tokens: u32) -> Vec<u8> {
     let text = |content: &str| {
         format!(
-            "{{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":1760000000,\"model\":\"{model}\",\
+            "{{\"id\":\"{ID}\",\"object\":\"chat.completion\",\"created\":1760000000,\"model\":\"{model}\",\
              \"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{content}\"}},\
              \"logprobs\":null,\"finish_reason\":\"stop\"}}],\"usage\":{{\"prompt_tokens\":{PROMPT_TOKENS},\
              \"completion_tokens\":{tokens},\"total_tokens\":{},\"prompt_tokens_details\":null}}}}",
@@ -146,16 +159,15 @@ pub(crate) fn response(status: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// So many bytes of text.
-fn text(bytes: usize) -> String {
-    " token".chars().cycle().take(bytes).collect()
+/// So many bytes of text, one of [`WORDS`].
+fn text(word: usize, bytes: usize) -> String {
+    " token".chars().cycle().skip(word).take(bytes).collect()
 }
 
 fn stream(model: &str, tokens: u32, pace: Duration, bytes: usize, usage: bool) -> Stream {
-    let text = text(bytes);
     let event = |choices: &str, more: &str| {
         format!(
-            "data: {{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\
+            "data: {{\"id\":\"{ID}\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\
              \"model\":\"{model}\",\"choices\":[{choices}]{more}}}\n\n"
         )
     };
@@ -167,7 +179,7 @@ fn stream(model: &str, tokens: u32, pace: Duration, bytes: usize, usage: bool) -
         "HTTP/1.1 200 OK\r\nserver: mock\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
          cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n",
     );
-    first += &chunk(&token(&format!("\"role\":\"assistant\",\"content\":\"{text}\"")));
+    first += &chunk(&token(&format!("\"role\":\"assistant\",\"content\":\"{}\"", text(0, bytes))));
     let mut end = chunk(&event("{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}", ""));
     if usage {
         let total = PROMPT_TOKENS + tokens;
@@ -178,8 +190,9 @@ fn stream(model: &str, tokens: u32, pace: Duration, bytes: usize, usage: bool) -
     }
     end += &chunk("data: [DONE]\n\n");
     end += "0\r\n\r\n";
-    let event = chunk(&token(&format!("\"content\":\"{text}\""))).into_bytes();
-    Stream { first: first.into_bytes(), event, end: end.into_bytes(), tokens: tokens.max(1), pace, breaks: None }
+    let event = |word| chunk(&token(&format!("\"content\":\"{}\"", text(word, bytes)))).into_bytes();
+    let events = std::array::from_fn(event);
+    Stream { first: first.into_bytes(), events, end: end.into_bytes(), tokens: tokens.max(1), pace, breaks: None }
 }
 
 fn chunk(data: &str) -> String {
@@ -217,8 +230,11 @@ mod tests {
     #[test]
     fn a_name_says_how_long_each_token_is_and_how_many_an_answer_has() {
         let Answer::Stream(stream) = make("mock-stream-2-0-1000", false) else { panic!("not a stream") };
-        let event = String::from_utf8(stream.event).unwrap();
-        assert_eq!(event.split("\"content\":\"").nth(1).unwrap().find('"'), Some(1000));
+        for event in &stream.events {
+            let event = String::from_utf8(event.clone()).unwrap();
+            assert_eq!(event.split("\"content\":\"").nth(1).unwrap().find('"'), Some(1000));
+        }
+        assert!(stream.event(1) != stream.event(2));
         let Answer::Whole { bytes, .. } = make("mock-whole-504-0-7", false) else { panic!("a stream") };
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.contains("\"completion_tokens\":7,\"total_tokens\":107"), "{text}");

@@ -122,7 +122,7 @@ impl Wheel {
         let answer = flow.answer.clone();
         let Answer::Stream(stream) = &*answer else { return };
         let ending = flow.sent == stream.tokens;
-        let bytes = if ending { &stream.end } else { &stream.event };
+        let bytes = if ending { &stream.end[..] } else { stream.event(flow.sent) };
         match flow.write(bytes) {
             Wrote::Failed => self.flows -= 1,
             Wrote::Some => {
@@ -171,8 +171,8 @@ fn pace(stream: &Stream) -> u64 {
 /// The client has left.
 pub(crate) async fn flat_out(socket: &mut TcpStream, stream: &Stream) -> Result<()> {
     use tokio::io::AsyncWriteExt;
-    for _ in 1..stream.tokens {
-        socket.write_all(&stream.event).await?;
+    for sent in 1..stream.tokens {
+        socket.write_all(stream.event(sent)).await?;
     }
     socket.write_all(if stream.breaks.is_some() { b"" } else { &stream.end }).await
 }
