@@ -7,11 +7,12 @@
 //! [`Exchange::replace_body`],
 //! [`Exchange::ration`], [`Exchange::limit_by`],
 //! [`Exchange::ask_usage`], [`Exchange::answer_from`],
-//! [`Exchange::spend`], [`Exchange::resumed`],
+//! [`Exchange::spend`], [`Exchange::watch`], [`Exchange::show`], [`Exchange::resumed`],
 //! [`Exchange::record`], [`Exchange::note`].
 
 use crate::call::{Call, Endpoint};
 pub use crate::caller::Caller;
+use crate::events::StreamEnd;
 use crate::json::Outline;
 use crate::shadow::Shadow;
 use crate::store::Level;
@@ -66,6 +67,9 @@ pub struct Exchange {
     charged: bool,
     resumed: bool,
     spent: Option<Usage>,
+    stream_end: Option<StreamEnd>,
+    only_text: bool,
+    shown: Bytes,
     answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
@@ -75,6 +79,17 @@ pub struct Exchange {
     classes: Vec<(Arc<str>, Arc<str>)>,
     waited: Duration,
     notes: Vec<(&'static str, String)>,
+}
+
+/// What is known of a piece of an answer without looking at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// Nothing: a filter that saw it before has changed it.
+    Changed,
+    /// It is as the gateway shows it, which has read what it says about the stream.
+    AsShown,
+    /// Nor is there anything but text in it: its events are as others before, with another text.
+    Text,
 }
 
 /// The tightest of the rates that limit a request, as its answer's headers tell them.
@@ -164,6 +179,9 @@ impl Exchange {
             charged: true,
             resumed: false,
             spent: None,
+            stream_end: None,
+            only_text: false,
+            shown: Bytes::new(),
             answerer: None,
             outcome: None,
             rates: Rates::default(),
@@ -297,6 +315,20 @@ impl Exchange {
         self.spent
     }
 
+    /// How the stream ends that the backend has sent until now, if it may end here: known when its last block is seen.
+    pub fn stream_end(&self) -> Option<StreamEnd> {
+        self.stream_end
+    }
+
+    /// What is known of this piece of the answer.
+    pub fn piece(&self, piece: &Bytes) -> Piece {
+        match self.shown.as_ptr_range() == piece.as_ptr_range() {
+            true if self.only_text => Piece::Text,
+            true => Piece::AsShown,
+            false => Piece::Changed,
+        }
+    }
+
     /// What became of the request: known when [`crate::ResponseFilter::end`] is called.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
@@ -413,6 +445,17 @@ impl Exchange {
     /// Says what tokens the answer took. For the gateway.
     pub fn spend(&mut self, usage: Option<Usage>) {
         self.spent = usage;
+    }
+
+    /// Says how the stream ends, if it may end with what comes now, and whether that is nothing but text. For the gateway.
+    pub fn watch(&mut self, end: Option<StreamEnd>, only_text: bool) {
+        (self.stream_end, self.only_text) = (end, only_text);
+    }
+
+    /// Says which piece of the answer filters are about to see; it is held, so that nothing else can stand where it does.
+    /// For the gateway.
+    pub fn show(&mut self, piece: Bytes) {
+        self.shown = piece;
     }
 
     /// Says what became of the request. For the gateway.

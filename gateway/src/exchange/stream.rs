@@ -192,6 +192,7 @@ fn as_it_came(trip: &mut Trip<'_>, it: &mut Streaming, mut event: Bytes) -> Resu
     if let Some(end) = it.watch.see(&event).done_at {
         event.truncate(end);
     }
+    trip.exchange.watch(it.watch.end(), false);
     outgoing(trip, it, &mut event)?;
     hand_over(trip, it, true, event.len());
     Ok(event)
@@ -312,6 +313,7 @@ fn step(
     if seen.has_event {
         resume::given(trip, &block);
     }
+    trip.exchange.watch(it.watch.end(), seen.only_text);
     outgoing(trip, it, &mut block)?;
     hand_over(trip, it, matches!(flow, Flow::Done), block.len());
     Ok((Some(block), flow))
@@ -345,6 +347,7 @@ fn ended(trip: &mut Trip<'_>, it: &mut Streaming) -> Result<(Option<Bytes>, Flow
     if !it.watch.complete() && !it.watch.saw_error() {
         return Err(Fault::broken("the stream ended without saying that it was complete"));
     }
+    trip.exchange.watch(it.watch.end(), false);
     outgoing(trip, it, &mut rest)?;
     hand_over(trip, it, true, rest.len());
     Ok((Some(rest).filter(|rest| !rest.is_empty()), Flow::Ended))

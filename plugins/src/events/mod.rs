@@ -15,7 +15,7 @@ use std::ops::Range;
 use memchr::memchr2;
 
 pub use cutter::{EventCutter, TooLarge};
-pub use watch::{Seen, StreamWatch};
+pub use watch::{Seen, StreamEnd, StreamWatch, was_filtered};
 
 /// The events of a block, in order.
 #[derive(Clone, Debug)]
@@ -44,7 +44,12 @@ impl<'a> Events<'a> {
     /// The events of `block`. A half event at its end is listed as well.
     #[must_use]
     pub fn new(block: &'a [u8]) -> Self {
-        Self { block, at: 0 }
+        Self::from(block, 0)
+    }
+
+    /// Those from `at` on, where one begins.
+    fn from(block: &'a [u8], at: usize) -> Self {
+        Self { block, at }
     }
 }
 

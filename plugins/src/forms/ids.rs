@@ -2,7 +2,7 @@
 //!
 //! The new ones are as long as the old, so that nothing else of an answer moves. They are found by what stands in quotes:
 //! within a text of the answer every quote is escaped, so no text is taken for an id. An answer whose id is too short for
-//! that (few others are as long) gets a longer one when it is kept: [`with_long_id`].
+//! that (few others are as long) gets a longer one when it is kept: a [`LongId`].
 
 use crate::call::Endpoint;
 use crate::events::Events;
@@ -181,38 +181,60 @@ const SHORTEST: usize = 8;
 /// So many letters and digits behind what says its kind are enough that no two tellings have the same.
 pub const RANDOM: usize = 24;
 
-/// The answer with another id, of the same kind and as long as an id is elsewhere, if its own has too few letters and
-/// digits to be given anew: or two tellings of it would have the same before long.
-pub fn with_long_id(
-    endpoint: Endpoint,
-    answer: Bytes,
-    streamed: bool,
-    random: impl FnOnce() -> Option<[u8; RANDOM]>,
-) -> Bytes {
-    let read = |object: &[u8]| {
-        let id = &object[json::member(object, "id")?];
-        let text = id.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-        let plain = !text.contains(&b'\\');
-        let varies = text[kind(text)..].iter().filter(|byte| byte.is_ascii_alphanumeric()).count();
-        (plain && varies < RANDOM).then(|| id.to_vec())
-    };
-    let id = if streamed { in_events(endpoint, &answer, read) } else { in_whole(endpoint, &answer, read) };
-    let Some((id, random)) = id.flatten().and_then(|id| Some((id, random()?))) else { return answer };
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut long = id[..1 + kind(&id[1..id.len() - 1])].to_vec();
-    long.extend(random.iter().map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()]));
-    long.push(b'"');
-    let (mut out, mut copied) = (BytesMut::with_capacity(answer.len() + long.len()), 0);
-    // Only where it is an id: so short a text may stand for something else elsewhere.
-    for name in ID.find_iter(&answer) {
-        if let Some(at) = value_after(&answer, name + 4).filter(|at| answer[*at..].starts_with(&id)) {
-            out.extend_from_slice(&answer[copied..at]);
-            out.extend_from_slice(&long);
-            copied = at + id.len();
-        }
+/// Bytes for an id that cannot be guessed; none if there are none.
+pub fn random() -> Option<[u8; RANDOM]> {
+    let mut random = [0; RANDOM];
+    getrandom::fill(&mut random).is_ok().then_some(random)
+}
+
+/// Another id for an answer whose own has too few letters and digits to be given anew: or two tellings of it would have the
+/// same before long. Of the same kind, and as long as an id is elsewhere.
+#[derive(Debug)]
+pub struct LongId {
+    /// Its own, with the quotes.
+    own: Vec<u8>,
+    long: Vec<u8>,
+}
+
+impl LongId {
+    /// For this answer, of which the beginning is enough if it is a stream; none if its own will do.
+    pub fn of(
+        endpoint: Endpoint,
+        answer: &[u8],
+        streamed: bool,
+        random: impl FnOnce() -> Option<[u8; RANDOM]>,
+    ) -> Option<Self> {
+        let read = |object: &[u8]| {
+            let id = &object[json::member(object, "id")?];
+            let text = id.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+            let plain = !text.contains(&b'\\');
+            let varies = text[kind(text)..].iter().filter(|byte| byte.is_ascii_alphanumeric()).count();
+            (plain && varies < RANDOM).then(|| id.to_vec())
+        };
+        let own = if streamed { in_events(endpoint, answer, read) } else { in_whole(endpoint, answer, read) };
+        let (own, random) = own.flatten().and_then(|id| Some((id, random()?)))?;
+        const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        let mut long = own[..1 + kind(&own[1..own.len() - 1])].to_vec();
+        long.extend(random.iter().map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()]));
+        long.push(b'"');
+        Some(Self { own, long })
     }
-    out.extend_from_slice(&answer[copied..]);
-    out.freeze()
+
+    /// The answer, or a part of it, with this one in the place of its own.
+    #[must_use]
+    pub fn put_in(&self, answer: &[u8]) -> Bytes {
+        let (mut out, mut copied) = (BytesMut::with_capacity(answer.len() + self.long.len()), 0);
+        // Only where it is an id: so short a text may stand for something else elsewhere.
+        for name in ID.find_iter(answer) {
+            if let Some(at) = value_after(answer, name + 4).filter(|at| answer[*at..].starts_with(&self.own)) {
+                out.extend_from_slice(&answer[copied..at]);
+                out.extend_from_slice(&self.long);
+                copied = at + self.own.len();
+            }
+        }
+        out.extend_from_slice(&answer[copied..]);
+        out.freeze()
+    }
 }
 
 /// Where in an id, without its quotes, ends what says of which kind it is.

@@ -17,7 +17,7 @@ use crate::events::Events;
 use bytes::Bytes;
 use std::borrow::Cow;
 
-pub use ids::{Fresh, Ids, RANDOM, with_long_id};
+pub use ids::{Fresh, Ids, LongId, RANDOM, random};
 
 /// How a stream is to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

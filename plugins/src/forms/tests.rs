@@ -155,8 +155,10 @@ fn what_is_no_answer_has_no_other_form() {
 fn an_id_too_short_to_be_given_anew_becomes_as_long_as_others_wherever_it_is_an_id() {
     let random = || Some(std::array::from_fn(|at| at as u8 * 7));
     let long = |endpoint, answer: &str, streamed| {
-        let long = with_long_id(endpoint, Bytes::copy_from_slice(answer.as_bytes()), streamed, random);
-        String::from_utf8(long.to_vec()).unwrap()
+        let long = LongId::of(endpoint, answer.as_bytes(), streamed, random);
+        let said =
+            long.map_or_else(|| Bytes::copy_from_slice(answer.as_bytes()), |long| long.put_in(answer.as_bytes()));
+        String::from_utf8(said.to_vec()).unwrap()
     };
     let whole = r#"{ "id" : "cmpl_1", "choices": [{"text": "cmpl_1 \"id\": \"cmpl_1\"", "name": "cmpl_1"}] }"#;
     let said = long(Endpoint::Completions, whole, false);

@@ -95,6 +95,10 @@ enum Told {
 }
 
 fn what_tells(block: &[u8], data: Range<usize>) -> Option<Told> {
+    // Where it is the last member, as with most, no other need be looked at.
+    if block[data.clone()].ends_with(LAST) {
+        return Some(Told::Nothing(data.end - LAST.len()..data.end - 1));
+    }
     let (mut told, mut is_empty) = (None, false);
     // Behind the `{` or the member before.
     let mut before = block[data.clone()].iter().position(|byte| *byte == b'{').map(|at| data.start + at + 1)?;
@@ -119,6 +123,9 @@ fn what_tells(block: &[u8], data: Range<usize>) -> Option<Told> {
         _ => None,
     }
 }
+
+/// How an object ends that does not know its usage yet.
+const LAST: &[u8] = br#","usage":null}"#;
 
 fn is_empty_list(block: &[u8], list: &Range<usize>) -> bool {
     block.get(list.start) == Some(&b'[') && json::skip_blanks(block, list.start + 1) + 1 == list.end

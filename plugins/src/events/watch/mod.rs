@@ -1,9 +1,12 @@
 //! Whether a stream was whole, where it ends and what it has cost.
 
-use std::sync::LazyLock;
+mod template;
+
+use std::sync::{Arc, LazyLock};
 
 use memchr::memmem::{self, Finder};
 
+use self::template::Template;
 use super::{Event, Events};
 use crate::call::Endpoint;
 use crate::json;
@@ -26,6 +29,17 @@ pub struct StreamWatch {
     usage: Usage,
     usage_is_final: bool,
     usage_is_unbelievable: bool,
+    was_filtered: bool,
+    texts: Texts,
+}
+
+/// How a stream has ended that is proven to be whole and free of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// What it has cost; see [`StreamWatch::usage`].
+    pub usage: Option<Usage>,
+    /// Whether a filter of the backend's own has cut it short.
+    pub was_filtered: bool,
 }
 
 /// What a block of events turned out to contain.
@@ -39,6 +53,8 @@ pub struct Seen {
     pub done_at: Option<usize>,
     /// Where the first event begins that reports an error.
     pub failed_at: Option<usize>,
+    /// Whether each event is as one before but for its text: nothing in it is there for anybody but the reader.
+    pub only_text: bool,
 }
 
 /// How streams of an endpoint mark their end.
@@ -55,7 +71,7 @@ enum Protocol {
 }
 
 /// What an event may contain.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Hints {
     error: bool,
     usage: bool,
@@ -64,22 +80,90 @@ struct Hints {
 }
 
 /// Where a block mentions a key next: it is searched once, however many events it has.
-struct Mentions {
+struct Mention {
     key: &'static Finder<'static>,
     next: Option<usize>,
 }
 
-impl Mentions {
-    fn of(key: &'static Finder<'static>, block: &[u8]) -> Self {
-        Self { key, next: json::mention(block, 0, key) }
+impl Mention {
+    fn of(key: &'static Finder<'static>, block: &[u8], from: usize) -> Self {
+        Self { key, next: json::mention(block, from, key) }
     }
 
     /// Whether this event does. To be asked of one event after the other.
-    fn are_in(&mut self, block: &[u8], event: &Event<'_>) -> bool {
+    fn is_in(&mut self, block: &[u8], event: &Event<'_>) -> bool {
         if self.next.is_some_and(|next| next < event.start) {
             self.next = json::mention(block, event.start, self.key);
         }
         self.next.is_some_and(|next| next < event.end)
+    }
+}
+
+/// The same of all keys that matter.
+struct Mentions {
+    error: Mention,
+    usage: Mention,
+    /// The role and the reason to finish, where the protocol has them.
+    chunks: Option<[Mention; 2]>,
+}
+
+impl Mentions {
+    fn of(protocol: Protocol, block: &[u8], from: usize) -> Self {
+        let mention = |key| Mention::of(key, block, from);
+        let chunks = (protocol == Protocol::Chunks).then(|| [mention(&ROLE), mention(&FINISH_REASON)]);
+        Self { error: mention(&ERROR), usage: mention(&usage::KEY), chunks }
+    }
+
+    fn within(&mut self, block: &[u8], event: &Event<'_>) -> Hints {
+        let [role, finish_reason] = match &mut self.chunks {
+            Some(keys) => keys.each_mut().map(|key| key.is_in(block, event)),
+            None => [false; 2],
+        };
+        Hints { error: self.error.is_in(block, event), usage: self.usage.is_in(block, event), role, finish_reason }
+    }
+}
+
+/// How many events are looked at for what they have in common, unless many have been since.
+const TRIES: u8 = 8;
+
+/// How many events of one form make it worth looking for another.
+const MANY: u32 = 16;
+
+/// What the events have in common that bring text and nothing else.
+#[derive(Clone, Debug, Default)]
+struct Texts {
+    template: Option<Arc<Template>>,
+    /// The last one that was not like that.
+    last: Vec<u8>,
+    tried: u8,
+    /// Events since the template was found.
+    like_it: u32,
+}
+
+impl Texts {
+    /// Where such an event ends, if one begins at `at`.
+    fn end_in(&mut self, block: &[u8], at: usize) -> Option<usize> {
+        let end = self.template.as_ref()?.end_in(block, at)?;
+        self.like_it = self.like_it.saturating_add(1);
+        Some(end)
+    }
+
+    /// Takes note of an event that brings text and nothing else, and was not like others.
+    fn learn(&mut self, event: &[u8]) {
+        if self.like_it >= MANY {
+            (self.tried, self.like_it) = (0, 0);
+        }
+        if self.tried >= TRIES {
+            return;
+        }
+        self.tried += 1;
+        match Template::of(&self.last, event) {
+            // Those that come are most likely like it: nothing else is held for long.
+            Some(template) => {
+                (self.template, self.last, self.like_it) = (Some(Arc::new(template)), Vec::new(), 0);
+            }
+            None => self.last = event.to_vec(),
+        }
     }
 }
 
@@ -104,6 +188,8 @@ impl StreamWatch {
             usage: Usage::default(),
             usage_is_final: false,
             usage_is_unbelievable: false,
+            was_filtered: false,
+            texts: Texts::default(),
         }
     }
 
@@ -116,30 +202,35 @@ impl StreamWatch {
     /// Takes the next block of whole events.
     pub fn see(&mut self, block: &[u8]) -> Seen {
         let mut seen = Seen { done_at: self.is_done.then_some(0), ..Seen::default() };
-        let [mut error, mut usage] = [&*ERROR, &*usage::KEY].map(|key| Mentions::of(key, block));
-        let chunks = (self.protocol == Protocol::Chunks).then(|| [&*ROLE, &*FINISH_REASON]);
-        let mut chunks = chunks.map(|keys| keys.map(|key| Mentions::of(key, block)));
-        let (mut events, content) = (Events::new(block), self.content_events);
-        while !self.is_done
-            && let Some(event) = events.next()
-        {
+        let (mut at, content, mut only_text) = (0, self.content_events, true);
+        let mut mentions: Option<Mentions> = None;
+        while !self.is_done && at < block.len() {
+            if let Some(end) = self.texts.end_in(block, at) {
+                (at, seen.has_event) = (end, true);
+                self.content_events += 1;
+                continue;
+            }
+            let Some(event) = Events::from(block, at).next() else { break };
+            at = event.end;
+            only_text = false;
             if event.is_comment_only() || event.name == Some(b"ping") {
                 continue;
             }
             seen.has_event = true;
-            let had_failed = self.has_failed;
-            let [role, finish_reason] = match &mut chunks {
-                Some(keys) => keys.each_mut().map(|key| key.are_in(block, &event)),
-                None => [false; 2],
-            };
-            let (error, usage) = (error.are_in(block, &event), usage.are_in(block, &event));
-            self.event(&event, Hints { error, usage, role, finish_reason });
+            let hints =
+                mentions.get_or_insert_with(|| Mentions::of(self.protocol, block, event.start)).within(block, &event);
+            let (had_failed, before) = (self.has_failed, self.content_events);
+            self.event(&event, hints);
             if self.has_failed && !had_failed {
                 seen.failed_at = Some(event.start);
+            }
+            if hints == Hints::default() && self.content_events > before && event.data_lines == 1 {
+                self.texts.learn(&block[event.start..event.end]);
             }
             seen.done_at = self.is_done.then_some(event.end);
         }
         seen.has_content = self.content_events > content;
+        seen.only_text = only_text && seen.has_event;
         seen
     }
 
@@ -157,6 +248,9 @@ impl StreamWatch {
             Protocol::Messages => self.message_event(name_of(event, data)),
             Protocol::Responses => self.response_event(name_of(event, data)),
             Protocol::Chunks | Protocol::Unmarked => {}
+        }
+        if hints.finish_reason || hints.usage || self.is_done {
+            self.was_filtered |= was_filtered(data);
         }
         match hints.usage.then(|| Usage::with_place(data)).flatten() {
             Some(Ok((usage, place))) => {
@@ -233,6 +327,12 @@ impl StreamWatch {
             }
     }
 
+    /// Its end, if it may end here.
+    #[must_use]
+    pub fn end(&self) -> Option<StreamEnd> {
+        self.complete().then(|| StreamEnd { usage: self.usage(), was_filtered: self.was_filtered })
+    }
+
     /// Whether the backend has said of its usage what cannot be.
     #[must_use]
     pub fn is_unbelievable(&self) -> bool {
@@ -250,6 +350,16 @@ impl StreamWatch {
         let counted = Usage { completion: Some(self.content_events), estimated: true, ..self.usage };
         said_something.then_some(counted)
     }
+}
+
+/// Whether a filter of the backend's own has cut this answer short, be it whole or events.
+#[must_use]
+pub fn was_filtered(answer: &[u8]) -> bool {
+    static CUT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"content_filter\""));
+    CUT.find_iter(answer).any(|at| {
+        let before = answer[..at].trim_ascii_end();
+        before.strip_suffix(b":").is_some_and(|before| before.trim_ascii_end().ends_with(b"reason\""))
+    })
 }
 
 /// An event's name; some backends give it as the `type` within the data only.

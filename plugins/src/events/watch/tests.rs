@@ -146,3 +146,69 @@ fn a_stream_of_responses_ends_in_one_of_three_ways() {
 fn a_stream_with_unknown_marks_is_taken_at_its_word() {
     assert!(watched(Endpoint::Audio, "data: {\"type\":\"speech.audio.delta\"}\n\n").0.complete());
 }
+
+/// As if each event were the first of its stream that looks as it does.
+fn watched_apart(events: &[String]) -> StreamWatch {
+    let mut watch = StreamWatch::new(Endpoint::Chat);
+    for event in events {
+        watch.texts = Texts::default();
+        watch.see(event.as_bytes());
+    }
+    watch
+}
+
+proptest::proptest! {
+    #[test]
+    fn events_that_are_alike_are_understood_as_if_they_were_not(
+        which in proptest::collection::vec(0..14_usize, 1..40),
+        cuts in proptest::collection::vec(1..4_usize, 40),
+    ) {
+        let delta = |delta: &str, more: &str| {
+            format!("data: {{\"id\":\"x\",\"choices\":[{{\"index\":0,\"delta\":{{{delta}}},\"finish_reason\":null}}]{more}}}\n\n")
+        };
+        let text = |text: &str| delta(&format!("\"content\":\"{text}\""), "");
+        let events: Vec<String> = which.iter().map(|which| match which {
+            0..4 => text(["a", " bcd", "", "\\\"error\\\": \\\\"][*which]),
+            4 => text("{\\\"content\\\":\\\"x\\\"}"),
+            5 => delta("\"reasoning_content\":\"r\"", ""),
+            6 => delta("\"reasoning_content\":\"s\"", ",\"usage\":null"),
+            7 => delta("\"role\":\"assistant\",\"content\":\"\"", ""),
+            8 => delta("\"content\":\"x\"", ",\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}"),
+            9 => text("a").replace("null", "\"stop\""),
+            10 => text("broken\n\ndata: {\"error\":{\"message\":\"no\"},\"content\":\"x"),
+            11 => text("a").replace("null", "\"content_filter\""),
+            12 => ": ping\n\n".into(),
+            _ => text("a").replace("\n\n", "\r\n\r\n"),
+        }).collect();
+        let mut watch = StreamWatch::new(Endpoint::Chat);
+        let (mut rest, mut cuts) = (&events[..], cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (block, behind) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
+            watch.see(block.concat().as_bytes());
+            rest = behind;
+        }
+        let apart = watched_apart(&events);
+        let told = |watch: &StreamWatch| (watch.content_events(), watch.end(), watch.usage(), watch.saw_error(), watch.finish_reasons);
+        proptest::prop_assert_eq!(told(&watch), told(&apart));
+    }
+}
+
+#[test]
+fn what_brings_nothing_but_text_is_known_once_two_have() {
+    let text = |text: &str| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
+    let mut watch = StreamWatch::new(Endpoint::Chat);
+    let only_text: Vec<bool> =
+        ["a", "b", "c", "d\\n\\\"e\\\"", "", "f\\\\"].map(|word| watch.see(text(word).as_bytes()).only_text).into();
+    assert_eq!(only_text, [false, false, true, true, true, true]);
+    assert_eq!(watch.content_events(), 6);
+    assert!(watch.see([text("g"), text("h")].concat().as_bytes()).only_text);
+    assert!(!watch.see([text("g"), "data: {}\n\n".into()].concat().as_bytes()).only_text);
+    assert!(!watch.see(text("broken\n").as_bytes()).only_text);
+    assert!(!watch.see(b"").only_text);
+    let mut same = StreamWatch::new(Endpoint::Chat);
+    assert_eq!(["z"; 3].map(|word| same.see(text(word).as_bytes()).only_text), [false, false, true]);
+    // Another form is learnt, however many there were of the first.
+    let other = |word: &str| text(word).replace("content", "reasoning_content");
+    let only_text = ["a", "b", "c"].map(|word| watch.see(other(word).as_bytes()).only_text);
+    assert_eq!(only_text, [false, false, true]);
+}

@@ -1,23 +1,23 @@
 //! An answer as it is kept, and how it is told again: as it came, or in its other form.
 //!
-//! A whole answer is kept as its bytes, a stream as its events, without the event that has the usage and the end mark,
-//! which are kept beside it: whoever asked for the usage gets them all. What is told again in the form it came in is the
-//! same bytes, shared; only ids and times are other ones, unless the original ones are wanted.
+//! A whole answer is kept as its bytes, a stream as what differs from one block of its events to the next, without the
+//! event that has the usage and the end mark, which are kept beside it: whoever asked for the usage gets them all. What is
+//! told again in the form it came in is the same bytes, shared where it is a whole answer; only ids and times are other
+//! ones, unless the original ones are wanted.
 
 use super::packed;
+use super::recorded::Pieces;
 use super::replay::{self, Part, Replay};
 use super::settings::IdsAre;
+use super::transcript::Parts;
 use crate::call::Endpoint;
-use crate::events::{Events, StreamWatch};
 use crate::forms::{self, Fresh, Ids, Shape};
 use crate::reply::Body;
-use crate::splice;
 use crate::usage::Usage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use memchr::memmem::Finder;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Which form an answer came in.
@@ -66,6 +66,8 @@ pub(super) struct Entry {
 #[derive(Debug, Clone)]
 pub(super) enum Data {
     Plain(Bytes),
+    /// The blocks of a stream, as what differs from one to the next.
+    Pieces(Pieces),
     /// In compressed frames, and how long it is otherwise.
     Packed(Bytes, usize),
 }
@@ -102,30 +104,11 @@ impl Entry {
         Self::new(label, Form::Whole, body, (Bytes::new(), Bytes::new()), (content_type, ids, usage))
     }
 
-    /// A stream; none if it is not complete. Where its own client asked for the usage, what the chunks
-    /// say of it stays in them, for the next one who asks.
-    pub(super) fn events(
-        label: Label,
-        content_type: HeaderValue,
-        mut stream: Bytes,
-        choices: u64,
-        asked: bool,
-    ) -> Option<Self> {
-        let mut watch = StreamWatch::new(label.endpoint).with_choices(choices);
-        watch.see(&stream);
-        if !watch.complete() || watch.saw_error() {
-            return None;
-        }
-        let mut usage_event = Bytes::new();
-        if forms::asks_for_usage(label.endpoint)
-            && let Some((left, taken)) = if asked { splice::take_usage(&stream) } else { splice::split_usage(&stream) }
-        {
-            (stream, usage_event) = (left, taken);
-        }
-        let done = Events::new(&stream).find(|event| event.is_done()).map(|event| event.start);
-        let end = done.map_or_else(Bytes::new, |start| stream.split_off(start));
-        let ids = Ids::of_events(label.endpoint, &stream);
-        Some(Self::new(label, Form::Events, stream, (usage_event, end), (content_type, ids, watch.usage())))
+    /// A stream that was whole, and what it has cost.
+    pub(super) fn events(label: Label, content_type: HeaderValue, parts: Parts, usage: Option<Usage>) -> Self {
+        let Parts { events, usage_event, end, ids } = parts;
+        let data = Data::Pieces(events);
+        Self::again(label, Form::Events, Duration::ZERO, usage, data, (usage_event, end), (content_type, ids))
     }
 
     /// One item of an embedding.
@@ -160,10 +143,15 @@ impl Entry {
 
     /// Bytes it holds, all told.
     pub(super) fn weight(&self) -> usize {
-        let data = match &self.data {
+        OVERHEAD + self.held() + self.usage_event.len() + self.end.len() + self.ids.size()
+    }
+
+    /// Bytes that its data is kept in.
+    pub(super) fn held(&self) -> usize {
+        match &self.data {
             Data::Plain(data) | Data::Packed(data, _) => data.len(),
-        };
-        OVERHEAD + data + self.usage_event.len() + self.end.len() + self.ids.size()
+            Data::Pieces(pieces) => pieces.held(),
+        }
     }
 
     /// What the answer that an item comes from said beside its data.
@@ -198,8 +186,12 @@ impl Entry {
 
     /// Compressed, if that makes it smaller.
     pub(super) fn packed(&self) -> Option<Self> {
-        let Data::Plain(data) = &self.data else { return None };
-        let packed = packed::pack(data, self.form, &self.ids).filter(|packed| packed.len() < data.len() / 8 * 7)?;
+        let data = match &self.data {
+            Data::Plain(data) => data.clone(),
+            Data::Pieces(pieces) => pieces.whole(),
+            Data::Packed(..) => return None,
+        };
+        let packed = packed::pack(&data, self.form, &self.ids).filter(|packed| packed.len() < self.held() / 8 * 7)?;
         Some(Self { data: Data::Packed(packed, data.len()), ..self.clone() })
     }
 
@@ -207,6 +199,7 @@ impl Entry {
     pub(super) fn size(&self) -> usize {
         match &self.data {
             Data::Plain(data) => data.len(),
+            Data::Pieces(pieces) => pieces.len(),
             Data::Packed(_, size) => *size,
         }
     }
@@ -215,6 +208,7 @@ impl Entry {
     pub(super) fn plain(&self) -> Option<Bytes> {
         match &self.data {
             Data::Plain(data) => Some(data.clone()),
+            Data::Pieces(pieces) => Some(pieces.whole()),
             Data::Packed(data, size) => zstd::bulk::decompress(data, *size).ok().map(Bytes::from),
         }
     }
@@ -265,6 +259,7 @@ impl Entry {
     fn kept(&self) -> Part {
         match &self.data {
             Data::Plain(data) => Part::Plain(data.clone()),
+            Data::Pieces(pieces) => Part::Pieces(pieces.clone().telling()),
             Data::Packed(data, _) => Part::Packed(data.clone()),
         }
     }
@@ -286,13 +281,4 @@ impl Entry {
 
 fn stream_headers() -> HeaderMap {
     HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))])
-}
-
-/// Whether a backend's own filter has cut the answer short.
-pub(super) fn was_filtered(answer: &[u8]) -> bool {
-    static CUT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"content_filter\""));
-    CUT.find_iter(answer).any(|at| {
-        let before = answer[..at].trim_ascii_end();
-        before.strip_suffix(b":").is_some_and(|before| before.trim_ascii_end().ends_with(b"reason\""))
-    })
 }

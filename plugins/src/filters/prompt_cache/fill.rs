@@ -1,14 +1,16 @@
 //! Follows an answer that had to be fetched, and keeps it if it was complete.
 
 use super::control::{Status, forbids};
-use super::entry::{Entry, was_filtered};
+use super::entry::{Entry, Label};
 use super::recorded::Recorded;
+use super::transcript::Transcript;
 use super::{Asked, Inner};
 use crate::cache_key::CacheKey;
 use crate::call::Endpoint;
+use crate::events::was_filtered;
 use crate::exchange::{Exchange, Source};
 use crate::filter::{Always, Audience, Head, ResponseFilter, Result};
-use crate::forms::{self, RANDOM, with_long_id};
+use crate::forms::{self, LongId};
 use crate::reply::Reply;
 use crate::usage::Usage;
 use bytes::Bytes;
@@ -38,10 +40,27 @@ pub(super) struct Fill {
     content_type: Option<HeaderValue>,
     /// How long a whole answer says it is.
     length: Option<usize>,
-    recorded: Recorded,
+    taken: Taken,
     /// The whole answer, if that was looked at before and no backend's filter has cut it short.
     uncut: Bytes,
     state: State,
+}
+
+/// What has come of the answer.
+enum Taken {
+    Nothing,
+    Whole(Recorded),
+    Stream(Box<Transcript>),
+}
+
+impl Taken {
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Whole(recorded) => recorded.len(),
+            Self::Stream(transcript) => transcript.len(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,23 +83,30 @@ impl Fill {
         why: &'static str,
         old: Option<Arc<Entry>>,
     ) -> Self {
-        let (recorded, state) = (Recorded::default(), State::Running);
-        Self { cache, asked, key, why, old, content_type: None, length: None, recorded, uncut: Bytes::new(), state }
+        let endpoint = asked.label.endpoint;
+        let taken = if asked.wanted.stream && forms::streams(endpoint) {
+            let lengthen = cache.settings.ids.are_fresh(endpoint);
+            Taken::Stream(Box::new(Transcript::new(endpoint, lengthen)))
+        } else {
+            Taken::Whole(Recorded::default())
+        };
+        let (uncut, state) = (Bytes::new(), State::Running);
+        Self { cache, asked, key, why, old, content_type: None, length: None, taken, uncut, state }
     }
 
     fn give_up(&mut self, why: &'static str) {
         if self.state == State::Running {
             self.state = State::GivenUp(why);
-            (self.recorded, self.uncut) = (Recorded::default(), Bytes::new());
+            (self.taken, self.uncut) = (Taken::Nothing, Bytes::new());
         }
     }
 
     /// Whether this piece ends the answer, so that its client may ask again before `end` is called, and is to find it. A
     /// whole answer in one piece has been checked; of a stream the end mark says so.
     fn is_over(&self, exchange: &Exchange, piece: &[u8]) -> bool {
-        match self.asked.wanted.stream && forms::streams(exchange.endpoint()) {
-            true => ends_stream(exchange.endpoint(), piece),
-            false => self.recorded.len() == piece.len() && self.length == Some(piece.len()),
+        match &self.taken {
+            Taken::Stream(..) => ends_stream(exchange.endpoint(), piece),
+            taken => taken.len() == piece.len() && self.length == Some(piece.len()),
         }
     }
 
@@ -103,42 +129,49 @@ impl Fill {
         (self.length.map(|length| length as u64) > Some(self.cache.settings.max_entry.0)).then_some("large")
     }
 
-    /// With an id that can be given anew, where that is what the file wants.
-    fn told_apart(&self, endpoint: Endpoint, recorded: Bytes, streamed: bool) -> Bytes {
-        if !self.cache.settings.ids.are_fresh(endpoint) {
-            return recorded;
-        }
-        with_long_id(endpoint, recorded, streamed, || {
-            let mut random = [0; RANDOM];
-            getrandom::fill(&mut random).is_ok().then_some(random)
-        })
-    }
-
-    /// Keeps what was recorded.
+    /// Keeps what has come.
     fn keep(&mut self, exchange: &Exchange) -> std::result::Result<(), &'static str> {
         let Some(content_type) = self.content_type.take() else { return Err("error") };
-        let recorded = std::mem::take(&mut self.recorded).whole();
         let label = self.asked.label.clone();
-        let is_uncut = recorded.as_ptr_range() == self.uncut.as_ptr_range();
-        if !is_uncut && was_filtered(&recorded) {
-            return Err("filtered");
-        }
-        let streamed = self.asked.wanted.stream && forms::streams(label.endpoint);
-        let recorded = self.told_apart(label.endpoint, recorded, streamed);
-        let entry = match streamed {
-            true => {
-                let choices = exchange.call().and_then(|call| call.n).unwrap_or(1);
-                Entry::events(label, content_type, recorded, choices, self.asked.wanted.usage)
-            }
-            false => {
-                // Mostly it has been read on the way here.
-                let usage = exchange.spent().filter(|usage| !usage.estimated).or_else(|| Usage::from_answer(&recorded));
-                Some(Entry::whole(label, content_type, recorded, usage))
+        let entry = match std::mem::replace(&mut self.taken, Taken::Nothing) {
+            Taken::Nothing => return Err("incomplete"),
+            Taken::Whole(recorded) => self.whole_answer(label, content_type, recorded.whole(), exchange.spent())?,
+            Taken::Stream(transcript) => {
+                // Where nobody has changed it, the gateway has read it on the way here.
+                let (parts, end) = match transcript.is_as_shown() {
+                    true => (transcript.parts(), exchange.stream_end()),
+                    false => transcript.ending(exchange.call().and_then(|call| call.n).unwrap_or(1)),
+                };
+                let end = end.ok_or("incomplete")?;
+                if end.was_filtered {
+                    return Err("filtered");
+                }
+                Entry::events(label, content_type, parts, end.usage)
             }
         };
-        let entry = entry.ok_or("incomplete")?;
         self.cache.keep(vec![(self.key, entry)]);
         Ok(())
+    }
+
+    fn whole_answer(
+        &self,
+        label: Label,
+        content_type: HeaderValue,
+        mut answer: Bytes,
+        spent: Option<Usage>,
+    ) -> std::result::Result<Entry, &'static str> {
+        let is_uncut = answer.as_ptr_range() == self.uncut.as_ptr_range();
+        if !is_uncut && was_filtered(&answer) {
+            return Err("filtered");
+        }
+        if self.cache.settings.ids.are_fresh(label.endpoint)
+            && let Some(long) = LongId::of(label.endpoint, &answer, false, forms::random)
+        {
+            answer = long.put_in(&answer);
+        }
+        // Mostly it has been read on the way here.
+        let usage = spent.filter(|usage| !usage.estimated).or_else(|| Usage::from_answer(&answer));
+        Ok(Entry::whole(label, content_type, answer, usage))
     }
 }
 
@@ -175,11 +208,15 @@ impl ResponseFilter for Fill {
             self.give_up("resumed");
         }
         if self.state == State::Running {
-            if (self.recorded.len() + data.len()) as u64 > self.cache.settings.max_entry.0 {
+            if (self.taken.len() + data.len()) as u64 > self.cache.settings.max_entry.0 {
                 self.give_up("large");
                 return Ok(());
             }
-            self.recorded.push(data);
+            match &mut self.taken {
+                Taken::Nothing => {}
+                Taken::Whole(recorded) => recorded.push(data),
+                Taken::Stream(transcript) => transcript.push(data, exchange.piece(data)),
+            }
             if self.is_over(exchange, data) {
                 let kept = self.keep(exchange);
                 self.state = kept.map_or_else(State::GivenUp, |()| State::Kept);

@@ -83,7 +83,7 @@ impl Memory {
     pub(super) fn put(&self, key: CacheKey, entry: Entry) {
         let entry = Arc::new(entry);
         let weight = entry.weight() as u64;
-        let large = entry.size() >= self.compress_above;
+        let large = entry.held() >= self.compress_above;
         let packs = large && self.answers.weighted_size() + weight > self.size / 2;
         self.answers.insert(key, entry.clone());
         // The cache makes room by and by, which for large answers may be late.

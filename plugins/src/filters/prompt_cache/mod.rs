@@ -19,6 +19,7 @@ pub mod stored;
 #[cfg(test)]
 mod tests;
 pub mod tier;
+mod transcript;
 
 use crate::cache_key::{CacheKey, KeyMaker, Scope, Tenant};
 use crate::call::Endpoint;

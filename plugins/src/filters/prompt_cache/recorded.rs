@@ -3,17 +3,18 @@
 //! Of the pieces of a stream each is mostly as the one before: another token between the same names and numbers. So of each
 //! is kept where it differs: a stream that is open for a minute holds the text it carries, not all that is told with it.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 
 /// The pieces of an answer, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Recorded {
-    /// The first piece, which mostly is all of an answer that is no stream. A copy: what it was cut from is larger.
-    first: Bytes,
+    /// How long the first piece is, which mostly is all of an answer that is no stream.
+    first: usize,
+    /// The first piece; then, of each other, how much of it is as the piece before begins and ends, how long it is, and the
+    /// rest.
+    bytes: Vec<u8>,
     /// The last piece, where there is more than one.
     last: Vec<u8>,
-    /// Of each piece but the first: how much of it is as the piece before begins and ends, how long it is, and the rest.
-    changes: Vec<u8>,
     /// Bytes of all pieces.
     length: usize,
 }
@@ -36,7 +37,8 @@ impl Recorded {
             return;
         }
         if self.length == 0 {
-            self.first = Bytes::copy_from_slice(piece);
+            self.first = piece.len();
+            self.bytes = piece.to_vec();
         } else {
             self.add(piece);
         }
@@ -44,39 +46,133 @@ impl Recorded {
     }
 
     fn add(&mut self, piece: &[u8]) {
-        if self.changes.is_empty() {
-            self.last.extend_from_slice(&self.first);
+        if self.last.is_empty() {
+            self.last.extend_from_slice(&self.bytes);
         }
         let begin = alike(&self.last, piece);
         let end = alike_at_end(&self.last[begin..], &piece[begin..]);
         let changed = &piece[begin..piece.len() - end];
-        self.changes.reserve_exact(room(self.changes.len(), HEAD + changed.len(), self.changes.capacity()));
+        self.bytes.reserve_exact(room(self.bytes.len(), HEAD + changed.len(), self.bytes.capacity()));
         for number in [begin, end, changed.len()] {
-            self.changes.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+            self.bytes.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
         }
-        self.changes.extend_from_slice(changed);
+        self.bytes.extend_from_slice(changed);
         self.last.truncate(begin);
         self.last.extend_from_slice(&piece[begin..]);
     }
 
     /// All of it, in one piece.
     pub(super) fn whole(self) -> Bytes {
-        if self.changes.is_empty() {
-            return self.first;
-        }
+        if self.first == self.bytes.len() { self.bytes.into() } else { self.kept().whole() }
+    }
+
+    /// As it is kept.
+    pub(super) fn kept(self) -> Pieces {
+        Pieces { first: self.first, bytes: self.bytes.into_boxed_slice().into(), length: self.length }
+    }
+}
+
+/// The pieces of an answer, each as what differs from the one before; see [`Recorded`].
+#[derive(Debug, Clone)]
+pub(super) struct Pieces {
+    first: usize,
+    bytes: Bytes,
+    length: usize,
+}
+
+/// How much of a piece is as the one before begins and as it ends, and what stands between.
+struct Change<'a> {
+    begin: usize,
+    end: usize,
+    changed: &'a [u8],
+}
+
+/// Takes a change off the beginning of `changes`.
+fn next<'a>(changes: &mut &'a [u8]) -> Option<Change<'a>> {
+    let (head, rest) = changes.split_first_chunk::<HEAD>()?;
+    let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+    let (changed, rest) = rest.split_at_checked(number(8))?;
+    *changes = rest;
+    Some(Change { begin: number(0), end: number(4), changed })
+}
+
+impl Pieces {
+    /// Bytes of all pieces.
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes that they are kept in.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// All of them, in one.
+    pub(super) fn whole(&self) -> Bytes {
         let mut whole = Vec::with_capacity(self.length);
-        whole.extend_from_slice(&self.first);
-        let (mut last, mut changes) = (0..whole.len(), &self.changes[..]);
-        while let Some((head, rest)) = changes.split_first_chunk::<HEAD>() {
-            let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
-            let (begin, end, (changed, rest)) = (number(0), number(4), rest.split_at(number(8)));
+        let (first, mut changes) = self.bytes.split_at(self.first);
+        whole.extend_from_slice(first);
+        let mut last = 0..whole.len();
+        while let Some(Change { begin, end, changed }) = next(&mut changes) {
             let start = whole.len();
             whole.extend_from_within(last.start..last.start + begin);
             whole.extend_from_slice(changed);
             whole.extend_from_within(last.end - end..last.end);
-            (last, changes) = (start..whole.len(), rest);
+            last = start..whole.len();
         }
         whole.into()
+    }
+
+    /// To be told one after the other.
+    pub(super) fn telling(self) -> Telling {
+        Telling { first: self.first, rest: self.bytes, last: Vec::new() }
+    }
+}
+
+/// Pieces on their way to a client.
+pub(super) struct Telling {
+    /// How long the first piece is; none once it has been told.
+    first: usize,
+    /// Those that are still to be told.
+    rest: Bytes,
+    /// The one that was told last.
+    last: Vec<u8>,
+}
+
+impl Telling {
+    /// Whether all have been told.
+    pub(super) fn is_over(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Appends the next pieces to `out`, which is empty, until it has `least` bytes or all are told.
+    pub(super) fn fill(&mut self, out: &mut BytesMut, least: usize) {
+        // Where the piece before stands. Until it is followed by the next one, nothing in it may be changed.
+        let mut last = 0..self.last.len();
+        out.extend_from_slice(&self.last);
+        let told = last.len();
+        if self.first > 0 {
+            out.extend_from_slice(&self.rest.split_to(std::mem::take(&mut self.first)));
+            last = 0..out.len();
+        }
+        let mut rest = &self.rest[..];
+        while out.len() < told + least
+            && let Some(Change { begin, end, changed }) = next(&mut rest)
+        {
+            let start = out.len();
+            let (middle, over) = (start + begin, start + begin + changed.len() + end);
+            out.resize(over, 0);
+            out.copy_within(last.start..last.start + begin, start);
+            out[middle..middle + changed.len()].copy_from_slice(changed);
+            out.copy_within(last.end - end..last.end, over - end);
+            last = start..over;
+        }
+        self.last.clear();
+        if !rest.is_empty() {
+            self.last.extend_from_slice(&out[last]);
+        }
+        self.rest.advance(self.rest.len() - rest.len());
+        out.advance(told);
     }
 }
 
@@ -139,10 +235,21 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_what_came(pieces in prop::collection::vec(prop::collection::vec(prop::sample::select(b"ab".to_vec()), 0..70), 0..20)) {
-            let recorded = recorded(&pieces);
             let all = pieces.concat();
+            prop_assert_eq!(recorded(&pieces).whole(), &all);
+            let recorded = recorded(&pieces);
             prop_assert_eq!(recorded.len(), all.len());
-            prop_assert_eq!(recorded.whole(), all);
+            let kept = recorded.kept();
+            prop_assert_eq!((kept.len(), kept.whole()), (all.len(), Bytes::from(all.clone())));
+            for least in [1, 20, 100] {
+                let (mut telling, mut told, mut block) = (kept.clone().telling(), Vec::new(), BytesMut::new());
+                while !telling.is_over() {
+                    telling.fill(&mut block, least);
+                    prop_assert!(block.len() >= least || telling.is_over());
+                    told.extend_from_slice(&block.split());
+                }
+                prop_assert_eq!(&told, &all);
+            }
         }
     }
 
@@ -150,8 +257,10 @@ mod tests {
     fn events_of_a_stream_hold_little_more_than_their_tokens() {
         let events: Vec<_> = (0..200).map(|number| event(&format!(" token{number}"))).collect();
         let recorded = recorded(&events);
-        let held = recorded.first.len() + recorded.last.capacity() + recorded.changes.capacity();
+        let held = recorded.last.capacity() + recorded.bytes.capacity();
         assert!(recorded.len() > 30_000 && held < 5_000, "{held} bytes for {}", recorded.len());
-        assert_eq!(recorded.whole(), events.concat());
+        let kept = recorded.kept();
+        assert!(kept.held() < 4_500, "{} bytes kept", kept.held());
+        assert_eq!(kept.whole(), events.concat());
     }
 }

@@ -1,6 +1,7 @@
 //! Kept bytes on their way to a client: in slices of what is kept wherever nothing in them changes.
 
 use super::packed::unpack_next;
+use super::recorded::Telling;
 use crate::forms::Fresh;
 use crate::reply::{Body, Pieces, Refusal};
 use crate::splice::without_usage;
@@ -24,10 +25,21 @@ const HEADERS: usize = 12;
 pub(super) enum Part {
     /// As it is told, but for ids and times.
     Plain(Bytes),
+    /// The blocks of a stream.
+    Pieces(Telling),
     /// In compressed frames.
     Packed(Bytes),
     /// As it is told.
     Ready(Bytes),
+}
+
+impl Part {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Plain(bytes) | Self::Packed(bytes) | Self::Ready(bytes) => bytes.is_empty(),
+            Self::Pieces(telling) => telling.is_over(),
+        }
+    }
 }
 
 /// A whole answer of `size` bytes: up to `small` bytes in one piece, beyond that as slices of what is kept with new ids
@@ -78,8 +90,7 @@ impl Replay {
     /// Of these blocks of whole events; `pace` of them a second, or at once.
     pub(super) fn new(parts: Vec<Part>, fresh: Option<Fresh>, pace: u32, usage: Option<Usage>) -> Self {
         let step = (pace > 0).then(|| Duration::from_secs(1) / pace);
-        let is_empty = |part: &Part| matches!(part, Part::Plain(bytes) | Part::Packed(bytes) | Part::Ready(bytes) if bytes.is_empty());
-        let parts = parts.into_iter().filter(|part| !is_empty(part)).collect();
+        let parts = parts.into_iter().filter(|part| !part.is_empty()).collect();
         Self { parts, fresh, buffer: BytesMut::new(), unpacker: None, step, timer: None, usage, silent: false }
     }
 
@@ -99,45 +110,50 @@ impl Replay {
 
     /// The next piece; an error if what is kept is not what was.
     fn take(&mut self) -> Option<std::result::Result<Bytes, Refusal>> {
-        let front = match self.parts.pop_front()? {
+        let least = if self.step.is_some() { 1 } else { BLOCK };
+        let mut block = match self.parts.pop_front()? {
             Part::Packed(mut packed) => {
                 if unpack_next(&mut packed, &mut self.buffer, &mut self.unpacker).is_none() {
                     self.parts.clear();
                     let message = "What was kept of the answer cannot be read.";
                     return Some(Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)));
                 }
-                if !packed.is_empty() {
-                    self.parts.push_front(Part::Packed(packed));
-                }
-                if let Some(fresh) = &self.fresh {
-                    fresh.renew(&mut self.buffer);
-                }
-                Part::Ready(self.buffer.split().freeze())
+                self.put_back(Part::Packed(packed));
+                self.renewed()
             }
-            front => front,
-        };
-        let (mut block, fresh) = match (front, &self.fresh) {
-            (Part::Plain(block), Some(fresh)) => (block, Some(fresh)),
-            (Part::Plain(block) | Part::Packed(block) | Part::Ready(block), _) => (block, None),
-        };
-        let least = match (self.step, fresh) {
-            (Some(_), _) => 1,
-            (None, Some(_)) => BLOCK,
-            (None, None) => usize::MAX,
-        };
-        let piece = block.split_to(end_of_event(&block, least));
-        let Some(fresh) = fresh else {
-            if !block.is_empty() {
-                self.parts.push_front(Part::Ready(block));
+            Part::Pieces(mut telling) => {
+                telling.fill(&mut self.buffer, least);
+                self.put_back(Part::Pieces(telling));
+                self.renewed()
             }
-            return Some(Ok(piece));
+            Part::Plain(mut plain) if self.fresh.is_some() => {
+                self.buffer.extend_from_slice(&plain.split_to(end_of_event(&plain, least)));
+                self.put_back(Part::Plain(plain));
+                return Some(Ok(self.renewed()));
+            }
+            Part::Plain(block) | Part::Ready(block) => block,
         };
-        if !block.is_empty() {
-            self.parts.push_front(Part::Plain(block));
+        if self.step.is_none() {
+            return Some(Ok(block));
         }
-        self.buffer.extend_from_slice(&piece);
-        fresh.renew(&mut self.buffer);
-        Some(Ok(self.buffer.split().freeze()))
+        let event = block.split_to(end_of_event(&block, least));
+        self.put_back(Part::Ready(block));
+        Some(Ok(event))
+    }
+
+    /// What is left of a part comes next.
+    fn put_back(&mut self, rest: Part) {
+        if !rest.is_empty() {
+            self.parts.push_front(rest);
+        }
+    }
+
+    /// What stands in the buffer, with new ids.
+    fn renewed(&mut self) -> Bytes {
+        if let Some(fresh) = &self.fresh {
+            fresh.renew(&mut self.buffer);
+        }
+        self.buffer.split().freeze()
     }
 }
 

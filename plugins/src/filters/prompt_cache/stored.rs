@@ -38,8 +38,9 @@ pub(super) fn made(entry: &Entry) -> SystemTime {
 /// The bytes of an answer that was made at `made`.
 pub(super) fn write(entry: &Entry, made: SystemTime) -> Vec<u8> {
     let (data, size) = match &entry.data {
-        Data::Plain(data) => (data, 0),
-        Data::Packed(data, size) => (data, *size),
+        Data::Plain(data) => (data.clone(), 0),
+        Data::Pieces(pieces) => (pieces.whole(), 0),
+        Data::Packed(data, size) => (data.clone(), *size),
     };
     let mut out = Vec::with_capacity(data.len() + entry.usage_event.len() + entry.end.len() + 256);
     out.extend_from_slice(MARK);
@@ -99,8 +100,8 @@ pub(super) fn read(bytes: &Bytes) -> Option<Entry> {
     let ids = if form == Form::Whole && size == 0 { ids.located_in(&data) } else { ids };
     let data = if size == 0 { Data::Plain(data) } else { Data::Packed(data, size) };
     let is_sound = match &data {
-        Data::Plain(_) => true,
         Data::Packed(data, size) => packed::is_sound(data, *size),
+        Data::Plain(_) | Data::Pieces(_) => true,
     };
     if reader.at != bytes.len() || !is_sound {
         return None;

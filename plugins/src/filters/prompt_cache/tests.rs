@@ -2,7 +2,9 @@ use super::entry::{Entry, Form, Label, Manner, Wanted};
 use super::memory::Memory;
 use super::metrics::Counts;
 use super::settings::IdsAre;
+use super::transcript::Transcript;
 use super::*;
+use crate::exchange::Piece;
 use crate::reply::Body;
 use bytes::Bytes;
 use http::HeaderValue;
@@ -35,6 +37,16 @@ async fn told_so(entry: &Entry, wanted: Wanted, manner: Manner) -> Option<Bytes>
     })
 }
 
+/// A stream that came as these blocks, and is kept.
+fn streamed<'a>(blocks: impl IntoIterator<Item = &'a str>, choices: u64) -> Option<Entry> {
+    let mut transcript = Transcript::new(Endpoint::Chat, false);
+    for block in blocks {
+        transcript.push(&Bytes::copy_from_slice(block.as_bytes()), Piece::Changed);
+    }
+    let (parts, end) = transcript.ending(choices);
+    Some(Entry::events(label(Endpoint::Chat), json_type(), parts, end?.usage))
+}
+
 const STREAM: &str = "data: {\"id\":\"chatcmpl-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n\
     data: {\"id\":\"chatcmpl-1\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 const USAGE: &str =
@@ -45,7 +57,7 @@ const DONE: &str = "data: [DONE]\n\n";
 async fn a_stream_that_was_asked_for_its_usage_is_told_so_again_byte_by_byte() {
     let nulls = STREAM.replace("}]}\n", "}],\"usage\":null}\n").repeat(400);
     let asked = Bytes::from([&nulls, USAGE, DONE].concat());
-    let entry = Entry::events(label(Endpoint::Chat), json_type(), asked.clone(), 1, true).expect("a whole stream");
+    let entry = streamed([&nulls[..], USAGE, DONE], 1).expect("a whole stream");
     let packed = entry.packed().expect("it gets smaller");
     let (with, without) = (Wanted { stream: true, usage: true }, Wanted { stream: true, usage: false });
     for entry in [entry, packed] {
@@ -64,7 +76,7 @@ async fn a_stream_that_was_asked_for_its_usage_is_told_so_again_byte_by_byte() {
 #[tokio::test]
 async fn a_stream_that_is_whole_without_an_end_mark_is_told_as_it_came() {
     let stream = Bytes::from([STREAM, USAGE].concat());
-    let entry = Entry::events(label(Endpoint::Chat), json_type(), stream.clone(), 1, false).expect("a whole stream");
+    let entry = streamed([STREAM, USAGE], 1).expect("a whole stream");
     assert_eq!(told(&entry, Wanted { stream: true, usage: true }).await.unwrap(), stream);
     let whole = told(&entry, Wanted { stream: false, usage: false }).await.unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&whole).unwrap()["choices"][0]["message"]["content"], "a");
@@ -73,7 +85,7 @@ async fn a_stream_that_is_whole_without_an_end_mark_is_told_as_it_came() {
 #[tokio::test]
 async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
     let asked = Bytes::from([STREAM, USAGE, DONE].concat());
-    let entry = Entry::events(label(Endpoint::Chat), json_type(), asked.clone(), 1, false).expect("a whole stream");
+    let entry = streamed([STREAM, USAGE, DONE], 1).expect("a whole stream");
     let (with, without) = (Wanted { stream: true, usage: true }, Wanted { stream: true, usage: false });
     assert_eq!(told(&entry, with).await.unwrap(), asked);
     assert_eq!(told(&entry, without).await.unwrap(), [STREAM, DONE].concat());
@@ -82,7 +94,7 @@ async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
         serde_json::from_slice(&told(&entry, Wanted { stream: false, usage: false }).await.unwrap()).unwrap();
     assert_eq!(whole["usage"]["prompt_tokens"], 3);
 
-    let unknown = Entry::events(label(Endpoint::Chat), json_type(), [STREAM, DONE].concat().into(), 1, false).unwrap();
+    let unknown = streamed([STREAM, DONE], 1).unwrap();
     assert!(told(&unknown, without).await.is_some());
     assert!(
         told(&unknown, with).await.is_none() && told(&unknown, Wanted { stream: false, usage: false }).await.is_none()
@@ -91,9 +103,7 @@ async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
 
 #[test]
 fn half_a_stream_is_none() {
-    let of = |stream: &str, choices| {
-        Entry::events(label(Endpoint::Chat), json_type(), stream.to_owned().into(), choices, false)
-    };
+    let of = |stream: &str, choices| streamed([stream], choices);
     assert!(of(STREAM, 1).is_some(), "every choice has its reason");
     assert!(of(STREAM, 2).is_none());
     assert!(of(&STREAM[..STREAM.len() / 2], 1).is_none());
