@@ -21,6 +21,10 @@ demo: ## Build and run the gateway in front of a built-in model simulator
 	cargo build --workspace --bins
 	exec $(BIN) demo
 
+.PHONY: release
+release: ## Build the program as it ships, optimised for what it does under load: target/trained/tidegate (half an hour)
+	deploy/build
+
 .PHONY: test
 test: test-rust test-clients ## Fetch what the tests need and run them all
 

@@ -119,7 +119,13 @@ def ours(bin_dir, needed, built):
         if absent:
             raise SystemExit(f"compare: {bin_dir} has no {', '.join(absent)}")
         return bin_dir.resolve()
-    wanted = [part for name in built for part in ("-p", name)]
-    say("== building what is measured and what measures (release)")
+    say("== building what is measured and what measures: the gateway as it ships, the rest as a release")
+    subprocess.run([ROOT / "deploy" / "build"], check=True)
+    others = [name for name in built if name != "tidegate"]
+    wanted = [part for name in others for part in ("-p", name)]
     subprocess.run(["cargo", "build", "--release", "--locked", "--bins", *wanted], cwd=ROOT, check=True)
-    return BUILD / "release"
+    folder = CACHE / "own"
+    folder.mkdir(parents=True, exist_ok=True)
+    for program in (ROOT / "target" / "trained" / "tidegate", *(BUILD / "release" / name for name in others)):
+        shutil.copy2(program, folder)
+    return folder

@@ -26,7 +26,8 @@ COMPARED = """\
 
 Every target has those of its features on that a gateway for models has, as far as they can be had without a database or
 another server beside it; its configuration is in [benches/compare/peers](../benches/compare/peers). All run with one
-worker or on one core. General proxies read no body: they know no model, count no tokens, and route by nothing
+worker or on one core. Tidegate is built as it ships (`make release`: the compiler has watched it answer this load's mock), the bare
+Pingora as `cargo build --release` builds it, the others as their registries have them. General proxies read no body: they know no model, count no tokens, and route by nothing
 that stands in a request, so that their lines are floors and not alternatives. All requests of the load but those of the cache
 differ from one another, so that Tidegate looks into its cache, finds nothing, and keeps the answer.
 """
