@@ -69,7 +69,8 @@ pub struct Exchange {
     spent: Option<Usage>,
     stream_end: Option<StreamEnd>,
     only_text: bool,
-    shown: Bytes,
+    /// Where in memory the piece of the answer stands that filters see, and how long it is.
+    shown: (usize, usize),
     answerer: Option<Arc<Answerer>>,
     outcome: Option<Outcome>,
     rates: Rates,
@@ -90,6 +91,11 @@ pub enum Piece {
     AsShown,
     /// Nor is there anything but text in it: its events are as others before, with another text.
     Text,
+}
+
+/// Where a piece stands.
+fn place(piece: &Bytes) -> (usize, usize) {
+    (piece.as_ptr().addr(), piece.len())
 }
 
 /// The tightest of the rates that limit a request, as its answer's headers tell them.
@@ -181,7 +187,7 @@ impl Exchange {
             spent: None,
             stream_end: None,
             only_text: false,
-            shown: Bytes::new(),
+            shown: (0, 0),
             answerer: None,
             outcome: None,
             rates: Rates::default(),
@@ -322,7 +328,7 @@ impl Exchange {
 
     /// What is known of this piece of the answer.
     pub fn piece(&self, piece: &Bytes) -> Piece {
-        match self.shown.as_ptr_range() == piece.as_ptr_range() {
+        match self.shown == place(piece) {
             true if self.only_text => Piece::Text,
             true => Piece::AsShown,
             false => Piece::Changed,
@@ -452,10 +458,9 @@ impl Exchange {
         (self.stream_end, self.only_text) = (end, only_text);
     }
 
-    /// Says which piece of the answer filters are about to see; it is held, so that nothing else can stand where it does.
-    /// For the gateway.
-    pub fn show(&mut self, piece: Bytes) {
-        self.shown = piece;
+    /// Says which piece of the answer filters are about to see. For the gateway.
+    pub fn show(&mut self, piece: &Bytes) {
+        self.shown = place(piece);
     }
 
     /// Says what became of the request. For the gateway.

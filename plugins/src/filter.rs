@@ -126,7 +126,8 @@ pub trait ResponseFilter: Send + Sync {
         Ok(())
     }
 
-    /// Sees, and may change, a piece of the answer; of an event stream, always whole events.
+    /// Sees, and may change, a piece of the answer; of an event stream, always whole events. Whoever changes it puts other
+    /// bytes in its place: those that came may be known to others.
     /// `last` is true exactly once, possibly with empty `data`.
     fn chunk(&mut self, exchange: &mut Exchange, data: &mut Bytes, last: bool) -> Result<()> {
         let _ = (exchange, data, last);

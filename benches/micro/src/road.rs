@@ -160,7 +160,7 @@ fn request(size: usize, stream: bool) -> (Vec<u8>, Range<usize>) {
 fn answered(answer: Answer) -> (Vec<Vec<u8>>, Vec<u8>) {
     let event = |choice: &str, more: &str| {
         let data = format!(
-            "data: {{\"id\":\"chatcmpl-0123456789abcdef\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\
+            "data: {{\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\
              \"model\":\"m\",\"choices\":[{choice}]{more}}}\n\n"
         );
         format!("{:x}\r\n{data}\r\n", data.len())
@@ -169,7 +169,7 @@ fn answered(answer: Answer) -> (Vec<Vec<u8>>, Vec<u8>) {
         Answer::Whole(size) => {
             let text = "tide ".repeat(size / 5);
             let body = format!(
-                "{{\"id\":\"chatcmpl-0123456789abcdef\",\"object\":\"chat.completion\",\"created\":1760000000,\"model\":\"m\",\
+                "{{\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"object\":\"chat.completion\",\"created\":1760000000,\"model\":\"m\",\
                  \"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{text}\"}},\"finish_reason\":\"stop\"}}],\
                  \"usage\":{{\"prompt_tokens\":100,\"completion_tokens\":64,\"total_tokens\":164}}}}"
             );

@@ -159,14 +159,10 @@ pub(super) fn show(trip: &mut Trip<'_>, head: &mut Head) -> Result<()> {
 /// # Errors
 /// A filter's own fault.
 pub(super) fn follow(trip: &mut Trip<'_>, data: &mut Bytes, last: bool) -> Result<()> {
-    if trip.followers.is_empty() {
-        return Ok(());
-    }
-    trip.exchange.show(data.clone());
+    trip.exchange.show(data);
     for follower in trip.followers.iter_mut().rev() {
         follower.chunk(&mut trip.exchange, data, last).map_err(|error| Fault::ours(format!("filter: {error}")))?;
     }
-    trip.exchange.show(Bytes::new());
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use http::StatusCode;
 use http::header;
 use memchr::memmem;
 use std::pin::{Pin, pin};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidegate_plugins::Head;
 use tidegate_plugins::call::Endpoint;
 use tidegate_plugins::events::{EventCutter, Seen, StreamWatch};
@@ -34,6 +34,8 @@ struct Streaming {
     has_token: bool,
     /// Events so far, tokens or not.
     events: u32,
+    /// Blocks that came one right after the other, and when the last of them did.
+    rush: (u32, Instant),
 }
 
 /// How a stream stands.
@@ -77,6 +79,7 @@ pub(super) async fn relay(
         last_event: Instant::now(),
         has_token: false,
         events: 0,
+        rush: (0, Instant::now()),
     };
     let outcome = flow(session, trip, fetched, &mut streaming).await;
     count(trip, &streaming.watch);
@@ -149,6 +152,10 @@ async fn flow(
         if let Some(block) = block {
             pass(session, trip, it, block).await?;
         }
+        if it.rush.0 >= TURN {
+            it.rush.0 = 0;
+            tokio::task::yield_now().await;
+        }
         match flow {
             Flow::Open => {}
             Flow::Done => return Ok(Some(fetched)),
@@ -175,6 +182,13 @@ async fn flow(
         }
     }
 }
+
+/// After so many blocks that come as fast as they are passed on, others have their turn: who waits for a first token is not
+/// to wait for all of somebody else's.
+const TURN: u32 = 8;
+
+/// Blocks that are farther apart do not come as fast as they are passed on.
+const RUSH: Duration = Duration::from_millis(1);
 
 /// Gives the client a block, and before the first one the head, if it has none yet.
 async fn pass(session: &mut Session, trip: &mut Trip<'_>, it: &mut Streaming, block: Bytes) -> Result<()> {
@@ -268,6 +282,8 @@ fn step(
         }
     };
     let now = Instant::now();
+    let rushes = now.duration_since(it.rush.1) < RUSH;
+    it.rush = (if rushes { it.rush.0 + 1 } else { 0 }, now);
     fetched.lease.backend().health.alive(now);
     let block = it
         .cutter

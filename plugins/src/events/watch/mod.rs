@@ -153,7 +153,8 @@ impl Texts {
         if self.like_it >= MANY {
             (self.tried, self.like_it) = (0, 0);
         }
-        if self.tried >= TRIES {
+        // Half an event is like no other.
+        if self.tried >= TRIES || !event.ends_with(b"\n") && !event.ends_with(b"\r") {
             return;
         }
         self.tried += 1;
@@ -243,13 +244,14 @@ impl StreamWatch {
         let data = &*event.payload();
         let failed = event.name == Some(b"error") || hints.error && has_error(data);
         self.has_failed |= failed;
+        let content = self.content_events;
         match self.protocol {
             Protocol::Chunks if !failed => self.chunk(data, hints),
             Protocol::Messages => self.message_event(name_of(event, data)),
             Protocol::Responses => self.response_event(name_of(event, data)),
             Protocol::Chunks | Protocol::Unmarked => {}
         }
-        if hints.finish_reason || hints.usage || self.is_done {
+        if hints.finish_reason || self.content_events == content {
             self.was_filtered |= was_filtered(data);
         }
         match hints.usage.then(|| Usage::with_place(data)).flatten() {

@@ -212,3 +212,24 @@ fn what_brings_nothing_but_text_is_known_once_two_have() {
     let only_text = ["a", "b", "c"].map(|word| watch.see(other(word).as_bytes()).only_text);
     assert_eq!(only_text, [false, false, true]);
 }
+
+#[test]
+fn an_answer_that_a_filter_has_cut_short_is_known_in_each_protocol() {
+    let messages = |reason: &str| {
+        let delta = format!("event: message_delta\ndata: {{\"delta\":{{\"stop_reason\":\"{reason}\"}}}}\n\n");
+        watched(Endpoint::Messages, &format!("{delta}event: message_stop\ndata: {{}}\n\n"))
+            .0
+            .end()
+            .unwrap()
+            .was_filtered
+    };
+    assert!(messages("content_filter") && !messages("end_turn"));
+    let responses = |reason: &str| {
+        let end =
+            format!("event: response.incomplete\ndata: {{\"incomplete_details\":{{\"reason\":\"{reason}\"}}}}\n\n");
+        watched(Endpoint::Responses, &end).0.end().unwrap().was_filtered
+    };
+    assert!(responses("content_filter") && !responses("max_output_tokens"));
+    let chat = |reason: &str| watched(Endpoint::Chat, &FINISH.replace("stop", reason)).0.end().unwrap().was_filtered;
+    assert!(chat("content_filter") && !chat("stop"));
+}

@@ -32,7 +32,7 @@ impl Recorded {
     }
 
     /// The next piece.
-    pub(super) fn push(&mut self, piece: &Bytes) {
+    pub(super) fn push(&mut self, piece: &[u8]) {
         if piece.is_empty() {
             return;
         }
@@ -218,7 +218,7 @@ mod tests {
     fn recorded(pieces: &[Vec<u8>]) -> Recorded {
         let mut recorded = Recorded::default();
         for piece in pieces {
-            recorded.push(&Bytes::copy_from_slice(piece));
+            recorded.push(piece);
         }
         recorded
     }

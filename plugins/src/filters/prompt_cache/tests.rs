@@ -101,6 +101,44 @@ async fn a_stream_is_told_with_and_without_its_usage_byte_by_byte() {
     );
 }
 
+#[tokio::test]
+async fn a_stream_whose_id_is_too_short_is_told_under_one_id_in_all_its_events() {
+    for blocks in [vec![STREAM, USAGE, DONE], vec![&*[STREAM, USAGE, DONE].concat()]] {
+        let mut transcript = Transcript::new(Endpoint::Chat, true);
+        for block in blocks {
+            transcript.push(&Bytes::copy_from_slice(block.as_bytes()), Piece::AsShown);
+        }
+        let (parts, end) = transcript.ending(1);
+        let entry = Entry::events(label(Endpoint::Chat), json_type(), parts, end.unwrap().usage);
+        let manner = Manner { ids: IdsAre::Fresh, pace: 0 };
+        let mut seen = Vec::new();
+        for stream in [true, false] {
+            let text = told_so(&entry, Wanted { stream, usage: true }, manner).await.unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            let ids: Vec<&str> = text.split("\"id\":\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+            assert!(
+                ids.len() == if stream { 3 } else { 1 } && ids.iter().all(|id| *id == ids[0] && id.len() > 30),
+                "{text}"
+            );
+            seen.push(ids[0].to_owned());
+        }
+        assert_ne!(seen[0], seen[1]);
+    }
+}
+
+#[tokio::test]
+async fn the_usage_comes_before_the_end_mark_however_that_is_written() {
+    for done in ["data: [DONE]\nid: 7\n\n", "data: [DONE]\n: bye\n\n", DONE] {
+        let entry = streamed([STREAM, USAGE, done], 1).unwrap();
+        assert_eq!(told(&entry, Wanted { stream: true, usage: true }).await.unwrap(), [STREAM, USAGE, done].concat());
+    }
+    let crlf = |text: &str| text.replace('\n', "\r\n");
+    let (stream, usage, done) = (crlf(STREAM), crlf(USAGE), crlf(DONE));
+    let [cut, rest] = [&usage[..usage.len() - 1], &["\n", &done].concat()];
+    let entry = streamed([&stream[..], cut, rest], 1).unwrap();
+    assert_eq!(told(&entry, Wanted { stream: true, usage: true }).await.unwrap(), [stream, usage, done].concat());
+}
+
 #[test]
 fn half_a_stream_is_none() {
     let of = |stream: &str, choices| streamed([stream], choices);

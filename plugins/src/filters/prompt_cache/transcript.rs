@@ -3,11 +3,13 @@
 
 use super::recorded::{Pieces, Recorded};
 use crate::call::Endpoint;
-use crate::events::{Events, StreamEnd, StreamWatch};
+use crate::events::{Event, Events, StreamEnd, StreamWatch};
 use crate::exchange::Piece;
 use crate::forms::{self, Ids, LongId};
 use crate::splice;
 use bytes::Bytes;
+use memchr::memmem::Finder;
+use std::sync::LazyLock;
 
 /// What is told of a stream, apart from who tells it.
 pub(super) struct Transcript {
@@ -58,10 +60,17 @@ impl Transcript {
         self.length += block.len();
         self.is_as_shown &= known != Piece::Changed;
         if known == Piece::Text && self.end.is_empty() && self.ids.is_some() && self.long.is_none() {
-            self.events.push(block);
+            self.add(block);
             return;
         }
-        let mut block = block.clone();
+        if self.ids.is_none() && Events::new(block).any(|event| !event.is_comment_only() && !event.is_done()) {
+            self.identify(block);
+        }
+        let mut block = self.long.as_ref().map_or_else(|| block.clone(), |long| long.put_in(block));
+        // The end of a line that a read has cut in two.
+        if self.usage_event.ends_with(b"\r\n\r") && block.starts_with(b"\n") {
+            self.usage_event = [&self.usage_event[..], &block.split_to(1)].concat().into();
+        }
         if forms::asks_for_usage(self.endpoint)
             && let Some((left, taken)) = splice::take_usage(&block)
         {
@@ -71,19 +80,23 @@ impl Transcript {
             self.end.extend_from_slice(&block);
             return;
         }
-        if self.ids.is_none() && Events::new(&block).any(|event| !event.is_comment_only() && !event.is_done()) {
-            self.identify(&block);
-        }
-        if let Some(long) = &self.long {
-            block = long.put_in(&block);
-        }
-        // The gateway shows nothing behind it.
-        if (known == Piece::Changed || block.trim_ascii_end().ends_with(b"[DONE]"))
-            && let Some(done) = Events::new(&block).find(|event| event.is_done())
-        {
+        if let Some(done) = Events::new(&block).find(Event::is_done) {
             self.end = block.split_off(done.start).into();
         }
-        self.events.push(&block);
+        self.add(&block);
+    }
+
+    /// Takes down events, each for itself: it is mostly as the one before.
+    fn add(&mut self, block: &[u8]) {
+        static ENDS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| [b"\n\n", &b"\r\n\r\n"[..]].map(Finder::new));
+        let end = &ENDS[usize::from(block.ends_with(b"\r\n"))];
+        let mut from = 0;
+        for at in end.find_iter(block) {
+            let over = at + end.needle().len();
+            self.events.push(&block[from..over]);
+            from = over;
+        }
+        self.events.push(&block[from..]);
     }
 
     /// Finds out what it is known by, of the block with its first event.
