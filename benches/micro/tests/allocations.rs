@@ -27,7 +27,8 @@ fn a_hit_takes_no_memory_that_grows_with_the_answer() {
                 [1, 64, 256, 3 << 10].map(|kib: usize| peak(ids, streams, &make(kib << 10)));
             let told = format!("{ids}, streams {streams}: {small} {middle} {large} {largest}");
             assert!(small < 16 << 10, "{told}");
-            assert!(middle < 40 << 10, "{told}");
+            // Of a stream three blocks of 16 KiB: put together, without the usage that nobody asked for, and on its way.
+            assert!(middle < 56 << 10, "{told}");
             assert!(large < MOST && largest < MOST, "{told}");
         }
     }

@@ -125,7 +125,7 @@ impl Pieces {
 
     /// To be told one after the other.
     pub(super) fn telling(self) -> Telling {
-        Telling { first: self.first, rest: self.bytes, last: Vec::new() }
+        Telling { first: self.first, rest: self.bytes, left: self.length, last: Vec::new() }
     }
 }
 
@@ -135,6 +135,8 @@ pub(super) struct Telling {
     first: usize,
     /// Those that are still to be told.
     rest: Bytes,
+    /// How many bytes they are.
+    left: usize,
     /// The one that was told last.
     last: Vec<u8>,
 }
@@ -149,6 +151,8 @@ impl Telling {
     pub(super) fn fill(&mut self, out: &mut BytesMut, least: usize) {
         // Where the piece before stands. Until it is followed by the next one, nothing in it may be changed.
         let mut last = 0..self.last.len();
+        // One more may be begun when there is nearly enough.
+        out.reserve(last.len() + self.left.min(least + 2 * last.len().max(512)));
         out.extend_from_slice(&self.last);
         let told = last.len();
         if self.first > 0 {
@@ -173,6 +177,7 @@ impl Telling {
         }
         self.rest.advance(self.rest.len() - rest.len());
         out.advance(told);
+        self.left -= out.len();
     }
 }
 
