@@ -98,11 +98,11 @@ growth: ## Count how a request's cost grows with backends, models, keys, rules, 
 	benches/growth/run --write
 
 .PHONY: streams
-streams: ## Ten thousand streams open at a time through one gateway, and no error
+streams: ## Ten thousand streams open at a time through two gateways in a row, and no error
 	benches/streams/run
 
 .PHONY: compare
-compare: ## Measure the gateway beside nginx, Envoy, LiteLLM and others, and write docs/benchmarks.md (an hour; two quiet cores)
+compare: ## Measure the gateway beside nginx, Envoy, LiteLLM and others, and write docs/benchmarks.md (an hour and a half; two quiet cores)
 	benches/compare/run --docs
 
 .PHONY: generate

@@ -9,13 +9,22 @@ LEVEL = 0.05
 # What is compared in each kind of scenario: the number, what it is called, and whether less of it is better.
 MEASURES = {
     "start": [("ready_ms", "start", True), ("memory_kib", "idle memory", True)],
-    "whole": [("cpu_us", "CPU", True), ("rps", "requests/s", False), ("p99_us", "p99", True)],
+    "whole": [
+        ("cpu_us", "CPU", True), ("rps", "requests/s", False), ("p50_us", "p50", True), ("p99_us", "p99", True),
+        ("memory_kib", "memory", True),
+    ],
     "open": [("cpu_us", "CPU", True), ("p50_us", "p50", True), ("p99_us", "p99", True)],
-    "cache": [("cpu_us", "CPU", True), ("rps", "requests/s", False), ("p99_us", "p99", True)],
-    "stream": [("cpu_us_event", "CPU", True), ("events_per_second", "events/s", False), ("first_p99_us", "first token p99", True)],
-    "paced": [("cpu_us_event", "CPU", True), ("kib_per_stream", "memory", True), ("first_p99_us", "first token p99", True)],
+    "cache": [("cpu_us", "CPU", True), ("rps", "requests/s", False), ("p50_us", "p50", True), ("p99_us", "p99", True)],
+    "stream": [
+        ("cpu_us_event", "CPU", True), ("events_per_second", "events/s", False), ("first_p50_us", "first token p50", True),
+        ("first_p99_us", "first token p99", True), ("p99_us", "whole p99", True), ("memory_kib", "memory", True),
+    ],
+    "paced": [
+        ("cpu_us_event", "CPU", True), ("kib_per_stream", "memory", True), ("first_p50_us", "first token p50", True),
+        ("first_p99_us", "first token p99", True), ("gap_p99_us", "gap p99", True),
+    ],
     "slow": [("cpu_us_event", "CPU", True), ("grown_kib", "memory above idle", True), ("p99_us", "p99", True)],
-    "limit": [("cpu_us", "CPU", True)],
+    "limit": [("cpu_us", "CPU", True), ("p50_us", "p50", True), ("p99_us", "p99", True)],
 }
 
 

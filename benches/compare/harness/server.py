@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 
-from harness import processes
+from harness import machine, processes
 from harness.install import Missing
 from harness.places import CACHE, PEERS
 from harness.scenarios import LIMIT_SECONDS
@@ -85,7 +85,7 @@ def _values(target, mode, folder, address, port, secrets):
     return {
         "BIN": str(folder), "MODE": mode, "PORT": str(port), "ADMIN": str(free_port()), "MOCK": address,
         "MOCK_HOST": address.split(":")[0], "MOCK_PORT": address.split(":")[1], "KEY": secrets["key"],
-        "HASH": secrets["hash"], "LIMIT": str(target.rate // 2), "LIMIT_A_MINUTE": str(round(target.rate * LIMIT_SECONDS / 2)),
+        "FILES": str(machine.files()), "STREAMS": str(machine.files() // 2 - 100), "HASH": secrets["hash"], "LIMIT": str(target.rate // 2), "LIMIT_A_MINUTE": str(round(target.rate * LIMIT_SECONDS / 2)),
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 //! the gateway would cost that was built on Pingora's own proxy and did nothing.
 //!
 //! It has the gateway's allocator and release profile, and as many threads, so that nothing but the gateway is between
-//! the two.
+//! the two, and what `make release` makes of it.
 
 use clap::Parser;
 use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
