@@ -4,6 +4,7 @@ pub mod balancers;
 pub mod cache;
 pub mod file;
 pub mod limits;
+pub mod parts;
 pub mod replay;
 pub mod road;
 

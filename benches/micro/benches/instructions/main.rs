@@ -8,10 +8,12 @@
 mod upstream;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
+use std::hint::black_box;
 use std::time::Duration;
 use tidegate_bench_micro::balancers::Pick;
 use tidegate_bench_micro::cache::{Cached, answered, stream, whole};
 use tidegate_bench_micro::limits::{Buckets, House, Sums, eight, one};
+use tidegate_bench_micro::parts::{Asking, Following, Reading, Watching};
 use tidegate_bench_micro::road::{Answer, Features, Road};
 
 #[library_benchmark]
@@ -120,6 +122,54 @@ fn hedge(hedging: tidegate::upstream::hedge::Hedging) -> tidegate::upstream::hed
     hedging
 }
 
+#[library_benchmark]
+#[bench::of_1_kib(Reading::new(1 << 10))]
+#[bench::of_32_kib(Reading::new(32 << 10))]
+fn read(reading: Reading) -> Reading {
+    black_box(reading.read());
+    reading
+}
+
+#[library_benchmark]
+#[bench::of_32_kib(Reading::new(32 << 10))]
+fn splice(reading: Reading) -> Reading {
+    black_box(reading.splice());
+    reading
+}
+
+#[library_benchmark]
+#[bench::of_64_alike(Watching::new(true))]
+#[bench::of_64_unlike(Watching::new(false))]
+fn events(mut watching: Watching) -> Watching {
+    black_box(watching.look());
+    watching
+}
+
+#[library_benchmark]
+#[bench::of_64_events(Watching::new(true))]
+fn silence(watching: Watching) -> Watching {
+    black_box(watching.silence());
+    watching
+}
+
+#[library_benchmark]
+#[bench::api_key_of_10000(Asking::api_key())]
+#[bench::model_route(Asking::model_route())]
+#[bench::prompt_cache_1_kib(Asking::prompt_cache(1 << 10))]
+#[bench::prompt_cache_32_kib(Asking::prompt_cache(32 << 10))]
+fn request(mut asking: Asking) -> Asking {
+    black_box(asking.ask().is_some());
+    asking
+}
+
+#[library_benchmark]
+#[bench::prompt_cache_1_kib(Following::prompt_cache(false))]
+#[bench::prompt_cache_64_events(Following::prompt_cache(true))]
+fn chunks(mut following: Following) -> Following {
+    following.pass();
+    following
+}
+
 /// With everything on, and what the cache puts in order now and then is out of order: it is counted each time, not by chance.
 fn rested(body: usize, answer: Answer) -> Road {
     let road = Road::new(Features::Everything, body, answer);
@@ -139,9 +189,11 @@ fn exchange(mut road: Road) -> Road {
     road
 }
 
+library_benchmark_group!(name = parts; benchmarks = read, splice, events, silence);
+library_benchmark_group!(name = filters; benchmarks = request, chunks);
 library_benchmark_group!(name = whole; benchmarks = exchange);
 library_benchmark_group!(name = backends; benchmarks = lease, breaker, opens_and_closes, queue, turn, hedge);
 library_benchmark_group!(name = limits; benchmarks = store, filter, spenders);
 library_benchmark_group!(name = balancers; benchmarks = pick);
 library_benchmark_group!(name = cache; benchmarks = hit);
-main!(library_benchmark_groups = limits, balancers, backends, cache, whole);
+main!(library_benchmark_groups = parts, filters, limits, balancers, backends, cache, whole);
