@@ -33,7 +33,7 @@ have them. General proxies read no body: they know no model, count no tokens, an
 their lines are floors and not alternatives. All requests of the load but those of the cache differ from one another, so that
 Tidegate looks into its cache, finds nothing, and keeps the answer; nginx, LiteLLM and crabllm have their caches on in that table only.
 The events of the mock's streams differ from one another in their text alone, as those of vLLM, SGLang, TGI and llama.cpp do without log
-probabilities; Tidegate knows such events by that, and takes 1.6 times the instructions for others.
+probabilities; Tidegate knows such events by that, and takes half as many instructions again for others.
 """
 
 
