@@ -5,7 +5,7 @@
 //! nothing and never recurse. They do not validate: on bytes that are not JSON they stop early or find nothing, and
 //! where validity matters, [`is_document`] or `call` has read the document strictly beforehand.
 
-mod blocks;
+pub(crate) mod blocks;
 pub(crate) mod outline;
 pub(crate) mod strict;
 

@@ -53,7 +53,7 @@ pub(super) fn write_outlined(
     sink: &mut impl Sink,
 ) -> bool {
     let start = skip_blanks(json, start);
-    let mut writer = Writer { json, outline, members: Vec::new(), sink };
+    let mut writer = Writer { json, outline, near: 0, members: Vec::new(), sink };
     let mut nest = 0;
     let Some(end) = writer.end(start, nest) else { return false };
     writer.value(start, end, &mut nest, Some(leave_out)).is_some()
@@ -70,6 +70,8 @@ struct Member {
 struct Writer<'a, S> {
     json: &'a [u8],
     outline: &'a Outline,
+    /// Which long string is likely to be the next.
+    near: usize,
     /// Of all objects that are open, the innermost's last.
     members: Vec<Member>,
     sink: &'a mut S,
@@ -77,10 +79,10 @@ struct Writer<'a, S> {
 
 impl<S: Sink> Writer<'_, S> {
     /// Where the value at `at` ends. `nest` counts the containers that begin before it.
-    fn end(&self, at: usize, nest: usize) -> Option<usize> {
+    fn end(&mut self, at: usize, nest: usize) -> Option<usize> {
         match self.json.get(at)? {
             b'{' | b'[' => Some(self.outline.nest(nest)?.end as usize),
-            b'"' => self.outline.long_string(at).or_else(|| end_of_string(self.json, at)),
+            b'"' => self.outline.long_string(at, &mut self.near).or_else(|| end_of_string(self.json, at)),
             _ => end_of_value(self.json, at),
         }
     }
@@ -135,8 +137,8 @@ impl<S: Sink> Writer<'_, S> {
         let first = self.members.len();
         self.list(start, end as usize, *nest + 1)?;
         // Stable: members of the same name stay in their order.
-        let json = self.json;
-        self.members[first..].sort_by(|one, other| compare(json, one.key, other.key));
+        let (json, escaped) = (self.json, self.outline.has_escaped_key());
+        self.members[first..].sort_by(|one, other| compare(json, one.key, other.key, escaped));
         self.sink.put_byte(b'{');
         for index in first..self.members.len() {
             let Member { key: (from, to), value: (at, over), nest } = self.members[index];
@@ -180,6 +182,7 @@ impl<S: Sink> Writer<'_, S> {
 
     /// Writes a string, given what stands between its quotes: letters as themselves, and those that cannot be in the
     /// shortest way, which is how nearly everybody writes them.
+    #[inline]
     fn string(&mut self, start: usize, end: usize) -> Option<()> {
         if !self.outline.is_spelled() {
             self.sink.put(self.json.get(start - 1..end + 1)?);
@@ -271,12 +274,12 @@ fn trim_end(digits: &[u8]) -> &[u8] {
     &digits[..digits.len() - digits.iter().rev().take_while(|digit| **digit == b'0').count()]
 }
 
-/// By what two keys mean.
-fn compare(json: &[u8], one: Span, other: Span) -> Ordering {
+/// By what two keys mean, which is what stands there unless they are `escaped`.
+#[inline]
+fn compare(json: &[u8], one: Span, other: Span, escaped: bool) -> Ordering {
     let text = |(start, end): Span| &json[start as usize..end as usize];
     let (one, other) = (text(one), text(other));
-    let escaped = |text| memchr::memchr(b'\\', text).is_some();
-    if escaped(one) || escaped(other) { meant(one).cmp(&meant(other)) } else { one.cmp(other) }
+    if escaped { meant(one).cmp(&meant(other)) } else { one.cmp(other) }
 }
 
 /// What a string means, as UTF-8; a lone half of a surrogate pair, which has none, as the three bytes it would have.

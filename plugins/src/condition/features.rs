@@ -191,7 +191,13 @@ impl<'a> Features<'a> {
     fn has_images(&self) -> bool {
         let Some(prompt) = self.prompt() else { return false };
         let body = &self.0.body()[..];
-        if IMAGE.find(&body[prompt.clone()]).is_none() {
+        let is_named = |range| IMAGE.find(&body[range]).is_some();
+        // No type is long: what is said need not be searched.
+        let may_have = match self.0.outline() {
+            Some(outline) => outline.beside_long(prompt.clone()).any(is_named),
+            None => is_named(prompt.clone()),
+        };
+        if !may_have {
             return false;
         }
         let is_image = |element: Range<usize>| {

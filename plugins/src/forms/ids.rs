@@ -7,8 +7,8 @@
 use crate::call::Endpoint;
 use crate::events::Events;
 use crate::json;
+use crate::json::blocks::{Marked, Quote};
 use bytes::{Bytes, BytesMut};
-use memchr::memchr_iter;
 use memchr::memmem::Finder;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -125,17 +125,19 @@ impl Known {
 
     /// Looks for the id, and the time where it is a name's value. Both begin with a quote.
     fn look(&self, answer: &[u8]) -> Vec<Place> {
-        let (mut places, mut from) = (Vec::new(), 0);
-        for at in memchr_iter(b'"', answer).filter(|at| at + 1 < answer.len()) {
+        // Of nearly all answers one of each.
+        let mut places = Vec::with_capacity(2);
+        let (mut quotes, mut from) = (Marked::<Quote>::new(answer), 0);
+        while let Some(at) = quotes.from(from) {
             let rest = &answer[at..];
+            from = at + 1;
             // What follows the quote tells nearly all of them apart.
-            match rest[1] {
-                _ if at < from => {}
-                first if self.id.get(1) == Some(&first) && rest.starts_with(&self.id) => {
+            match rest.get(1) {
+                first if !self.id.is_empty() && self.id.get(1) == first && rest.starts_with(&self.id) => {
                     places.push(Place { at, is_id: true });
                     from = at + self.id.len();
                 }
-                b'c' if !self.made.is_empty() => {
+                Some(b'c') if !self.made.is_empty() => {
                     let Some(name) = MADE.iter().find(|name| rest.starts_with(name)) else { continue };
                     from = at + name.len();
                     places.extend(time_after(answer, from, &self.made).map(|at| Place { at, is_id: false }));

@@ -1,110 +1,156 @@
 //! Bytes that mean more than themselves, found many at once.
 
-use wide::u8x16;
+use fearless_simd::prelude::*;
+use fearless_simd::{Level, dispatch, u8x16, u8x64};
+use std::marker::PhantomData;
 
-/// What processors compare in one step: as much of `wide` as every processor has.
+/// What every processor compares in one step.
 const STEP: usize = 16;
 
 /// Where the first quote or backslash is.
 pub(super) fn quote_or_backslash(text: &[u8]) -> Option<usize> {
+    // Its preparations cost more than it saves where strings are short, which most are: those go by steps.
     const NEAR: usize = 16 * STEP;
-    let found = |block: &[u8; STEP]| {
-        let block = u8x16::new(*block);
-        (block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'))).to_bitmask()
-    };
-    let mut at = 0;
-    while let Some(block) = text[at..].first_chunk() {
-        let found = found(block);
-        if found != 0 {
-            return Some(at + found.trailing_zeros() as usize);
-        }
-        at += STEP;
-        if at == NEAR {
-            // Its preparations cost more than it saves where strings are short, which most are.
-            return memchr::memchr2(b'"', b'\\', &text[at..]).map(|more| at + more);
-        }
+    let near = &text[..text.len().min(NEAR)];
+    // Known when this is compiled: nothing is chosen at run time.
+    let found = dispatch!(Level::baseline(), simd => first_of_either(simd, near));
+    if found.is_some() {
+        return found;
     }
+    let at = near.len() / STEP * STEP;
     let rest = &text[at..];
-    rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|more| at + more)
+    match at {
+        NEAR => memchr::memchr2(b'"', b'\\', rest).map(|more| at + more),
+        _ => rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).map(|more| at + more),
+    }
 }
 
-/// Finds the odd bytes of a text, and remembers those of the block that was looked at last: in talk there is an escape
-/// every fifty bytes, and who looks for the next would begin anew for each.
-pub(crate) struct Odd<'a> {
+/// Where the first quote or backslash is in the whole steps of `text`.
+#[inline(always)]
+fn first_of_either<S: Simd>(simd: S, text: &[u8]) -> Option<usize> {
+    for (index, step) in text.as_chunks::<STEP>().0.iter().enumerate() {
+        let step = u8x16::from_slice(simd, step);
+        let found = step.simd_eq(u8x16::splat(simd, b'"')) | step.simd_eq(u8x16::splat(simd, b'\\'));
+        let found = found.to_bitmask();
+        if found != 0 {
+            return Some(index * STEP + found.trailing_zeros() as usize);
+        }
+    }
+    None
+}
+
+/// Bytes to look for.
+pub(crate) trait Mark {
+    /// A bit for each of them in `block`, the lowest for its first byte.
+    fn bits<S: Simd>(simd: S, block: u8x64<S>) -> u64;
+}
+
+/// What ends a string, begins an escape, or must not stand in one (RFC 8259 section 7).
+pub(crate) enum Odd {}
+
+impl Mark for Odd {
+    #[inline(always)]
+    fn bits<S: Simd>(simd: S, block: u8x64<S>) -> u64 {
+        let special = block.simd_eq(u8x64::splat(simd, b'"')) | block.simd_eq(u8x64::splat(simd, b'\\'));
+        // What is the lesser of itself and the greatest control character is one.
+        let control = block.simd_eq(block.min(u8x64::splat(simd, b' ' - 1)));
+        (special | control).to_bitmask()
+    }
+}
+
+/// A quote, of which an escaped one is one too.
+pub(crate) enum Quote {}
+
+impl Mark for Quote {
+    #[inline(always)]
+    fn bits<S: Simd>(simd: S, block: u8x64<S>) -> u64 {
+        block.simd_eq(u8x64::splat(simd, b'"')).to_bitmask()
+    }
+}
+
+/// Finds one marked byte of a text after the other. A window of it is looked over at a time, with the widest registers that
+/// the processor has: in talk there is an escape every fifty bytes, and who looks for the next would begin anew for each.
+pub(crate) struct Marked<'a, M> {
     text: &'a [u8],
-    /// Where the block begins.
+    /// Where the window begins.
     start: usize,
-    /// A bit for each odd byte of it, the lowest for the first.
-    found: u64,
+    /// A bit for each marked byte of the window, the lowest of the first word for its first.
+    found: [u64; WORDS],
+    mark: PhantomData<M>,
 }
 
 const BLOCK: usize = u64::BITS as usize;
 
-impl<'a> Odd<'a> {
+/// As much as most requests have; to choose the registers costs as much as a block.
+const WORDS: usize = 16;
+
+const WINDOW: usize = WORDS * BLOCK;
+
+impl<'a, M: Mark> Marked<'a, M> {
     pub(crate) fn new(text: &'a [u8]) -> Self {
-        let mut odd = Self { text, start: 0, found: 0 };
-        odd.found = odd.look(0);
-        odd
+        let mut marked = Self { text, start: 0, found: [0; WORDS], mark: PhantomData };
+        marked.look();
+        marked
     }
 
-    /// The first byte at or after `at` that ends a string, begins an escape, or must not stand in one (RFC 8259 section 7).
+    /// The first marked byte at or after `at`. Who goes back pays for another look.
     #[inline]
     pub(crate) fn from(&mut self, at: usize) -> Option<usize> {
-        if let Some(within) = at.checked_sub(self.start)
-            && within < BLOCK
-        {
-            let found = self.found >> within;
+        let within = at.wrapping_sub(self.start);
+        if within < WINDOW {
+            let found = self.found[within / BLOCK] >> (within % BLOCK);
             if found != 0 {
                 return Some(at + found.trailing_zeros() as usize);
             }
-            return self.seek(self.start + BLOCK, 0);
+            return self.seek(within / BLOCK + 1);
         }
-        self.seek(at - at % BLOCK, at % BLOCK)
+        self.start = at;
+        self.look();
+        self.seek(0)
     }
 
-    /// The first from the block at `start` on, without the first `behind` bytes of that.
+    /// The first from the word `next` of the window on.
     #[inline(never)]
-    fn seek(&mut self, mut start: usize, behind: usize) -> Option<usize> {
-        let mut found = self.look(start);
-        let mut ahead = found >> behind << behind;
-        while ahead == 0 {
-            start += BLOCK;
-            if start >= self.text.len() {
+    fn seek(&mut self, mut next: usize) -> Option<usize> {
+        loop {
+            while let Some(found) = self.found.get(next) {
+                if *found != 0 {
+                    return Some(self.start + next * BLOCK + found.trailing_zeros() as usize);
+                }
+                next += 1;
+            }
+            if self.text.len().saturating_sub(self.start) <= WINDOW {
                 return None;
             }
-            found = self.look(start);
-            ahead = found;
+            self.start += WINDOW;
+            self.look();
+            next = 0;
         }
-        (self.start, self.found) = (start, found);
-        Some(start + ahead.trailing_zeros() as usize)
     }
 
-    /// The odd bytes of the block at `start`.
-    #[inline]
-    fn look(&self, start: usize) -> u64 {
-        let rest = self.text.get(start..).unwrap_or_default();
-        rest.first_chunk().map_or_else(|| last(rest), odd)
+    /// Looks over the window at `start`.
+    fn look(&mut self) {
+        let rest = self.text.get(self.start..).unwrap_or_default();
+        let window = &rest[..rest.len().min(WINDOW)];
+        dispatch!(Level::new(), simd => mark::<M, _>(simd, window, &mut self.found));
     }
 }
 
-/// The odd bytes of what is less than a block.
-#[cold]
-fn last(rest: &[u8]) -> u64 {
-    let mut block = [b' '; BLOCK];
-    block[..rest.len()].copy_from_slice(rest);
-    odd(&block)
-}
-
-#[inline]
-fn odd(block: &[u8; BLOCK]) -> u64 {
-    let (steps, _) = block.as_chunks::<STEP>();
-    steps.iter().rev().fold(0, |found, step| {
-        let step = u8x16::new(*step);
-        let special = step.simd_eq(u8x16::splat(b'"')) | step.simd_eq(u8x16::splat(b'\\'));
-        // What is the lesser of itself and the greatest control character is one.
-        let control = step.simd_eq(step.min(u8x16::splat(b' ' - 1)));
-        found << STEP | u64::from((special | control).to_bitmask())
-    })
+/// Marks what is in `window`.
+#[inline(always)]
+fn mark<M: Mark, S: Simd>(simd: S, window: &[u8], found: &mut [u64; WORDS]) {
+    let (blocks, rest) = window.as_chunks::<BLOCK>();
+    let mut words = found.iter_mut();
+    for (block, word) in blocks.iter().zip(&mut words) {
+        *word = M::bits(simd, u8x64::from_slice(simd, block));
+    }
+    // The last window alone has less than a block, and words of which there is no text.
+    if let Some(word) = words.next() {
+        let mut block = [b' '; BLOCK];
+        block[..rest.len()].copy_from_slice(rest);
+        *word = M::bits(simd, u8x64::from_slice(simd, &block));
+        words.for_each(|word| *word = 0);
+    }
 }
 
 #[cfg(test)]
@@ -112,22 +158,47 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn all<M: Mark>(text: &[u8]) -> Vec<usize> {
+        let (mut marked, mut found, mut from) = (Marked::<M>::new(text), Vec::new(), 0);
+        while let Some(at) = marked.from(from) {
+            found.push(at);
+            from = at + 1;
+        }
+        assert_eq!(marked.from(from), None);
+        found
+    }
+
+    fn every_one_is_found(text: &[u8], from: usize) {
+        let is_odd = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+        let at = |from: usize| (from..text.len()).find(|at| is_odd(text[*at]));
+        let mut odd = Marked::<Odd>::new(text);
+        assert_eq!(odd.from(from), at(from));
+        // Back to the beginning.
+        assert_eq!(odd.from(0), at(0));
+        assert_eq!(all::<Odd>(text), (0..text.len()).filter(|at| is_odd(text[*at])).collect::<Vec<_>>());
+        assert_eq!(all::<Quote>(text), (0..text.len()).filter(|at| text[*at] == b'"').collect::<Vec<_>>());
+        let first = text.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+        assert_eq!(quote_or_backslash(text), first);
+    }
+
+    const BYTES: &[u8] = b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa \x7f\x80\xff!#[]\"\\\x00\x1f\n";
+
     proptest! {
         #[test]
-        fn every_odd_byte_is_found_and_no_other(text in prop::collection::vec(prop::sample::select(
-            b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa \x7f\x80\xff!#[]\"\\\x00\x1f\n".to_vec()), 0..300), from in 0_usize..320) {
-            let is_odd = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
-            let at = |from: usize| (from..text.len()).find(|at| is_odd(text[*at]));
-            prop_assert_eq!(Odd::new(&text).from(from), at(from));
-            let mut odd = Odd::new(&text);
-            let (mut one, mut other) = (Vec::new(), 0);
-            while let Some(found) = odd.from(other) {
-                one.push(found);
-                other = found + 1;
-            }
-            prop_assert_eq!(one, (0..text.len()).filter(|at| is_odd(text[*at])).collect::<Vec<_>>());
-            let quote = text.iter().position(|byte| matches!(byte, b'"' | b'\\'));
-            prop_assert_eq!(quote_or_backslash(&text), quote);
+        fn every_marked_byte_is_found_and_no_other(
+            text in prop::collection::vec(prop::sample::select(BYTES), 0..300), from in 0_usize..320,
+        ) {
+            every_one_is_found(&text, from);
+        }
+
+        #[test]
+        fn and_where_they_are_far_apart(
+            places in prop::collection::vec((0..5 * WINDOW, prop::sample::select(BYTES)), 0..8),
+            length in 0..5 * WINDOW, from in 0..6 * WINDOW,
+        ) {
+            let mut text = vec![b'a'; length];
+            places.iter().for_each(|(at, byte)| text.iter_mut().skip(*at).take(1).for_each(|it| *it = *byte));
+            every_one_is_found(&text, from);
         }
     }
 }

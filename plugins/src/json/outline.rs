@@ -2,6 +2,7 @@
 
 use super::strict::{Notes, Scan};
 use crate::call::MAX_DEPTH;
+use std::ops::Range;
 
 /// From where to where something is.
 pub(crate) type Span = (u32, u32);
@@ -22,6 +23,7 @@ pub struct Outline {
     /// In order. The others are as quickly read again as looked up.
     long: Vec<Span>,
     is_spelled: bool,
+    has_escaped_key: bool,
     /// The innermost container that is open.
     open: u32,
     most: usize,
@@ -39,7 +41,7 @@ impl Outline {
     }
 
     fn of_at_most(most: usize) -> Self {
-        Self { nests: Vec::new(), long: Vec::new(), is_spelled: false, open: NONE, most }
+        Self { nests: Vec::new(), long: Vec::new(), is_spelled: false, has_escaped_key: false, open: NONE, most }
     }
 
     /// Of the value that begins at `start`. None if there is none, or if it nests deeper than [`MAX_DEPTH`]. That `json` is
@@ -62,15 +64,37 @@ impl Outline {
         self.nests.get(index).copied()
     }
 
-    /// Where the string that begins at `start` ends, if it is long.
-    pub(crate) fn long_string(&self, start: usize) -> Option<usize> {
-        let found = self.long.binary_search_by_key(&start, |(start, _)| *start as usize).ok()?;
-        Some(self.long[found].1 as usize)
+    /// Where the string that begins at `start` ends, if it is long. `near` is where the last one was looked for: who reads
+    /// on finds the next one there.
+    pub(crate) fn long_string(&self, start: usize, near: &mut usize) -> Option<usize> {
+        let begins = |index: usize| self.long.get(index).map_or(usize::MAX, |(start, _)| *start as usize);
+        if begins(*near) < start || *near > 0 && begins(*near - 1) >= start {
+            *near = self.long.partition_point(|(begin, _)| (*begin as usize) < start);
+        }
+        let (begin, end) = *self.long.get(*near)?;
+        (begin as usize == start).then(|| {
+            *near += 1;
+            end as usize
+        })
+    }
+
+    /// What of `range` is in no long string.
+    pub(crate) fn beside_long(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let first = self.long.partition_point(|(start, _)| (*start as usize) < range.start);
+        let within = self.long[first..].iter().map(|(start, end)| *start as usize..*end as usize);
+        let within = within.take_while(move |long| long.end <= range.end);
+        let mut at = range.start;
+        within.chain([range.end..range.end]).map(move |long| std::mem::replace(&mut at, long.end)..long.start)
     }
 
     /// Whether a letter may be written in a way that it need not be.
     pub(crate) fn is_spelled(&self) -> bool {
         self.is_spelled
+    }
+
+    /// Whether a key may mean something else than what stands between its quotes.
+    pub(crate) fn has_escaped_key(&self) -> bool {
+        self.has_escaped_key
     }
 
     fn has_room(&self) -> bool {
@@ -103,6 +127,10 @@ impl Notes for Outline {
     fn spelled(&mut self) {
         self.is_spelled = true;
     }
+
+    fn escaped_key(&mut self) {
+        self.has_escaped_key = true;
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +155,28 @@ mod tests {
     fn an_object_with_an_escaped_key_is_outlined_by_a_look_alone() {
         let body = br#"{"a":{"\u0061":"/"}}"#;
         assert!(Call::outlined(body, Endpoint::Chat).unwrap().1.is_none());
-        assert!(Outline::of(body, 0).unwrap().is_spelled());
+        let outline = Outline::of(body, 0).unwrap();
+        assert!(outline.is_spelled() && outline.has_escaped_key());
+    }
+
+    #[test]
+    fn long_strings_are_found_in_whatever_order_they_are_asked_for() {
+        let text = "x".repeat(LONG);
+        let body = format!(r#"["{text}","short",{{"a":"{text}"}},"{text}"]"#);
+        let outline = Outline::of(body.as_bytes(), 0).unwrap();
+        let quotes: Vec<usize> = body.match_indices('"').map(|(at, _)| at).collect();
+        let end = |at: usize| outline.long.iter().find(|(start, _)| *start as usize == at).map(|it| it.1 as usize);
+        for one in &quotes {
+            for other in &quotes {
+                let mut near = 0;
+                assert_eq!(outline.long_string(*one, &mut near), end(*one));
+                assert_eq!(outline.long_string(*other, &mut near), end(*other), "{one} {other}");
+            }
+        }
+        let beside: String = outline.beside_long(0..body.len()).map(|range| &body[range]).collect();
+        assert_eq!(beside, r#"[,"short",{"a":},]"#);
+        let within: Vec<_> = outline.beside_long(quotes[0] + 1..quotes[1]).collect();
+        assert_eq!(within, [quotes[0] + 1..quotes[1]]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It takes nothing that `serde_json` would not take; it gives up on too many levels and, unless told otherwise, on keys
 //! with escapes, which are rare, so that who asks has to look again with other means.
 
-use super::blocks::Odd;
+use super::blocks::{Marked, Odd};
 use super::skip_blanks;
 use serde::de::IgnoredAny;
 use std::ops::Range;
@@ -33,6 +33,9 @@ pub(crate) trait Notes {
 
     /// A letter is written in a way that it need not be.
     fn spelled(&mut self) {}
+
+    /// A key has escapes in it.
+    fn escaped_key(&mut self) {}
 }
 
 impl Notes for () {}
@@ -41,7 +44,7 @@ impl Notes for () {}
 pub(crate) struct Scan<'a, N> {
     json: &'a [u8],
     at: usize,
-    odd: Odd<'a>,
+    odd: Marked<'a, Odd>,
     notes: &'a mut N,
     any_key: bool,
 }
@@ -53,7 +56,7 @@ impl<'a, N: Notes> Scan<'a, N> {
 
     /// From `start` on, and with whatever keys there are. That `json` is UTF-8 is for the caller to know.
     pub(crate) fn over(json: &'a [u8], start: usize, notes: &'a mut N) -> Self {
-        Self { json, at: start, odd: Odd::new(json), notes, any_key: true }
+        Self { json, at: start, odd: Marked::new(json), notes, any_key: true }
     }
 
     /// The next byte that is not blank, which stays.
@@ -91,14 +94,11 @@ impl<'a, N: Notes> Scan<'a, N> {
     pub(crate) fn key(&mut self) -> Option<Range<usize>> {
         self.expect(b'"')?;
         let start = self.at;
-        if !self.any_key {
-            self.plain()?;
-            if self.json[self.at] != b'"' {
-                return None;
-            }
-            self.at = start;
+        self.plain()?;
+        if self.json[self.at] != b'"' {
+            self.any_key.then(|| self.notes.escaped_key())?;
         }
-        self.string()?;
+        self.string_of(start - 1)?;
         let end = self.at - 1;
         self.expect(b':')?;
         Some(start..end)
@@ -156,7 +156,12 @@ impl<'a, N: Notes> Scan<'a, N> {
 
     /// Past a string whose opening quote is behind.
     fn string(&mut self) -> Option<()> {
-        let start = self.at - 1;
+        self.string_of(self.at - 1)
+    }
+
+    /// Past the rest of a string that began at `start`.
+    #[inline]
+    fn string_of(&mut self, start: usize) -> Option<()> {
         loop {
             self.plain()?;
             match self.json[self.at] {
