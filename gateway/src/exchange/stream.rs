@@ -185,7 +185,7 @@ async fn flow(
 
 /// After so many blocks that come as fast as they are passed on, others have their turn: who waits for a first token is not
 /// to wait for all of somebody else's.
-const TURN: u32 = 8;
+const TURN: u32 = 2;
 
 /// Blocks that are farther apart do not come as fast as they are passed on.
 const RUSH: Duration = Duration::from_millis(1);

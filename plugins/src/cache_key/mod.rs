@@ -26,13 +26,18 @@ pub struct CacheKey(pub [u8; 32]);
 
 impl fmt::Display for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         // By hand: every request that is looked up has its key in the log.
-        let mut text = [0; 64];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-        }
-        f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        const PAIRS: [[u8; 2]; 256] = {
+            let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+            while byte < 256 {
+                pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+                byte += 1;
+            }
+            pairs
+        };
+        let text = self.0.map(|byte| PAIRS[usize::from(byte)]);
+        let text = text.as_flattened();
+        f.pad(std::str::from_utf8(text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -136,6 +136,83 @@ impl<'a, M: Mark> Marked<'a, M> {
     }
 }
 
+/// How letters of a string are written, the oddest of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spelled {
+    /// As themselves.
+    Plainly,
+    /// In the shortest way.
+    Escaped,
+    /// In a way that need not be.
+    Oddly,
+}
+
+/// What follows a backslash (RFC 8259 section 7): nothing that may, a letter, one that needs no backslash, or digits.
+const ESCAPES: [u8; 256] = {
+    let mut table = [NONE; 256];
+    let mut letters: &[u8] = b"\"\\bfnrt";
+    while let [letter, rest @ ..] = letters {
+        (table[*letter as usize], letters) = (LETTER, rest);
+    }
+    (table[b'/' as usize], table[b'u' as usize]) = (NEEDLESS, DIGITS);
+    table
+};
+const NONE: u8 = 0;
+const LETTER: u8 = 1;
+const NEEDLESS: u8 = 2;
+const DIGITS: u8 = 3;
+
+impl Marked<'_, Odd> {
+    /// Where the quote is that ends the string which goes on at `at`, and how it is written up to there. None if nothing ends
+    /// it, or something stands in it that may not.
+    pub(super) fn closing_quote(&mut self, mut at: usize) -> Option<(usize, Spelled)> {
+        let mut spelled = Spelled::Plainly;
+        'window: loop {
+            let mut within = at.wrapping_sub(self.start);
+            if within >= WINDOW {
+                self.start = at;
+                self.look();
+                within = 0;
+            }
+            let mut index = within / BLOCK;
+            let mut word = self.found[index] & (u64::MAX << (within % BLOCK));
+            loop {
+                while word == 0 {
+                    index += 1;
+                    if index == WORDS {
+                        at = self.start + WINDOW;
+                        if at >= self.text.len() {
+                            return None;
+                        }
+                        continue 'window;
+                    }
+                    word = self.found[index];
+                }
+                let bit = word.trailing_zeros();
+                at = self.start + index * BLOCK + bit as usize;
+                match self.text[at] {
+                    b'"' => return Some((at, spelled)),
+                    b'\\' => {}
+                    _ => return None,
+                }
+                let way = match ESCAPES[usize::from(*self.text.get(at + 1)?)] {
+                    LETTER => Spelled::Escaped,
+                    NEEDLESS => Spelled::Oddly,
+                    DIGITS if self.text.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit) => Spelled::Oddly,
+                    _ => return None,
+                };
+                spelled = spelled.max(way);
+                if bit == u64::BITS - 1 {
+                    at += 2;
+                    continue 'window;
+                }
+                // What is escaped ends nothing.
+                word &= !(3 << bit);
+            }
+        }
+    }
+}
+
 /// Marks what is in `window`.
 #[inline(always)]
 fn mark<M: Mark, S: Simd>(simd: S, window: &[u8], found: &mut [u64; WORDS]) {

@@ -3,7 +3,7 @@
 //! It takes nothing that `serde_json` would not take; it gives up on too many levels and, unless told otherwise, on keys
 //! with escapes, which are rare, so that who asks has to look again with other means.
 
-use super::blocks::{Marked, Odd};
+use super::blocks::{Marked, Odd, Spelled};
 use super::skip_blanks;
 use serde::de::IgnoredAny;
 use std::ops::Range;
@@ -94,12 +94,10 @@ impl<'a, N: Notes> Scan<'a, N> {
     pub(crate) fn key(&mut self) -> Option<Range<usize>> {
         self.expect(b'"')?;
         let start = self.at;
-        self.plain()?;
-        if self.json[self.at] != b'"' {
+        let (end, spelled) = self.string()?;
+        if spelled != Spelled::Plainly {
             self.any_key.then(|| self.notes.escaped_key())?;
         }
-        self.string_of(start - 1)?;
-        let end = self.at - 1;
         self.expect(b':')?;
         Some(start..end)
     }
@@ -126,7 +124,9 @@ impl<'a, N: Notes> Scan<'a, N> {
                         continue;
                     }
                 }
-                b'"' => self.string()?,
+                b'"' => {
+                    self.string()?;
+                }
                 b't' => self.literal(b"rue")?,
                 b'f' => self.literal(b"alse")?,
                 b'n' => self.literal(b"ull")?,
@@ -154,51 +154,16 @@ impl<'a, N: Notes> Scan<'a, N> {
         }
     }
 
-    /// Past a string whose opening quote is behind.
-    fn string(&mut self) -> Option<()> {
-        self.string_of(self.at - 1)
-    }
-
-    /// Past the rest of a string that began at `start`.
+    /// Past a string whose opening quote is behind. Where its other quote is, and how it is written.
     #[inline]
-    fn string_of(&mut self, start: usize) -> Option<()> {
-        loop {
-            self.plain()?;
-            match self.json[self.at] {
-                b'"' => {
-                    self.at += 1;
-                    self.notes.string(start, self.at);
-                    return Some(());
-                }
-                b'\\' => self.escape()?,
-                _ => return None,
-            }
+    fn string(&mut self) -> Option<(usize, Spelled)> {
+        let (end, spelled) = self.odd.closing_quote(self.at)?;
+        if spelled == Spelled::Oddly {
+            self.notes.spelled();
         }
-    }
-
-    /// Up to the next byte of a string that means more than itself.
-    #[inline]
-    fn plain(&mut self) -> Option<()> {
-        self.at = self.odd.from(self.at)?;
-        Some(())
-    }
-
-    #[inline]
-    fn escape(&mut self) -> Option<()> {
-        let length = match self.json.get(self.at + 1)? {
-            b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
-            b'/' => {
-                self.notes.spelled();
-                2
-            }
-            b'u' if self.json.get(self.at + 2..self.at + 6)?.iter().all(u8::is_ascii_hexdigit) => {
-                self.notes.spelled();
-                6
-            }
-            _ => return None,
-        };
-        self.at += length;
-        Some(())
+        self.notes.string(self.at - 1, end + 1);
+        self.at = end + 1;
+        Some((end, spelled))
     }
 
     fn literal(&mut self, rest: &[u8]) -> Option<()> {
@@ -249,6 +214,30 @@ impl<'a, N: Notes> Scan<'a, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Long enough that strings and escapes lie across whatever is looked over at once.
+        #[test]
+        fn strings_end_where_serde_json_has_them_end(
+            texts in prop::collection::vec(
+                prop::collection::vec(prop::sample::select(vec!["a", "long and plain, ", "\"", "\\", "\n", "\u{1}", "ö", "/"]), 0..400), 1..4),
+            blanks in 0_usize..70, at in 0_usize..4000, with in prop::sample::select(b"\"\\\x01anu".to_vec()),
+        ) {
+            let texts: Vec<String> = texts.iter().map(|pieces| pieces.concat()).collect();
+            let mut json = " ".repeat(blanks) + &serde_json::to_string(&texts).unwrap();
+            let is_taken = |json: &str| {
+                let mut notes = ();
+                let mut scan = Scan::new(json, &mut notes);
+                scan.value(MOST_LEVELS).is_some() && scan.is_over()
+            };
+            prop_assert!(is_taken(&json));
+            if json.is_char_boundary(at) && json.is_char_boundary(at + 1) && at < json.len() {
+                json.replace_range(at..at + 1, std::str::from_utf8(&[with]).unwrap());
+                prop_assert!(!is_taken(&json) || serde_json::from_str::<IgnoredAny>(&json).is_ok(), "{}", json);
+            }
+        }
+    }
 
     #[test]
     fn documents_are_told_from_what_is_none() {
