@@ -63,8 +63,9 @@ def _value(found, scenario, target, name):
     return found.get(scenario, {}).get(target, {}).get(name)
 
 
-def bars(found):
-    """The bars that are measured here: what it is, the bar, what came out, and whether it holds."""
+def bars(found, counted=None):
+    """The bars that are measured here, or were `counted` before: what it is, the bar, what came out, and whether it holds."""
+    counted = counted or {}
     full = lambda scenario, name: _value(found, scenario, OURS, name)  # noqa: E731
     bare = lambda scenario, name: _value(found, scenario, BARE, name)  # noqa: E731
     direct = lambda scenario, name: _value(found, scenario, "direct", name)  # noqa: E731
@@ -81,6 +82,9 @@ def bars(found):
         _at_most("the same, times nginx (45 were asked of a machine on which nginx takes 10.4)", 4.33, ratio(one, nginx["cpu_us"])),
         _at_most("CPU of a paced token, 500 streams, us", 11.5, full("paced-500", "cpu_us_event")),
         _at_most("the same, times nginx (11.5 where nginx takes 9.9)", 1.16, ratio(full("paced-500", "cpu_us_event"), nginx["cpu_us_event"])),
+        _at_most("instructions of a request of 1 KiB, thousands", 170, counted.get("governed/whole_1k")),
+        _at_most("instructions of a request of 32 KiB, thousands", 300, counted.get("governed/whole_32k")),
+        _at_most("instructions of a token, thousands", 13, counted.get("governed/token")),
         _at_most("memory of a stream, 500 open, KiB", 37, full("paced-500", "kib_per_stream")),
         _at_most("idle memory, MiB", 15, idle and idle / 1024),
         _at_most("start to first answer, ms", 50, full("start", "ready_ms")),
@@ -99,3 +103,9 @@ def _at_most(what, bar, value):
 
 def _at_least(what, bar, value):
     return what, f">= {bar:g}", value, None if value is None else value >= bar
+
+
+def thousands(text):
+    """What was counted, in thousands, by what it is of."""
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: int(instructions) / 1000 for name, instructions in lines}

@@ -8,6 +8,8 @@ ROOT = HERE.parents[1]
 PEERS = HERE / "peers"
 VERSIONS = HERE / "versions.toml"
 DOCS = ROOT / "docs"
+COUNTED = ROOT / "benches" / "results" / "shipped.txt"
+"""Instructions of the program as it ships, by `benches/road/run --as shipped`."""
 RESULTS = ROOT / "benches" / "results" / "compare.json"
 
 BUILD = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()

@@ -3,7 +3,7 @@
 import json
 
 from harness import judge, plots, stats, tables
-from harness.places import DOCS, RESULTS
+from harness.places import COUNTED, DOCS, RESULTS
 
 INTRODUCTION = """\
 # Benchmarks
@@ -130,7 +130,8 @@ def _summary(result, found):
 
 def _bars(found):
     rows = []
-    for what, bar, value, holds in judge.bars(found):
+    counted = judge.thousands(COUNTED.read_text()) if COUNTED.exists() else {}
+    for what, bar, value, holds in judge.bars(found, counted):
         rows.append([what, bar, tables.number(value), {True: "holds", False: "**missed**", None: "not measured"}[holds]])
     return "## The bars\n\nWith everything on.\n\n" + tables.markdown(["", "bar", "measured", ""], rows) + "\n"
 
@@ -154,7 +155,7 @@ def _ahead(result, found):
 def _shown(name, value):
     if name in ("memory_kib", "grown_kib"):
         return f"{tables.mib(value)} MiB"
-    if name.startswith(("p50", "p99", "first")):
+    if name.startswith(("p50", "p99", "first", "gap")):
         return tables.time(value)
     return tables.number(value) + {"cpu_us": " us", "cpu_us_event": " us", "ready_ms": " ms", "kib_per_stream": " KiB"}.get(name, "")
 

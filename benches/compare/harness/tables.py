@@ -41,6 +41,11 @@ def spread(found, name):
     return "-" if value is None or found["rounds"] < 2 else f"{value:.0%}"
 
 
+def rate(value):
+    """So many a second. Who has ended none of them has no rate."""
+    return "none ended" if value == 0 else number(value, 0)
+
+
 def markdown(head, rows):
     """A table; the first column is text, all others are numbers."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
@@ -50,7 +55,8 @@ def markdown(head, rows):
 def scenario(one, found, targets):
     """A scenario's table, with the targets in their order."""
     head, cells = COLUMNS[one["kind"]]
-    base = {name: found.get(name, {}) for name in ("direct", "nginx")}
+    # Some ask for what is not there without features.
+    base = {"direct": found.get("direct", {}), "nginx": found.get("nginx") or found.get("nginx-full", {})}
     rows = []
     for target in targets:
         values = found.get(target["name"])
@@ -64,7 +70,7 @@ def _whole(values, base):
     user = values.get("user_share")
     share = "-" if user is None else f"{user:.0%}"
     return [
-        number(values.get("rps"), 0), percent(values.get("rps"), base["direct"].get("rps")),
+        rate(values.get("rps")), percent(values.get("rps"), base["direct"].get("rps")),
         number(values.get("cpu_us")), share, times(values.get("cpu_us"), base["nginx"].get("cpu_us")),
         spread(values, "cpu_us"), time(values.get("p50_us")), time(values.get("p99_us")),
         times(values.get("p50_us"), base["direct"].get("p50_us")), mib(values.get("memory_kib")), number(values["errors"], 0),
@@ -74,7 +80,7 @@ def _whole(values, base):
 def _open(values, base):
     above = None if "p99_us" not in values or "p99_us" not in base["nginx"] else values["p99_us"] - base["nginx"]["p99_us"]
     return [
-        number(values.get("rps"), 0), number(values.get("cpu_us")), times(values.get("cpu_us"), base["nginx"].get("cpu_us")),
+        rate(values.get("rps")), number(values.get("cpu_us")), times(values.get("cpu_us"), base["nginx"].get("cpu_us")),
         time(values.get("p50_us")), time(values.get("p99_us")), spread(values, "p99_us"), time(above),
         number(values["errors"], 0),
     ]  # fmt: skip
@@ -82,7 +88,7 @@ def _open(values, base):
 
 def _stream(values, base):
     return [
-        number(values.get("rps"), 0), number(values.get("events_per_second"), 0),
+        rate(values.get("rps")), number(values.get("events_per_second"), 0),
         percent(values.get("events_per_second"), base["direct"].get("events_per_second")),
         number(values.get("cpu_us")), number(values.get("cpu_us_event")),
         times(values.get("cpu_us_event"), base["nginx"].get("cpu_us_event")), spread(values, "cpu_us_event"),
@@ -111,7 +117,8 @@ def _start(values, base):
 
 def _slow(values, base):
     return [
-        *_stream(values, base)[:3], number(values.get("cpu_us_event")), time(values.get("p99_us")),
+        *_stream(values, base)[:3], number(values.get("cpu_us_event")),
+        times(values.get("cpu_us_event"), base["nginx"].get("cpu_us_event")), time(values.get("p99_us")),
         mib(values.get("memory_kib")), mib(values.get("grown_kib")), number(values.get("slow_served"), 0),
         number(values["errors"], 0),
     ]  # fmt: skip
@@ -120,8 +127,9 @@ def _slow(values, base):
 def _limit(values, base):
     refused = values.get("refused")
     return [
-        number(values.get("rps"), 0), "-" if refused is None else f"{refused:.0%}", number(values.get("cpu_us")),
-        spread(values, "cpu_us"), time(values.get("p50_us")), time(values.get("p99_us")), number(values["errors"], 0),
+        rate(values.get("rps")), "-" if refused is None else f"{refused:.0%}", number(values.get("cpu_us")),
+        times(values.get("cpu_us"), base["nginx"].get("cpu_us")), spread(values, "cpu_us"), time(values.get("p50_us")),
+        time(values.get("p99_us")), number(values["errors"], 0),
     ]  # fmt: skip
 
 
@@ -144,7 +152,7 @@ COLUMNS = {
          "gap p99", "KiB/stream", "MiB", "errors"],
         _paced,
     ),
-    "slow": (["", "streams/s", "events/s", "of direct", "CPU us/event", "whole p99", "MiB", "above idle",
+    "slow": (["", "streams/s", "events/s", "of direct", "CPU us/event", "x nginx", "whole p99", "MiB", "above idle",
               "slow readers served", "errors"], _slow),
-    "limit": (["", "let pass/s", "refused", "CPU us/decision", "spread", "p50", "p99", "errors"], _limit),
+    "limit": (["", "let pass/s", "refused", "CPU us/decision", "x nginx", "spread", "p50", "p99", "errors"], _limit),
 }  # fmt: skip

@@ -61,7 +61,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         self.buffer = BytesMut::new();
         let left = usize::try_from(left).unwrap_or(usize::MAX);
         if body.capacity() == body.len() {
-            body.reserve(left.min(FIRST_ROOM));
+            // Who has sent much is believed more, so that little of it is moved.
+            body.reserve(left.min(FIRST_ROOM.max(3 * body.len())));
         }
         let read = self.stream.read_buf(&mut (&mut *body).limit(left)).await.map_err(|_| Error::Gone)?;
         self.incoming.passed(read);
