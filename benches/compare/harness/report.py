@@ -26,12 +26,13 @@ COMPARED = """\
 
 Every target has those of its features on that a gateway for models has, as far as they can be had without a database or
 another server beside it; its configuration is in [benches/compare/peers](../benches/compare/peers). All run with one
-worker or on one core. Tidegate is built as `make release` builds it: the compiler has watched it answer requests and streams
-like these before this very mock ([benches/train](../benches/train)); what that brings is in
+worker or on one core. Tidegate is built as `make release` builds it: compiler and BOLT have watched it answer this mock, with
+requests and streams of other sizes than these ([benches/train](../benches/train)); what that brings is in
 [0016](decisions/0016-how-fast-it-is.md). The bare Pingora is as `cargo build --release` builds it, the others are as their registries
 have them. General proxies read no body: they know no model, count no tokens, and route by nothing that stands in a request, so that
-their lines are floors and not alternatives. All requests of the load but those of the cache differ from one another, so that
-Tidegate looks into its cache, finds nothing, and keeps the answer; nginx, LiteLLM and crabllm have their caches on in that table only.
+their lines are floors and not alternatives. In the limiter's table *x nginx* is to nginx with its features on. All requests of the
+load but those of the cache differ from one another, so that Tidegate looks into its cache, finds nothing, and keeps the answer;
+nginx, LiteLLM and crabllm have their caches on in that table only.
 The events of the mock's streams differ from one another in their text alone, as those of vLLM, SGLang, TGI and llama.cpp do without log
 probabilities; Tidegate knows such events by that, and takes half as many instructions again for others.
 """
