@@ -11,7 +11,6 @@
 use crate::json::outline::{Nest, Outline, Span};
 use crate::json::{end_of_string, end_of_value, skip_blanks};
 use std::borrow::Cow;
-use std::cmp::Ordering;
 
 /// Takes the pieces of a canonical form.
 pub trait Sink {
@@ -136,15 +135,13 @@ impl<S: Sink> Writer<'_, S> {
         let Nest { end, next } = self.outline.nest(*nest)?;
         let first = self.members.len();
         self.list(start, end as usize, *nest + 1)?;
-        // Stable: members of the same name stay in their order.
-        let (json, escaped) = (self.json, self.outline.has_escaped_key());
-        self.members[first..].sort_by(|one, other| compare(json, one.key, other.key, escaped));
+        self.sort(first);
         self.sink.put_byte(b'{');
         for index in first..self.members.len() {
             let Member { key: (from, to), value: (at, over), nest } = self.members[index];
             let (from, to) = (from as usize, to as usize);
             if let Some(leave_out) = leave_out
-                && leave_out(&String::from_utf8_lossy(&meant(&json[from..to])?))
+                && leave_out(&String::from_utf8_lossy(&meant(&self.json[from..to])?))
             {
                 continue;
             }
@@ -155,6 +152,20 @@ impl<S: Sink> Writer<'_, S> {
         self.members.truncate(first);
         *nest = next as usize;
         Some(())
+    }
+
+    /// Sorts the members from `first` on by what their keys mean. Those of the same name stay in their order.
+    fn sort(&mut self, first: usize) {
+        let (json, members) = (self.json, &mut self.members[first..]);
+        let text = |member: &Member| &json[member.key.0 as usize..member.key.1 as usize];
+        if !self.outline.has_escaped_key() {
+            return members.sort_by(|one, other| text(one).cmp(text(other)));
+        }
+        // Each key is read once: to read one again for each other that it is compared with is what a hostile body would make
+        // expensive.
+        let mut meant: Vec<_> = members.iter().map(|member| (meant(text(member)), *member)).collect();
+        meant.sort_by(|(one, _), (other, _)| one.cmp(other));
+        members.iter_mut().zip(meant).for_each(|(place, (_, member))| *place = member);
     }
 
     /// Lists the members of the object at `start`, whose first inner container is number `nest`.
@@ -272,14 +283,6 @@ fn trim_start(digits: &[u8]) -> &[u8] {
 
 fn trim_end(digits: &[u8]) -> &[u8] {
     &digits[..digits.len() - digits.iter().rev().take_while(|digit| **digit == b'0').count()]
-}
-
-/// By what two keys mean, which is what stands there unless they are `escaped`.
-#[inline]
-fn compare(json: &[u8], one: Span, other: Span, escaped: bool) -> Ordering {
-    let text = |(start, end): Span| &json[start as usize..end as usize];
-    let (one, other) = (text(one), text(other));
-    if escaped { meant(one).cmp(&meant(other)) } else { one.cmp(other) }
 }
 
 /// What a string means, as UTF-8; a lone half of a surrogate pair, which has none, as the three bytes it would have.

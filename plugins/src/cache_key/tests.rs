@@ -104,6 +104,16 @@ fn depth_costs_no_more_than_length() {
     assert!(begun.elapsed().as_millis() < 1500, "{:?}", begun.elapsed());
 }
 
+/// Read anew for each other, this key would cost ten gigabytes of copies.
+#[test]
+fn a_long_key_with_escapes_costs_no_more_than_its_length() {
+    let long = format!("m{}", "\\n".repeat(256 << 10));
+    let names = |first: char| (0..20_000).map(move |number| format!("\"{first}{number:05}\":{number}"));
+    let members: Vec<String> = std::iter::once(format!("\"{long}\":0")).chain(names('n')).chain(names('a')).collect();
+    let other: Vec<&str> = members.iter().rev().map(String::as_str).collect();
+    assert_eq!(form(&format!("{{{}}}", members.join(","))), form(&format!("{{{}}}", other.join(","))));
+}
+
 #[test]
 fn what_cannot_change_the_answer_does_not_change_the_key() {
     let plain = key_of(r#"{"model":"m","messages":[]}"#, &[]);
