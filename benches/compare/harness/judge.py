@@ -105,7 +105,9 @@ def _at_least(what, bar, value):
     return what, f">= {bar:g}", value, None if value is None else value >= bar
 
 
-def thousands(text):
-    """What was counted, in thousands, by what it is of."""
-    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    return {name: int(instructions) / 1000 for name, instructions in lines}
+def counted(text):
+    """What was counted, in thousands, by what it is of; and at which commit."""
+    lines = text.splitlines()
+    numbers = [line.split() for line in lines if line and not line.startswith("#")]
+    at = next((line.removeprefix("# At ") for line in lines if line.startswith("# At ")), "an unknown commit")
+    return {name: int(instructions) / 1000 for name, instructions in numbers}, at

@@ -131,10 +131,11 @@ def _summary(result, found):
 
 def _bars(found):
     rows = []
-    counted = judge.thousands(COUNTED.read_text()) if COUNTED.exists() else {}
+    counted, at = judge.counted(COUNTED.read_text() if COUNTED.exists() else "")
     for what, bar, value, holds in judge.bars(found, counted):
         rows.append([what, bar, tables.number(value), {True: "holds", False: "**missed**", None: "not measured"}[holds]])
-    return "## The bars\n\nWith everything on.\n\n" + tables.markdown(["", "bar", "measured", ""], rows) + "\n"
+    note = f"With everything on. Instructions were counted before, at {at} (benches/results/shipped.txt).\n\n" if counted else "With everything on.\n\n"
+    return f"## The bars\n\n{note}" + tables.markdown(["", "bar", "measured", ""], rows) + "\n"
 
 
 def _ahead(result, found):

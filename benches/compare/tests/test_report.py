@@ -76,6 +76,13 @@ class Judgement(unittest.TestCase):
         samples = [sample("tidegate-full", cpu_us=20.0, rps=100), sample("peer", **peer)]
         return judge.ahead(result(samples), stats.summary(samples))
 
+    def test_what_was_counted_is_read_with_its_commit(self):
+        found, at = judge.counted("# Instructions\n# At abc1234\ngoverned/whole_1k   136500\n")
+        self.assertEqual((found, at), ({"governed/whole_1k": 136.5}, "abc1234"))
+        bars = {what: (value, holds) for what, _, value, holds in judge.bars({}, found)}
+        self.assertEqual(bars["instructions of a request of 1 KiB, thousands"], (136.5, True))
+        self.assertEqual(bars["instructions of a token, thousands"], (None, None))
+
     def test_who_is_ahead_is_told(self):
         ((_, called, _, own, who),) = self.ahead(cpu_us=15.0, rps=100)
         self.assertEqual((called, own, [(one["name"], value) for one, value in who]), ("CPU", 20.0, [("peer", 15.0)]))
