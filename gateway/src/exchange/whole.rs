@@ -280,6 +280,10 @@ async fn collect(session: &mut Session, trip: &mut Trip<'_>, fetched: &mut Fetch
             first = data;
         } else {
             if rest.is_empty() {
+                // All of it has its place from now on: to move it again and again costs as much as to read it.
+                let declared =
+                    body::declared_length(&fetched.head.headers).and_then(|length| usize::try_from(length).ok());
+                rest.reserve(declared.unwrap_or(0).min(limit).max(first.len() + data.len()));
                 rest.extend_from_slice(&std::mem::take(&mut first));
             }
             rest.extend_from_slice(&data);
